@@ -44,13 +44,13 @@ class Stage:
     record: Record | None = None
     tracker: Tracker | None = None
 
-    def begin(self, params: dict[str, Any]) -> Record:
+    def begin(self, *keys: str) -> Record:
         """Open the record; call it once all imports are done and before any work.
 
-        ``params`` are exactly the values that ``dvc.yaml`` declares for this stage.
+        ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted.
         """
         digests = {name: digest_path(path) for name, path in self.inputs.items()}
-        self.record = Record(self.name, self.cell, params, digests, code_digest(self.script))
+        self.record = Record(self.name, self.cell, self.params.echo(keys), digests, code_digest(self.script))
         self.tracker = start_tracking(self.record)
         return self.record
 
@@ -157,7 +157,7 @@ def _set_threads(threads: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-class _exclusive(FileLock):  # noqa: N801 - reads as a statement
+class _exclusive(FileLock):
     """A file lock that says whom it waits for."""
 
     def __enter__(self) -> FileLock:

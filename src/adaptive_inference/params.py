@@ -6,6 +6,7 @@ Loads no torch, so that validation and ``--help`` answer at once.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -167,12 +168,13 @@ class TrainingOverride(Section):
     save_every: Count | None = Field(None, description="See `training.save_every`.")
 
 
-class Method(Section):
-    """One row family of the table: how it is trained and which rules it is run with."""
+class MethodTraining(TrainingOverride):
+    """How one method is trained; a change here trains it again."""
 
     objective: str = Field("joint", description="File of `objectives/` that gives the loss.")
     gradient: Literal["shared", "blockwise"] = Field(
-        "shared", description="`shared`: every exit trains all layers below it (EE); `blockwise`: its own block (SWEET)."
+        "shared",
+        description="`shared`: every exit trains all layers below it (EE); `blockwise`: its own block (SWEET).",
     )
     clip: Literal["global", "per_block"] = Field(
         "global", description="Gradient clipping over the whole model, or over each block by itself."
@@ -180,16 +182,20 @@ class Method(Section):
     backward: Literal["whole", "block_local"] = Field(
         "whole", description="`block_local` (blockwise gradients only) frees a block's activations at its exit."
     )
-    rules: list[str] = Field(min_length=1, description="Files of `exit_rules/` that the method is run with.")
-    training: TrainingOverride = Field(TrainingOverride(), description="What differs from `training`.")
 
     @model_validator(mode="after")
-    def _local_needs_blocks(self) -> Method:
-        if self.backward == "block_local" and self.gradient != "blockwise":
-            raise ValueError("backward: block_local needs gradient: blockwise, else later losses need the freed graph")
-        if self.clip == "per_block" and self.gradient != "blockwise":
-            raise ValueError("clip: per_block needs gradient: blockwise")
+    def _local_needs_blocks(self) -> MethodTraining:
+        for key, value in (("backward", "block_local"), ("clip", "per_block")):
+            if getattr(self, key) == value and self.gradient != "blockwise":
+                raise ValueError(f"{key}: {value} needs gradient: blockwise")
         return self
+
+
+class Method(Section):
+    """One row family of the table: how it is trained and which rules it is run with."""
+
+    train: MethodTraining = Field(description="Objective, and what differs from `training`; {} for neither.")
+    rules: list[str] = Field(min_length=1, description="Files of `exit_rules/` that the method is run with.")
 
 
 class Calibration(Section):
@@ -286,7 +292,7 @@ class Params(Section):
         if unknown:
             raise ValueError(f"evaluation.timed_seeds {unknown} are not among seeds {self.seeds}")
         for name, method in self.methods.items():
-            _require_module("objectives", method.objective, f"methods.{name}.objective")
+            _require_module("objectives", method.train.objective, f"methods.{name}.train.objective")
             for rule in method.rules:
                 _require_module("exit_rules", rule, f"methods.{name}.rules")
         return self
@@ -305,8 +311,23 @@ class Params(Section):
 
     def training_of(self, name: str) -> Training:
         """Return `training` with the overrides of one method."""
-        changes = self.method(name).training.model_dump(exclude_none=True)
+        changes = self.method(name).train.model_dump(include=set(Training.model_fields), exclude_none=True)
         return self.training.model_copy(update=changes)
+
+    def echo(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the values of dotted keys as a record holds them, e.g. ``training``, ``methods.sweet.train``.
+
+        Values that equal the default are left out (a section of nothing else is null), so a key that a later version
+        adds leaves the digests of older records as they are.
+        """
+        whole = self.model_dump(mode="json", exclude_defaults=True)
+        found: dict[str, Any] = {}
+        for key in keys:
+            value: Any = whole
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            found[key] = value
+        return found
 
 
 #: Stages that train methods, in the order of the graph.

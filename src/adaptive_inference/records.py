@@ -58,12 +58,12 @@ class Record:
     @property
     def params_digest(self) -> str:
         """Digest of the params alone: a kept result holds while it equals the preset's."""
-        return digest_json(self.params)
+        return digest_params(self.params)
 
     @property
     def record_id(self) -> str:
         """Digest of stage, cell, params, code and inputs: equal ids mean the same work."""
-        given = [self.stage, asdict(self.cell), self.params, self.inputs, self.code]
+        given = [self.stage, asdict(self.cell), self.params_digest, self.inputs, self.code]
         return digest_json(given)[:16]
 
     def save(self, folder: Path) -> None:
@@ -130,6 +130,11 @@ def digest_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_params(params: dict[str, Any]) -> str:
+    """Return the digest of `Params.echo`'s answer; keys that hold their default do not count."""
+    return digest_json({key: value for key, value in params.items() if value is not None})
+
+
 def digest_path(path: Path) -> str:
     """Return the sha256 of a file, or of a folder's relative names and contents, timing files left out."""
     if path.is_file():
@@ -156,6 +161,51 @@ def code_digest(script: str | Path) -> str:
             files.add(Path(source).resolve())
     parts = sorted((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
     return digest_json(parts)
+
+
+def environment() -> dict[str, Any]:
+    """Describe the machine and the versions that timings were taken with; goes into timings files only.
+
+    Asks torch for threads and device only where a stage has loaded it already.
+    """
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("torch", "transformers", "tokenizers", "numpy", "datasets", "adaptive-inference"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    found: dict[str, Any] = {
+        "versions": versions,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": None,
+        "device": None,
+        "driver": None,
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        cuda = torch.cuda.is_available()
+        found["threads"] = torch.get_num_threads()
+        found["device"] = torch.cuda.get_device_name() if cuda else "cpu"
+        found["driver"] = f"CUDA {torch.version.cuda}" if cuda else None
+    return found
+
+
+def _cpu_name() -> str | None:
+    """Return the processor's model name where the system tells it."""
+    import platform
+
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or None
 
 
 def load_records(root: Path, stage: str | None = None) -> list[Record]:

@@ -1,0 +1,69 @@
+# `make help` lists what there is. Prerequisites: git, make, Python >= 3.11.
+
+VENV ?= .venv
+PYTHON ?= python3
+CORES ?= all
+NAME ?=
+PORT ?= 5000
+
+SHELL := /bin/bash
+BIN := $(abspath $(VENV))/bin
+STAMP := $(VENV)/.adaptive-inference-ready
+export PATH := $(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test format report ui preset results keep publish clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+setup: $(STAMP) ## Make .venv and install everything, pinned (the other targets do it when needed)
+
+# The stamp comes last: an interrupted set-up is done again, a finished one is skipped until the pins change.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v git >/dev/null || { echo "error: git is missing; install it first"; exit 2; }
+	@test -x $(BIN)/python || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }; \
+	  $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(STAMP) ## Bring everything in params.yaml up to date, then print table and recommendation
+	@snakemake --cores $(CORES)
+	@$(MAKE) --no-print-directory report
+	@python workflow/progress.py summary
+
+report: $(STAMP) ## Write report.html from what is computed
+	@test report.html -nt receipts/make_tables.json || snakemake --quiet all --report report.html
+
+test: $(STAMP) ## Format and lint gates, then all tests
+	ruff format --check .
+	ruff check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+	python workflow/describe_params.py --check
+	python -m pytest
+
+format: $(STAMP) ## Format code and rules, and write what is generated from the params classes
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow/rules
+	python workflow/describe_params.py
+
+ui: $(STAMP) ## Show the runs in MLflow (this machine only)
+	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+
+preset: $(STAMP) ## NAME=...: make a preset of presets/ the current params.yaml
+	@python workflow/presets.py use "$(NAME)"
+
+results: $(STAMP) ## NAME=...: rebuild docs/results/NAME from its kept records
+	@python workflow/presets.py results "$(NAME)"
+
+keep: $(STAMP) ## Copy the small records of finished stages to docs/results/PRESET/records
+	@python pipeline_steps/keep_records.py
+
+publish: $(STAMP) ## Give MLflow the runs that it lacks
+	@python pipeline_steps/publish_records.py
+
+clean: ## Remove what is cheap to rebuild: receipts, logs, report, MLflow's view (results and DVC's cache stay)
+	rm -rf receipts logs report report.html .snakemake mlflow.db mlartifacts .mlflow.lock

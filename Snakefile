@@ -1,0 +1,46 @@
+# Schedules what dvc.yaml defines. `snakemake --cores N` (or `make run`) brings all stages up to date, side by side
+# where the graph allows; `dvc repro` alone builds the same, one stage after the other.
+
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+sys.path[:0] = [str(Path(workflow.basedir) / folder) for folder in ("workflow", "src")]
+
+import dag
+import progress
+import stage_settings
+
+stage_settings.use_this_environment(workflow.basedir)
+CORES = stage_settings.cores(workflow)
+PARAMS = stage_settings.checked_params()
+KEPT = stage_settings.kept_folder(PARAMS)
+STAGES = dag.read_graph(judge=stage_settings.first_parse())
+dag.drop_false_receipts(STAGES)
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/stages.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [stage.receipt for stage in STAGES],
+        rules.collect_report.output,
+        rules.publish_records.output,
+
+
+onstart:
+    stage_settings.only_run_here()
+    progress.announce(STAGES, PARAMS, CORES)
+
+
+onsuccess:
+    progress.summary()

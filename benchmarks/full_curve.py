@@ -1,0 +1,138 @@
+r"""What does a whole curve cost beyond the forward pass that it is made from?
+
+Compares, on the same rows, one full-depth pass of the model (tokens to the last exit's logits, the early heads left out)
+with the whole of an evaluation curve: the pass that keeps all exits' logits, calibration of the logits, and every rule at
+every threshold of its grid with quality, layers and FLOPs (no intervals). The bound of the project is 1.10. Rounds are
+interleaved in one process; the ratio is that of CPU times, which other processes disturb less. The last line is one JSON
+object.
+
+    python benchmarks/full_curve.py
+    python benchmarks/full_curve.py --weights random:bert --exits 1 2 3 4 --rows 872 --repeats 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from adaptive_inference.calibration.fit import fit_calibrator
+from adaptive_inference.data.encode import Feature, collate
+from adaptive_inference.data.task import Schema
+from adaptive_inference.evaluation.candidate import Candidate
+from adaptive_inference.evaluation.cost import flops_by_exit
+from adaptive_inference.evaluation.curves import Yardstick, calibrate
+from adaptive_inference.evaluation.outputs import collect_outputs
+from adaptive_inference.exits import MultiExitModel, build_model
+from adaptive_inference.params import Backbone, module_names
+from adaptive_inference.records import environment
+
+SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
+LIMIT = 1.10
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", default="packaged", help="as in params: backbones.NAME.weights")
+    parser.add_argument("--exits", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6], help="exit layers")
+    parser.add_argument("--rows", type=int, default=872, help="rows of the split (SST-2: 872)")
+    parser.add_argument(
+        "--length", type=float, default=25.0, help="mean tokens per row (SST-2's validation: 25)"
+    )
+    parser.add_argument("--thresholds", type=int, default=100, help="thresholds of every rule")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def draw_features(rows: int, length: float, vocabulary: int) -> list[Feature]:
+    """Draw rows of random tokens with lengths around a mean."""
+    generator = np.random.default_rng(0)
+    lengths = np.clip(generator.normal(length, length / 3, rows).astype(int), 4, SCHEMA.max_length)
+    return [
+        {
+            "input_ids": generator.integers(5, vocabulary, n).tolist(),
+            "attention_mask": [1] * int(n),
+            "label": int(generator.integers(0, 2)),
+            "id": i,
+            "length": int(n),
+        }
+        for i, n in enumerate(lengths)
+    ]
+
+
+def full_depth_pass(model: MultiExitModel, features: list[Feature], batch_size: int) -> np.ndarray:
+    """Return the last exit's logits (N, C) by the plainest pass over rows sorted by length, without early heads."""
+    order = sorted(range(len(features)), key=lambda i: -features[i]["length"])
+    answers = []
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            batch = collate([features[i] for i in order[start : start + batch_size]], 0)
+            hidden, context = model.backbone.embed(batch)
+            for layer in range(model.backbone.num_layers):
+                hidden = model.backbone.run_layer(layer, hidden, context)
+            head = model.heads[-1]
+            answers.append(head.classifier(head.features(hidden, context.tokens_BN, model.pooler)).numpy())
+    return np.concatenate(answers)[np.argsort(order)]
+
+
+def clocked(work: Callable[[], object]) -> float:
+    """Return the CPU seconds of one call."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    model = build_model(Backbone(weights=args.weights, exits=args.exits), SCHEMA, 0, certainty=True).eval()
+    features = draw_features(args.rows, args.length, model.backbone.config.vocab_size)
+    rules = module_names("exit_rules")
+    calibrator = fit_calibrator(
+        collect_outputs(model, features, args.batch_size), SCHEMA.kind, temperature=True
+    )
+    points = [0]
+
+    def sweep_only(outputs: object) -> None:
+        full_flops = flops_by_exit(model, outputs.lengths)[:, -1]
+        base = Yardstick(SCHEMA.metric, SCHEMA.kind, SCHEMA.outputs, model.exits[-1], full_flops)
+        candidate = Candidate("benchmark", model, calibrate(outputs, calibrator), calibrator, base)
+        points[0] = sum(len(c.thresholds) for c in candidate.curves(rules, args.thresholds).values())
+
+    outputs = collect_outputs(model, features, args.batch_size)
+    parts: dict[str, list[float]] = {"pass": [], "all_exits": [], "sweep": []}
+    for _ in range(args.repeats):
+        parts["pass"].append(clocked(lambda: full_depth_pass(model, features, args.batch_size)))
+        parts["all_exits"].append(clocked(lambda: collect_outputs(model, features, args.batch_size)))
+        parts["sweep"].append(clocked(lambda: sweep_only(outputs)))
+    plain, all_exits, sweep = (statistics.median(parts[name]) for name in ("pass", "all_exits", "sweep"))
+    ratio = (all_exits + sweep) / plain
+    print(f"one full-depth pass over {args.rows} rows   {plain:8.3f} s")
+    print(f"the pass that keeps all exits' logits  {all_exits:8.3f} s")
+    print(f"{len(rules)} rules, {points[0]} points in all        {sweep:8.3f} s")
+    print(f"curve / pass                           {ratio:8.3f}   (limit {LIMIT})")
+    body = {
+        "benchmark": Path(__file__).stem,
+        "ratio": ratio,
+        "limit": LIMIT,
+        "seconds": parts,
+        "points": points[0],
+        "rules": rules,
+        "settings": vars(args),
+        "environment": environment(),
+    }
+    print(json.dumps(body, sort_keys=True))
+
+
+if __name__ == "__main__":
+    main()

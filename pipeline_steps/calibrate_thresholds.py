@@ -1,0 +1,106 @@
+r"""Fit temperatures and certainty ranges, and choose operating points, on the calibration split.
+
+One full-depth pass of the method's model (and one of the full model, whose quality is the yardstick) gives all exits'
+logits; everything else is computed from them. Writes ``calibration.json``, which a saved model reads, and the record.
+Nothing here sees the reported split, unless ``calibration.calibrate_on: evaluation`` says so; then both files say it.
+
+    python pipeline_steps/calibrate_thresholds.py --task tiers --backbone minilm --seed 0 --method sweet \
+        --data runs/tiers/minilm/seed0/data/splits --full runs/tiers/minilm/seed0/full/train/model \
+        --model runs/tiers/minilm/seed0/sweet/train/model --out runs/tiers/minilm/seed0/sweet/calibration
+    python pipeline_steps/calibrate_thresholds.py --params presets/smoke.yaml --task tiers --backbone tiny --seed 0 \
+        --method full --data splits --full full/model --model full/model --out /tmp/calibration
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stage import Stage, run_stage
+
+if TYPE_CHECKING:
+    from adaptive_inference.evaluation.curves import Yardstick
+    from adaptive_inference.evaluation.outputs import ExitOutputs
+    from adaptive_inference.exit_rules import ExitRule
+
+
+def main(stage: Stage) -> None:
+    """Fit, choose, write."""
+    from adaptive_inference.calibration.fit import fit_calibrator, reliability_by_exit
+    from adaptive_inference.calibration.operating_points import recommend, static_points
+    from adaptive_inference.data.encode import encode
+    from adaptive_inference.data.task import load_schema, load_split
+    from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality
+    from adaptive_inference.evaluation.outputs import collect_outputs, pick_device
+    from adaptive_inference.exit_rules import load_rule
+    from adaptive_inference.exits import load_model
+    from adaptive_inference.records import write_json
+
+    params, method, data = stage.params, stage.cell.method, stage.inputs["data"]
+    names = params.method(method).rules
+    rules, full_depth = {name: load_rule(name) for name in names}, load_rule("fixed")
+    device = pick_device(params.runtime.device)
+    full = load_model(stage.inputs["full"]).to(device)
+    model = full if method == "full" else load_model(stage.inputs["model"]).to(device)
+    record = stage.begin("calibration", "goal", f"methods.{method}.rules", "evaluation.batch_size", "runtime")
+    schema, split = load_schema(data), load_split(data, params.calibration.calibrate_on)
+    features, batch_size = encode(split, model.tokenizer, schema.max_length), params.evaluation.batch_size
+    raw = collect_outputs(model, features, batch_size)
+    yardstick = Yardstick(schema.metric, schema.kind, schema.outputs, full.exits[-1])
+    reference = raw if model is full else collect_outputs(full, features, batch_size)
+    full_quality = exit_quality(reference, yardstick)[-1]["quality"]
+
+    calibrator = fit_calibrator(raw, schema.kind, params.calibration.temperature)
+    outputs = calibrate(raw, calibrator)
+    before, after = (reliability_by_exit(item, schema.kind) for item in (raw, outputs))
+    points = choose_points(stage, rules, outputs, yardstick, full_quality)
+    if hasattr(model, "members"):
+        alone = [item["quality"] for item in exit_quality(outputs, yardstick)]
+        points += static_points(model.exits, alone, yardstick.num_layers, full_quality, params.goal.max_loss)
+    own = [p for p in points if "method" not in p and rules.get(p["rule"], full_depth).attainable]
+    body = {
+        "temperatures": calibrator.temperatures,
+        "certainty_min": calibrator.certainty_min,
+        "certainty_max": calibrator.certainty_max,
+        "reliability": {"before": before, "after": after},
+        "full_quality": full_quality,
+        "num_layers": yardstick.num_layers,
+        "exits": model.exits,
+        "calibrated_on": params.calibration.calibrate_on,
+        "rows": len(split),
+        "operating_points": points,
+        "recommended": recommend(own, len(model.exits)),
+    }
+    write_json(stage.out / "calibration.json", body)
+    record.metrics |= {"calibration_rows": len(split), "full_quality": full_quality}
+    for k, layer in enumerate(model.exits):
+        record.metrics[f"exit{layer}_temperature"] = calibrator.temperatures[k]
+        if before:
+            record.metrics[f"exit{layer}_ece_before"] = before[k]["ece"]
+            record.metrics[f"exit{layer}_ece_after"] = after[k]["ece"]
+    record.details = {
+        key: body[key] for key in ("calibrated_on", "operating_points", "recommended", "reliability")
+    }
+
+
+def choose_points(
+    stage: Stage,
+    rules: dict[str, ExitRule],
+    outputs: ExitOutputs,
+    yardstick: Yardstick,
+    full_quality: float,
+) -> list[dict[str, Any]]:
+    """Return one operating point per rule and goal; the full model has one, its last exit."""
+    from adaptive_inference.calibration.operating_points import choose, point
+    from adaptive_inference.evaluation.curves import sweep_all
+
+    if stage.cell.method == "full":
+        return [point("full", "fixed", len(outputs.exits) - 1, full_quality, 1.0, True)]
+    goal, points = stage.params.goal, []
+    for name, curve in sweep_all(rules, outputs, yardstick, stage.params.calibration.thresholds).items():
+        columns = (curve.thresholds, curve.quality, curve.layers_speedup)
+        points += choose(name, *columns, full_quality, goal.max_loss, goal.min_speedup)
+    return points
+
+
+if __name__ == "__main__":
+    run_stage(main, __doc__ or "", inputs=("data", "full", "model"), per_method=True)

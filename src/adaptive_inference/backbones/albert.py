@@ -1,0 +1,43 @@
+"""ALBERT: one group of layer weights run again and again.
+
+Layers share weights, so an exit has no block of its own: with ``detach`` the gradient stops between blocks, yet
+every exit still trains the same weights. See docs/backbones.md.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
+
+
+class AlbertBackbone(Backbone):
+    """Drives ``transformers.AlbertModel``; one step is one layer group, as the stock encoder counts layers."""
+
+    shares_layers = True
+
+    @classmethod
+    def truncate(cls, config: PreTrainedConfig, num_layers: int) -> None:
+        """Change nothing: which group serves a layer depends on the whole depth, and the weights are shared."""
+
+    @staticmethod
+    def _take_pooler(model: PreTrainedModel) -> nn.Linear | None:
+        pooler, model.pooler = model.pooler, None
+        return pooler
+
+    @staticmethod
+    def _stock_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+        layers, groups = model.config.num_hidden_layers, model.encoder.albert_layer_groups
+        return [groups[int(i / (layers / len(groups)))] for i in range(layers)]
+
+    @property
+    def head_recipe(self) -> HeadRecipe:
+        """Pooler, tanh, dropout."""
+        return HeadRecipe("tanh", self.config.classifier_dropout_prob)
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        return self.model.encoder.embedding_hidden_mapping_in(super()._embeddings(batch))
+
+
+BACKBONE = AlbertBackbone

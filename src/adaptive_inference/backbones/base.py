@@ -1,0 +1,188 @@
+"""What every encoder family offers: embed a batch, run one layer, hand over the pre-trained pooler.
+
+Shape suffixes here and in the adapters: B rows, N tokens, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.masking_utils import create_bidirectional_mask
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a forward makes once, after the embeddings, and every layer and head reads.
+
+    Attributes
+    ----------
+    tokens_BN
+        1 for tokens, 0 for padding; None when no row is padded, and then no mask work is done at all.
+    rows
+        Tensors with one entry per row, in the form that the stock layer wants (attention masks).
+    shared
+        Tensors that all rows share: relative positions and their embeddings.
+    """
+
+    tokens_BN: Tensor | None = None
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    shared: dict[str, Tensor | None] = field(default_factory=dict)
+
+    def select(self, rows: Tensor) -> Context:
+        """Keep some rows, in the order given (batch compaction)."""
+        tokens = None if self.tokens_BN is None else self.tokens_BN[rows]
+        return replace(self, tokens_BN=tokens, rows={name: item[rows] for name, item in self.rows.items()})
+
+    def detach(self) -> Context:
+        """Cut the gradient of what blocks share (DeBERTa's relative embeddings; sweet.md 1.2)."""
+        if not self.shared:
+            return self
+        cut = {name: item if item is None else item.detach() for name, item in self.shared.items()}
+        return replace(self, shared=cut)
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """How the family's stock classification head treats what it reads.
+
+    Attributes
+    ----------
+    activation
+        After the pooler's dense layer: ``tanh``, ``relu`` or ``gelu``.
+    dropout
+        Before the classifier.
+    input_dropout
+        Before the pooler's dense layer.
+    """
+
+    activation: str = "tanh"
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+
+
+class Backbone(nn.Module):
+    """A stock encoder, driven one layer at a time.
+
+    Parameters
+    ----------
+    model
+        The stock base model (``BertModel``, ...). Its pooler is taken off: heads own copies of it.
+    num_layers
+        Layers that may be run; default all that the model has.
+
+    Attributes
+    ----------
+    shares_layers
+        True where the same weights serve several layers, so that no block has weights of its own (ALBERT).
+    """
+
+    shares_layers: ClassVar[bool] = False
+
+    def __init__(self, model: PreTrainedModel, num_layers: int | None = None) -> None:
+        super().__init__()
+        # In a tuple, so that the pooler is no sub-module: it would be a dead parameter of the optimiser.
+        self._pooler = (self._take_pooler(model),)
+        self.model = model
+        # A plain list beside the registered modules: indexing a ModuleList costs a string conversion per layer.
+        self._layers = list(self._stock_layers(model))
+        self.num_layers = len(self._layers) if num_layers is None else num_layers
+
+    # ------------------------------------------------------------------ what an adapter says
+
+    @classmethod
+    def truncate(cls, config: PreTrainedConfig, num_layers: int) -> None:
+        """Make the configuration describe a model of the first ``num_layers`` layers."""
+        config.num_hidden_layers = num_layers
+
+    @classmethod
+    def longest(cls, config: PreTrainedConfig) -> int:
+        """Longest input in tokens that the family's positions allow."""
+        return int(config.max_position_embeddings)
+
+    @staticmethod
+    def _take_pooler(model: PreTrainedModel) -> nn.Linear | None:
+        """Remove the pooler from the stock model and return its dense layer."""
+        pooler, model.pooler = getattr(model, "pooler", None), None
+        return None if pooler is None else pooler.dense
+
+    @staticmethod
+    def _stock_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+        """Return the stock layers in the order in which they are run, one entry per layer run."""
+        return model.encoder.layer
+
+    @property
+    def head_recipe(self) -> HeadRecipe:
+        """What the family's stock classification head does."""
+        config = self.config
+        dropout = config.classifier_dropout
+        return HeadRecipe("tanh", config.hidden_dropout_prob if dropout is None else dropout)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
+        """Turn tokens into the first hidden state.
+
+        Parameters
+        ----------
+        batch
+            ``input_ids`` (B, N) and, where there is padding, ``attention_mask`` (B, N); ``token_type_ids``
+            (B, N) where the family has them. Other keys are ignored.
+
+        Returns
+        -------
+        hidden : Tensor, (B, N, H)
+        context : Context
+        """
+        hidden_BNH = self._embeddings(batch)
+        tokens_BN = padding_mask(batch)
+        if tokens_BN is None:
+            return hidden_BNH, Context()
+        mask = create_bidirectional_mask(
+            config=self.config, inputs_embeds=hidden_BNH, attention_mask=tokens_BN
+        )
+        return hidden_BNH, Context(tokens_BN, {"attention": mask})
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        return self.model.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
+
+    def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+        """Run stock layer ``index`` (0-based). The only place that calls a stock layer."""
+        return self._layers[index](hidden_BNH, context.rows.get("attention"))
+
+    # ------------------------------------------------------------------ what all share
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """Configuration of the stock model."""
+        return self.model.config
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden state."""
+        return int(self.config.hidden_size)
+
+    def pool_dense(self) -> nn.Linear | None:
+        """Return the pre-trained pooler's dense layer, to be copied into heads, or None where there is none."""
+        return self._pooler[0]
+
+    def layer_parameters(self, start: int, stop: int) -> list[nn.Parameter]:
+        """Return the parameters of layers ``start`` to ``stop - 1``, each once."""
+        found: dict[int, nn.Parameter] = {}
+        for layer in self._layers[start:stop]:
+            found.update((id(item), item) for item in layer.parameters())
+        return list(found.values())
+
+    def input_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the stock model outside its layers: embeddings and what goes with them."""
+        inner = {id(item) for item in self.layer_parameters(0, len(self._layers))}
+        return [item for item in self.parameters() if id(item) not in inner]
+
+
+def padding_mask(batch: Batch) -> Tensor | None:
+    """Return the attention mask, or None when it masks nothing."""
+    mask = batch.get("attention_mask")
+    return None if mask is None or bool(mask.all()) else mask

@@ -1,0 +1,10 @@
+"""BERT: post-layer-norm encoder with absolute positions and a pre-trained pooler."""
+
+from adaptive_inference.backbones.base import Backbone
+
+
+class BertBackbone(Backbone):
+    """Drives ``transformers.BertModel``, whose names and calls are the defaults of `Backbone`."""
+
+
+BACKBONE = BertBackbone

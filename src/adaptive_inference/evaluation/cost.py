@@ -1,0 +1,159 @@
+"""What leaving at an exit costs: layers run, and exact matrix-multiplication FLOPs at the row's true length.
+
+FLOPs are counted, not modelled: `torch.utils.flop_counter.FlopCounterMode` watches the stock layers work on the meta
+device (shapes only, no arithmetic), with eager attention so that every product is seen. Two per multiply-add; additions,
+softmax, norms and look-ups count nothing. The count of an encoder is a polynomial of second degree in the length, so
+three lengths give all of them; a fourth checks it, and where it disagrees every length is counted by itself.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from adaptive_inference.backbones.base import Backbone, Context
+    from adaptive_inference.exits import MultiExitModel, MultiModel
+
+    Model = MultiExitModel | MultiModel
+
+
+def layers_speedup(num_layers: int, layers_run: np.ndarray) -> np.ndarray:
+    """Return how many times fewer layers than the full model's: ``L N / sum(layers run)``, ``(..., N) -> (...)``.
+
+    Parameters
+    ----------
+    num_layers
+        L, layers of the full fine-tuned model.
+    layers_run
+        Layers run for each row, those of earlier members of a cascade included.
+    """
+    layers_run = np.asarray(layers_run)
+    return num_layers * layers_run.shape[-1] / layers_run.sum(-1)
+
+
+def flops_speedup(full_flops: np.ndarray, flops: np.ndarray) -> np.ndarray:
+    """Return how many times fewer FLOPs over all rows, ``(N,)`` and ``(..., N) -> (...)``."""
+    return full_flops.sum(dtype=np.float64) / flops.sum(-1, dtype=np.float64)
+
+
+def flops_by_exit(model: Model, lengths: np.ndarray, certainty: bool = False) -> np.ndarray:
+    """Return the FLOPs of each row when it leaves at each exit.
+
+    Embeddings, the layers run, and the head of every exit passed are in (a cascade: every member started).
+
+    Parameters
+    ----------
+    model
+        A `MultiExitModel` or `MultiModel`.
+    lengths
+        Tokens of each row, ``(N,)``.
+    certainty
+        Count the certainty heads too: for a rule that reads them.
+
+    Returns
+    -------
+    array of int64, ``(N, E)``
+    """
+    distinct, where = np.unique(np.asarray(lengths), return_inverse=True)
+    twin = _meta_twin(model)
+    counts = _by_length(lambda length: count_flops(twin, length, certainty), [int(n) for n in distinct])
+    return np.array([counts[int(n)] for n in distinct], dtype=np.int64)[where]
+
+
+def count_flops(model: Model, length: int, certainty: bool = False) -> list[int]:
+    """Count the FLOPs of one row of ``length`` tokens up to each exit; fused attention kernels are not seen.
+
+    Of layers of one class with parameters of the same shapes, one is run and the others are given its count.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    batch = {"input_ids": torch.zeros(1, length, dtype=torch.long, device=model.device)}
+    with (
+        torch.inference_mode(),
+        FlopCounterMode(display=False) as counter,
+        _AlikeOnce(model, counter) as alike,
+    ):
+        return [counter.get_total_flops() + alike.spared for _ in model.steps(batch, certainty=certainty)]
+
+
+class _AlikeOnce:
+    """While entered, the model runs one of its layers that are alike; ``spared`` counts what the others would cost."""
+
+    def __init__(self, model: Model, counter: FlopCounterMode) -> None:
+        self.backbones = [member.backbone for member in getattr(model, "members", [model])]
+        self.counter, self.spared = counter, 0
+        self.known: dict[tuple[object, ...], int] = {}
+
+    def __enter__(self) -> _AlikeOnce:
+        for backbone in self.backbones:
+            # an instance attribute hides the method, and goes again on leaving
+            backbone.run_layer = partial(self._run_layer, backbone)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for backbone in self.backbones:
+            del backbone.run_layer
+
+    def _run_layer(self, backbone: Backbone, index: int, hidden: Tensor, context: Context) -> Tensor:
+        shapes = (tuple(parameter.shape) for parameter in backbone.layer_parameters(index, index + 1))
+        kind = (type(backbone), *shapes)
+        if kind in self.known:
+            self.spared += self.known[kind]
+            return hidden
+        before = self.counter.get_total_flops()
+        hidden = type(backbone).run_layer(backbone, index, hidden, context)
+        self.known[kind] = self.counter.get_total_flops() - before
+        return hidden
+
+
+def _by_length(count: Callable[[int], list[int]], lengths: list[int]) -> dict[int, list[int]]:
+    """Return the counts at sorted lengths: by interpolation where four counted lengths lie on one parabola."""
+    if len(lengths) <= 4:
+        return {length: count(length) for length in lengths}
+    last = len(lengths) - 1
+    probes = [lengths[i] for i in (0, last // 3, 2 * last // 3, last)]
+    seen = {length: count(length) for length in probes}
+    nodes, check = [probes[0], probes[1], probes[3]], probes[2]
+
+    def parabola(length: int) -> list[int]:
+        turns = (nodes, nodes[1:] + nodes[:1], nodes[2:] + nodes[:2])
+        weights = [Fraction((length - b) * (length - c), (a - b) * (a - c)) for a, b, c in turns]
+        values = zip(*(seen[node] for node in nodes), strict=True)
+        return [sum(w * v for w, v in zip(weights, value, strict=True)) for value in values]
+
+    if parabola(check) != seen[check]:
+        return {length: seen.get(length) or count(length) for length in lengths}
+    return {length: [int(value) for value in parabola(length)] for length in lengths}
+
+
+def _meta_twin(model: Model) -> Model:
+    """Return a copy on the meta device with eager attention, without copying a single weight."""
+    import torch
+
+    memo: dict[int, object] = {}
+    for tensor in model.buffers():
+        memo[id(tensor)] = tensor.to("meta")
+    for tensor in model.parameters():
+        memo[id(tensor)] = torch.nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
+    if model.tokenizer is not None:
+        memo[id(model.tokenizer)] = model.tokenizer
+    twin = copy.deepcopy(model, memo).eval()
+    for module in twin.modules():
+        if hasattr(module, "config"):
+            module.config._attn_implementation = "eager"
+    return twin
+
+
+def parameter_count(model: Model) -> int:
+    """Return the number of parameters, each shared one once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,116 @@
+"""Batch-1 wall-clock of two models, interleaved example by example in one process.
+
+Milliseconds of different processes, or of minutes apart, do not compare: clocks, caches and neighbours change. So the
+full model and the method answer the same example one right after the other, in random order, and only ratios are
+reported. ``wallclock_speedup`` is the total time of the full model over the total time of the method.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adaptive_inference.evaluation.statistics import bootstrap
+
+Run = Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Nanoseconds of each example in each round."""
+
+    full: np.ndarray  #: (R, N)
+    method: np.ndarray  #: (R, N)
+
+    @property
+    def speedup(self) -> float:
+        """Ratio of the sums."""
+        return float(self.full.sum() / self.method.sum())
+
+    @property
+    def median_speedup(self) -> float:
+        """Ratio of the medians over all examples and rounds."""
+        return float(np.median(self.full) / np.median(self.method))
+
+
+def time_interleaved(
+    full: Run,
+    method: Run,
+    examples: Sequence[Any],
+    repeats: int,
+    warmup: int,
+    seed: int,
+    synchronize: Callable[[], None] | None = None,
+) -> Timing:
+    """Time two callables on the same examples, one right after the other.
+
+    Parameters
+    ----------
+    full, method
+        Answer one example.
+    examples
+        N examples, already tokenised and on the device.
+    repeats
+        R rounds; each goes through all examples in a new random order and, for each example, flips a coin for who
+        goes first.
+    warmup
+        Untimed examples before the first round (repeated in a circle).
+    seed
+        Of both random orders.
+    synchronize
+        Waits for the device; None on a CPU.
+    """
+    generator = np.random.default_rng(seed)
+    wait = synchronize or (lambda: None)
+    for i in range(warmup):
+        full(examples[i % len(examples)])
+        method(examples[i % len(examples)])
+    spent = np.zeros((2, repeats, len(examples)), dtype=np.int64)
+    runs = (full, method)
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection in the middle of an example would be charged to it
+    try:
+        for r in range(repeats):
+            first = generator.integers(0, 2, len(examples))
+            for i in generator.permutation(len(examples)):
+                for who in (first[i], 1 - first[i]):
+                    wait()
+                    start = time.perf_counter_ns()
+                    runs[who](examples[i])
+                    wait()
+                    spent[who, r, i] = time.perf_counter_ns() - start
+    finally:
+        if collecting:
+            gc.enable()
+    return Timing(full=spent[0], method=spent[1])
+
+
+def summarise(timing: Timing, resamples: int, seed: int) -> dict[str, Any]:
+    """Return the row of a timings file: ratios, the interval of the first, milliseconds per example.
+
+    The interval is a paired bootstrap: an example is drawn with all its rounds of both models.
+    """
+    full, method = timing.full.sum(0), timing.method.sum(0)
+    low, high = bootstrap(
+        lambda rows: full[rows].sum(-1) / method[rows].sum(-1), timing.full.shape[1], resamples, seed
+    )
+    milliseconds = timing.method / 1e6
+    p5, median, p95 = np.quantile(milliseconds, [0.05, 0.5, 0.95])
+    return {
+        "wallclock_speedup": timing.speedup,
+        "wallclock_low": low,
+        "wallclock_high": high,
+        "wallclock_median_speedup": timing.median_speedup,
+        "median_ms": float(median),
+        "p5_ms": float(p5),
+        "p95_ms": float(p95),
+        "full_median_ms": float(np.median(timing.full) / 1e6),
+        "examples": int(timing.full.shape[1]),
+        "repeats": int(timing.full.shape[0]),
+    }

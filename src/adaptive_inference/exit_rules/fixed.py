@@ -1,0 +1,46 @@
+"""Leave at one exit, whatever the row: single exits, and full depth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from adaptive_inference.exit_rules.base import ExitRule, OnlineRule
+
+
+class Fixed(ExitRule):
+    """Threshold = exit index (0-based); None, or one past the end, is the last exit."""
+
+    name = "fixed"
+    kinds = ("classification", "regression")
+
+    def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
+        """Return every exit index."""
+        return np.arange(num_exits, dtype=np.float64)
+
+    def exit_indices(
+        self,
+        logits: np.ndarray,
+        certainty: np.ndarray | None,
+        labels: np.ndarray | None,
+        thresholds: np.ndarray,
+    ) -> np.ndarray:
+        """Return the clipped thresholds for all rows."""
+        index = np.clip(np.ceil(np.asarray(thresholds, dtype=np.float64)), 0, logits.shape[1] - 1).astype(
+            np.int64
+        )
+        return np.repeat(index[:, None], len(logits), axis=1)
+
+    def online(self, threshold: float | None) -> OnlineRule:
+        """Return the comparison of the exit index."""
+        return _OnlineFixed(np.inf if threshold is None else float(threshold))
+
+
+class _OnlineFixed(OnlineRule):
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def leave(self, k: int, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
+        return np.full(len(logits), k >= self.threshold)
+
+
+RULE = Fixed()

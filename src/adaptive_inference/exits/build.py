@@ -1,0 +1,118 @@
+"""Put exits on a pre-trained encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from adaptive_inference.backbones.base import Backbone
+from adaptive_inference.backbones.load import adapter, load_backbone, load_config, load_tokenizer
+from adaptive_inference.data.task import Schema
+from adaptive_inference.errors import UserError
+from adaptive_inference.exits.head import ExitHead, fresh_linear, pooler_copy, seeded
+from adaptive_inference.exits.model import MultiExitModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from adaptive_inference.params import Backbone as BackboneParams
+
+_CLASSIFIER, _POOLER, _CERTAINTY = range(3)  # streams of one exit's generator
+
+
+def build_model(
+    backbone_params: BackboneParams,
+    schema: Schema,
+    seed: int,
+    certainty: bool = False,
+    exits: Sequence[int] | None = None,
+    num_layers: int | None = None,
+) -> MultiExitModel:
+    """Load the encoder and give it fresh heads.
+
+    Layers above the last exit are not loaded. Fresh weights depend on the seed and the exit's layer only, so the
+    heads of EE, SWEET and of the multi-model's members start equal.
+
+    Parameters
+    ----------
+    backbone_params
+        A section of ``backbones`` in the params.
+    schema
+        Gives the number of outputs and the longest input.
+    seed
+        Of the fresh weights.
+    certainty
+        Add LTE's certainty heads.
+    exits
+        Exit layers in place of ``backbone_params.exits``.
+    num_layers
+        Layers kept; default the last exit.
+
+    Raises
+    ------
+    UserError
+        An exit lies outside 1..L, or the task's inputs are longer than the encoder's positions.
+    """
+    exits = tuple(backbone_params.exits if exits is None else exits)
+    config = load_config(backbone_params.weights, backbone_params.revision)
+    check_exits(exits, int(config.num_hidden_layers), backbone_params.weights)
+    longest = adapter(config.model_type).longest(config)
+    if schema.max_length > longest:
+        raise UserError(
+            f"task {schema.task}: max_length {schema.max_length} is beyond the {longest} positions of "
+            f"{backbone_params.weights}; lower it to {longest} or less"
+        )
+    backbone = load_backbone(
+        backbone_params.weights,
+        backbone_params.revision,
+        backbone_params.sha256,
+        num_layers=exits[-1] if num_layers is None else num_layers,
+    )
+    tokenizer = load_tokenizer(backbone_params.weights, backbone_params.revision)
+    pooler, read = backbone_params.pooler, backbone_params.read
+    return add_exits(backbone, exits, schema, seed, pooler, read, certainty, tokenizer)
+
+
+def add_exits(
+    backbone: Backbone,
+    exits: Sequence[int],
+    schema: Schema,
+    seed: int,
+    pooler: str = "per_exit",
+    read: str = "first",
+    certainty: bool = False,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> MultiExitModel:
+    """Put fresh heads on a loaded encoder; see `build_model`."""
+    width, pretrained = backbone.hidden_size, backbone.pool_dense()
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # torch draws for every layer that it makes, before ours overwrite it
+        heads = [ExitHead(width, schema.outputs, pooler, read, backbone.head_recipe) for _ in exits]
+        for layer, head in zip(exits, heads, strict=True):
+            fresh_linear(head.classifier, seeded(seed, layer, _CLASSIFIER))
+            if head.dense is not None:
+                head.dense = pooler_copy(pretrained, width, seeded(seed, layer, _POOLER))
+        shared = pooler_copy(pretrained, width, seeded(seed, 0, _POOLER)) if pooler == "shared" else None
+        sure = [fresh_linear(nn.Linear(width, 1), seeded(seed, layer, _CERTAINTY)) for layer in exits]
+    return MultiExitModel(backbone, exits, heads, shared, sure if certainty else None, schema, tokenizer)
+
+
+def full_exits(backbone_params: BackboneParams) -> tuple[int]:
+    """Return the exits of the full model: its last layer alone."""
+    return (int(load_config(backbone_params.weights, backbone_params.revision).num_hidden_layers),)
+
+
+def check_exits(exits: Sequence[int], num_layers: int, weights: str) -> None:
+    """Refuse exits that are empty, unsorted, repeated or outside 1..L (sweet.md 7.20)."""
+    if not exits or list(exits) != sorted(set(exits)):
+        raise UserError(f"exits {list(exits)} must be ascending and without repeats, at least one")
+    outside = [layer for layer in exits if not 1 <= layer <= num_layers]
+    if outside:
+        raise UserError(
+            f"exits {outside} lie outside 1..{num_layers}: {weights} has L = {num_layers} layers, and an exit "
+            "is numbered by the layers run before it"
+        )

@@ -1,0 +1,241 @@
+"""A backbone with exits.
+
+Shape suffixes: B rows, N tokens, H hidden width, E exits, C outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from adaptive_inference.backbones.base import Backbone, Batch
+from adaptive_inference.data.task import Schema
+from adaptive_inference.exits.head import ExitHead
+
+if TYPE_CHECKING:
+    from adaptive_inference.exits.predict import Predictions
+
+
+@dataclass
+class ExitStep:
+    """What is known when an exit is reached.
+
+    Attributes
+    ----------
+    index
+        Position of the exit, from 0.
+    layer
+        Layers run before it, 1 to L.
+    logits
+        (B, C), before temperature.
+    certainty
+        (B,) in (0, 1), the estimated probability that this exit is right (LTE); None without certainty heads.
+    hidden
+        (B, N, H), with its gradient: cutting between blocks happens after the head has read it.
+    """
+
+    index: int
+    layer: int
+    logits: Tensor
+    certainty: Tensor | None
+    hidden: Tensor
+
+
+@dataclass
+class ExitBatch:
+    """Every exit's answer: ``logits`` (B, E, C) and ``certainty`` (B, E) or None."""
+
+    logits: Tensor
+    certainty: Tensor | None
+
+
+class ExitModule(nn.Module):
+    """What a multi-exit model and a cascade of models have in common, for engines and evaluation.
+
+    Attributes
+    ----------
+    exits
+        Exit layers, 1 to L, ascending.
+    schema
+        What the answers mean, or None for a bare model.
+    tokenizer
+        The tokenizer saved with the model, or None.
+    calibration
+        Content of ``calibration.json``, or None.
+    """
+
+    exits: tuple[int, ...]
+    schema: Schema | None
+    tokenizer: PreTrainedTokenizerBase | None
+    calibration: dict[str, Any] | None
+
+    @property
+    def layers_cost(self) -> tuple[int, ...]:
+        """Layers run in total by a row that leaves at each exit."""
+        raise NotImplementedError
+
+    @property
+    def has_certainty(self) -> bool:
+        """Whether exits say how sure they are (LTE)."""
+        raise NotImplementedError
+
+    def steps(self, batch: Batch, detach: bool = False, certainty: bool = True) -> Iterator[ExitStep]:
+        """Run layers, exit after exit, only as far as the caller asks."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **ignored: object,
+    ) -> ExitBatch:
+        """Return the answers of all exits; inputs are (B, N), other keys of a batch are ignored."""
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        steps = list(self.steps(batch))
+        certainty = (
+            None if steps[0].certainty is None else torch.stack([step.certainty for step in steps], dim=1)
+        )
+        return ExitBatch(torch.stack([step.logits for step in steps], dim=1), certainty)
+
+    def predict(
+        self,
+        texts: Sequence[str | Sequence[str]],
+        rule: str | None = None,
+        threshold: float | None = None,
+        batch_size: int = 1,
+    ) -> Predictions:
+        """Answer texts, each leaving at the exit where the rule fires; see `exits.predict.predict`."""
+        from adaptive_inference.exits.predict import predict
+
+        return predict(self, texts, rule, threshold, batch_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return next(self.parameters()).device
+
+
+class MultiExitModel(ExitModule):
+    """An encoder with a head after each exit layer.
+
+    Parameters
+    ----------
+    backbone
+        Runs the layers; those above the last exit are never run.
+    exits
+        Exit layers, ascending.
+    heads
+        One `ExitHead` per exit.
+    pooler
+        The dense layer that heads with ``pooler: shared`` call.
+    certainty_heads
+        One linear H -> 1 per exit (LTE, sweet.md 1.5), or None.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        exits: Sequence[int],
+        heads: Sequence[ExitHead],
+        pooler: nn.Linear | None = None,
+        certainty_heads: Sequence[nn.Linear] | None = None,
+        schema: Schema | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.exits = tuple(exits)
+        self.heads = nn.ModuleList(heads)
+        self.pooler = pooler
+        self.certainty_heads = None if certainty_heads is None else nn.ModuleList(certainty_heads)
+        self.schema, self.tokenizer, self.calibration = schema, tokenizer, None
+        # Plain lists beside the registered modules: a ModuleList costs a string conversion per look-up.
+        self._heads = list(heads)
+        self._certainty = list(certainty_heads or [])
+
+    @property
+    def layers_cost(self) -> tuple[int, ...]:
+        """Layers run by a row that leaves at each exit: the exits themselves."""
+        return self.exits
+
+    @property
+    def has_certainty(self) -> bool:
+        """Whether the model has certainty heads."""
+        return self.certainty_heads is not None
+
+    def steps(self, batch: Batch, detach: bool = False, certainty: bool = True) -> Iterator[ExitStep]:
+        """Run layers up to each exit in turn; nothing beyond the exit last asked for is computed.
+
+        Parameters
+        ----------
+        batch
+            See `Backbone.embed`.
+        detach
+            Hand each block's state to the next one without its gradient (SWEET, sweet.md 1.3). The head always
+            reads the state with its gradient, so a loss trains its own block and head, and nothing else but
+            a shared pooler.
+        certainty
+            False leaves the certainty heads out.
+
+        Yields
+        ------
+        ExitStep
+            Once it is consumed, its loss may be back-propagated at once (with ``detach``): nothing that follows
+            needs its graph.
+        """
+        backbone, layer = self.backbone, 0
+        hidden_BNH, context = backbone.embed(batch)
+        certain = certainty and bool(self._certainty)
+        for index, exit_layer in enumerate(self.exits):
+            while layer < exit_layer:
+                hidden_BNH = backbone.run_layer(layer, hidden_BNH, context)
+                layer += 1
+            head = self._heads[index]
+            features_BH = head.features(hidden_BNH, context.tokens_BN, self.pooler)
+            logits_BC = head.classifier(features_BH)
+            sure_B = torch.sigmoid(self._certainty[index](features_BH)).squeeze(-1) if certain else None
+            yield ExitStep(index, exit_layer, logits_BC, sure_B, hidden_BNH)
+            if detach:
+                hidden_BNH, context = hidden_BNH.detach(), context.detach()
+
+    def blocks(self) -> list[list[nn.Parameter]]:
+        """Return the parameters that belong to each exit's block, each parameter once.
+
+        Block j holds the layers above exit j - 1 up to exit j, head j and certainty head j; block 0 also the
+        embeddings. A shared pooler, and layers that serve several blocks (ALBERT), count with the first.
+        """
+        seen: set[int] = set()
+        blocks, start = [], 0
+        for index, stop in enumerate(self.exits):
+            owned = self.backbone.input_parameters() if index == 0 else []
+            owned += self.backbone.layer_parameters(start, stop)
+            for module in (self.heads[index], self.pooler, *self._certainty[index : index + 1]):
+                owned += [] if module is None else list(module.parameters())
+            blocks.append([item for item in owned if not (id(item) in seen or seen.add(id(item)))])
+            start = stop
+        return blocks
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that are not the backbone's: poolers, classifiers, certainty heads."""
+        inner = {id(item) for item in self.backbone.parameters()}
+        return [item for item in self.parameters() if id(item) not in inner]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write configuration, weights, tokenizer, schema, calibration and model card; see `exits.saved`."""
+        from adaptive_inference.exits.saved import save_multi_exit
+
+        save_multi_exit(self, Path(folder))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> MultiExitModel:
+        """Load what `save_pretrained` wrote, or a method's run folder; see `exits.saved`."""
+        from adaptive_inference.exits.saved import load_model
+
+        return load_model(folder, expected=cls)

@@ -1,0 +1,30 @@
+"""What is minimised: one file per idea, found by its name.
+
+Adding a file here makes no existing stage stale: nothing lists the names.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.params import module_names
+
+if TYPE_CHECKING:
+    from adaptive_inference.objectives.base import Objective
+    from adaptive_inference.params import MethodTraining
+
+
+def load_objective(name: str, method: MethodTraining) -> Objective:
+    """Return the objective of the file ``objectives/NAME.py``, set up for a method.
+
+    Raises
+    ------
+    UserError
+        There is no such file.
+    """
+    names = module_names("objectives")
+    if name not in names:
+        raise UserError(f"no objective {name!r}; allowed: {', '.join(names)}{nearest(name, names)}")
+    return import_module(f"adaptive_inference.objectives.{name}").build(method)

@@ -1,0 +1,1 @@
+"""Tables, figures, recommendation and model card: pure functions of the stages' records, without torch."""

@@ -1,0 +1,139 @@
+"""The card of the recommended model: what it does, how well, how fast, and where that was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from adaptive_inference.reporting.aggregate import Row
+from adaptive_inference.reporting.collect import Point, Results
+from adaptive_inference.reporting.names import method_name, point_name, rule_name, static_layers
+from adaptive_inference.reporting.recommendation import Choice, evaluation_sentence
+
+
+def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
+    """Return the card's text, a pure function of the records.
+
+    Parameters
+    ----------
+    results, rows
+        Records and the main table made of them.
+    choice
+        With a row and a point: what the model folder holds.
+    """
+    row, point = choice.row, choice.point
+    if row is None or point is None:
+        raise ValueError(f"{choice.task}, {choice.backbone}: no model is recommended")
+    task = results.params.task(choice.task)
+    labels = _labels(results, point) or task.labels
+    answer = (
+        "a score"
+        if task.kind == "regression"
+        else f"one of {', '.join(f'`{name}`' for name in labels or [])}"
+    )
+    parts = [
+        f"---\n{yaml.safe_dump(_header(), sort_keys=True, allow_unicode=True)}---",
+        f"# {choice.task}: {method_name(row.method)}",
+        f"Task: reads {' and '.join(f'`{name}`' for name in task.text)}, answers {answer}; scored by "
+        f"{row.metric.replace('_', ' and ')}.",
+        _exits(results, row, choice),
+        "## How to use",
+        _usage(task.text, choice),
+        "## Thresholds",
+        _default(row, point, choice),
+        *_points(rows, row, point),
+        "## Quality and speed",
+        f"On the evaluation split, of which nothing was fitted: {evaluation_sentence(row)}. This folder holds the model of "
+        f"seed {point.cell.seed}"
+        + ("." if point.quality is None else f", which alone has {point.quality:.4f}."),
+        *_machine(row),
+        "## Limits",
+        f"Fine-tuned on task `{choice.task}` alone, on inputs of up to {task.max_length} tokens (longer ones are cut). "
+        "Thresholds were chosen on held-out calibration rows of the same task: on other text both quality and speed-up "
+        "may differ.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header() -> Mapping[str, Any]:
+    return {
+        "library_name": "adaptive-inference",
+        "pipeline_tag": "text-classification",
+        "tags": ["adaptive-inference", "early-exit"],
+    }
+
+
+def _labels(results: Results, point: Point) -> list[str] | None:
+    """Return the class names that the data stage recorded for the point's seed."""
+    for record in results.data:
+        cell = record.cell
+        if (cell.task, cell.backbone, cell.seed) == (point.cell.task, point.cell.backbone, point.cell.seed):
+            return (record.details.get("schema") or {}).get("labels")
+    return None
+
+
+def _exits(results: Results, row: Row, choice: Choice) -> str:
+    weights = results.params.backbone(choice.backbone).weights
+    layers = static_layers(row.method)
+    if layers is not None:
+        return f"The first {layers} layers of backbone `{choice.backbone}` ({weights}), with one classifier."
+    if row.method == "full":
+        return f"All layers of backbone `{choice.backbone}` ({weights}), with one classifier."
+    exits = ", ".join(str(layer) for layer in results.params.backbone(choice.backbone).exits)
+    return f"Backbone `{choice.backbone}` ({weights}), exits after layers {exits}."
+
+
+def _usage(text: Sequence[str], choice: Choice) -> str:
+    pair = len(text) > 1
+    example = '("a text", "another")' if pair else '"a text"'
+    kind = "MultiModel" if choice.row is not None and choice.row.method == "multi_model" else "MultiExitModel"
+    line = f'{{"{text[0]}": "a text", "{text[-1]}": "another"}}' if pair else "a text"
+    return (
+        f'```python\nfrom adaptive_inference import {kind}\n\nmodel = {kind}.from_pretrained(".")\n'
+        f"answer = model.predict([{example}])\nprint(answer.labels, answer.probabilities, answer.exit_layers)\n```\n\n"
+        f"```sh\necho '{line}' | adaptive-inference predict .\n```"
+    )
+
+
+def _default(row: Row, point: Point, choice: Choice) -> str:
+    if not choice.faster:
+        return f"None: {choice.why}, so every text runs through all layers."
+    if static_layers(row.method) is not None:
+        return f"None: every text runs through all layers of this model. Chosen as {choice.why}."
+    return (
+        f"Default: rule `{row.rule}` ({rule_name(row.rule)}) at threshold {point.threshold:.6g} (`{row.operating_point}`: "
+        f"{point_name(row.operating_point)}); {choice.why}."
+    )
+
+
+def _points(rows: Sequence[Row], chosen: Row, point: Point) -> list[str]:
+    """Return the table of the model's other operating points, for its seed."""
+    lines = []
+    for row in rows:
+        same = (row.task, row.backbone, row.method) == (chosen.task, chosen.backbone, chosen.method)
+        own = next((p for p in row.points if p.cell == point.cell), None)
+        if (
+            same
+            and own is not None
+            and own.threshold is not None
+            and own.quality is not None
+            and row.attainable
+        ):
+            cells = [
+                f"`{row.rule}`",
+                f"`{row.operating_point}`",
+                f"{own.threshold:.6g}",
+                f"{own.quality:.4f}",
+            ]
+            lines.append([*cells, f"{own.layers_speedup:.2f}"])
+    if len(lines) < 2:
+        return []
+    header = ["rule", "operating point", "threshold", "quality, evaluation split", "layers speed-up"]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
+    return [f"Others of this model (`--rule`, `--threshold`), seed {point.cell.seed}:", table]
+
+
+def _machine(row: Row) -> list[str]:
+    return [f"Wall-clock measured on: {row.machine}."] if row.machine else []

@@ -1,0 +1,94 @@
+"""Keys of the tables, how they are shown, and the one order in which they stand everywhere."""
+
+# ruff: noqa: RUF001 - signs that readers see
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+#: Method key -> name in figures and readable tables, in table order. An unknown key stands last, under its own name.
+METHODS = {
+    "full": "Full model",
+    "static": "First K layers",
+    "early_exit": "Early exit",
+    "sweet": "SWEET",
+    "multi_model": "Multi-Model",
+    "learning_to_exit": "Learning to exit",
+    "pabee": "PABEE",
+    "elasticbert": "ElasticBERT",
+    "deebert": "DeeBERT",
+    "fastbert": "FastBERT",
+    "berxit": "BERxiT",
+    "leebert": "LeeBERT",
+    "leebert_uniform": "LeeBERT (uniform)",
+    "adapler": "AdapLeR",
+    "adapler_early_exit": "AdapLeR + early exit",
+    "free": "FREE",
+    "free_verify": "FREE (verify)",
+    "calm": "CALM",
+    "static_exit": "Static-Exiting",
+}
+
+#: Rule key -> name, in table order.
+RULES = {
+    "fixed": "fixed exit",
+    "confidence": "confidence",
+    "entropy": "entropy",
+    "uncertainty": "uncertainty",
+    "margin": "margin",
+    "patience": "patience",
+    "patience_confidence": "patience + confidence",
+    "voting": "voting",
+    "learning_to_exit": "learned",
+    "oracle": "oracle",
+}
+
+_STATIC = re.compile(r"static_(\d+)")
+
+
+def static_layers(method: str) -> int | None:
+    """Return K of ``static_K`` (the first K layers, fine-tuned alone), or None for any other method."""
+    match = _STATIC.fullmatch(method)
+    return int(match[1]) if match else None
+
+
+def method_name(method: str) -> str:
+    """Return how a method is shown."""
+    layers = static_layers(method)
+    return f"First {layers} layers" if layers is not None else METHODS.get(method, method)
+
+
+def rule_name(rule: str) -> str:
+    """Return how an exit rule is shown."""
+    return RULES.get(rule, rule)
+
+
+def point_name(point: str) -> str:
+    """Return how an operating point is shown, e.g. ``max_loss_1`` as "at most 1 point lost"."""
+    if point.startswith("max_loss_"):
+        lost = point.removeprefix("max_loss_")
+        return f"≤ {lost} {'point' if lost in ('1', '1.0') else 'points'} lost"
+    if point.startswith("min_speedup_"):
+        return f"≥ {point.removeprefix('min_speedup_')}× fewer layers"
+    return "all layers" if point == "full" else "member alone" if static_layers(point) is not None else point
+
+
+def method_key(method: str) -> tuple[Any, ...]:
+    """Sort key: full, static by depth, then the methods in the order of `METHODS`, then unknown ones by name."""
+    layers = static_layers(method)
+    names = list(METHODS)
+    family = "static" if layers is not None else method
+    return (names.index(family) if family in METHODS else len(names), layers or 0, method)
+
+
+def rule_key(rule: str) -> tuple[Any, ...]:
+    """Sort key of a rule: the order of `RULES`, then unknown ones by name."""
+    names = list(RULES)
+    return (names.index(rule) if rule in RULES else len(names), rule)
+
+
+def natural_key(text: str) -> tuple[Any, ...]:
+    """Sort key that reads numbers as numbers: ``min_speedup_2`` stands before ``min_speedup_10``."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return tuple((float(part), "") if index % 2 else (0.0, part) for index, part in enumerate(parts))

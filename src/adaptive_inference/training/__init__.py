@@ -1,0 +1,1 @@
+"""One trainer for all objectives, on `transformers.Trainer`; a killed run resumes bit by bit."""

@@ -1,0 +1,71 @@
+"""In which order an epoch visits the training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+#: Batches whose rows are sorted by length together; more means less padding and less mixing.
+POOL_BATCHES = 50
+
+
+def epoch_order(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, group_by_length: bool
+) -> list[int]:
+    """Return a permutation of the rows, to be cut into batches of ``batch_size``.
+
+    It depends on the arguments alone, not on the global generator: methods that draw more or fewer random numbers
+    (dropout of more heads) still see the same batches, and a resumed run needs no replay to find its place.
+
+    With ``group_by_length``, rows are shuffled, sorted by length within pools of `POOL_BATCHES` batches, and the
+    batches are shuffled again. (transformers' sampler leaves the batches sorted, so that an epoch, and with a
+    decaying rate the whole training, ends on the shortest rows.)
+
+    Parameters
+    ----------
+    lengths
+        Tokens of each row.
+    batch_size
+        Rows of an optimiser step, accumulated batches together.
+    seed, epoch
+        Of the permutation.
+    group_by_length
+        Batch rows of like length together.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    rows = torch.randperm(len(lengths), generator=generator).tolist()
+    if not group_by_length:
+        return rows
+    pool = POOL_BATCHES * batch_size
+    pools = (rows[start : start + pool] for start in range(0, len(rows), pool))
+    ordered = [row for part in pools for row in sorted(part, key=lambda row: lengths[row])]
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    # An incomplete batch stays at the end: elsewhere it would shift the borders of those that follow.
+    last = [batches.pop()] if batches and len(batches[-1]) < batch_size else []
+    shuffled = [batches[index] for index in torch.randperm(len(batches), generator=generator).tolist()]
+    return [row for batch in shuffled + last for row in batch]
+
+
+class EpochOrder(Sampler[int]):
+    """`epoch_order` as the sampler of a data loader, which calls `set_epoch`."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group_by_length: bool) -> None:
+        self.lengths, self.batch_size, self.seed, self.group_by_length = (
+            lengths,
+            batch_size,
+            seed,
+            group_by_length,
+        )
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(epoch_order(self.lengths, self.batch_size, self.seed, self.epoch, self.group_by_length))

@@ -1,0 +1,132 @@
+"""What a training has measured so far, and its form on disk.
+
+A resumed run must write the history of the unbroken one, so everything that a later row depends on is saved with the
+checkpoint: the rows, the losses not yet in a row, and the best epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adaptive_inference.records import read_json, write_json
+
+Row = dict[str, float]
+OnLog = Callable[[Row, int], None]
+
+_FILE = "progress.json"
+_SAVED = ("history", "pending", "best_epoch", "best_quality", "quality", "steps_run", "seconds")
+
+
+@dataclass
+class Progress:
+    """History of one training.
+
+    Attributes
+    ----------
+    exits
+        Layers that name the columns.
+    on_log
+        Called with each row and its step, as soon as there is one.
+    history
+        Rows of ``history.jsonl``: ``step``, ``epoch``, ``loss`` (sum over exits), ``exitK_loss``,
+        ``learning_rate``; at an epoch's end also ``developmentK_quality`` and their mean, ``development_quality``.
+        Losses are means over the steps since the row before.
+    pending
+        Losses per exit of each optimiser step since the last row.
+    learning_rate
+        Of the backbone, in the last step.
+    best_epoch, best_quality, quality
+        Epoch (from 1) of the highest mean development quality, that mean, and the quality per exit.
+    steps_run, seconds
+        Optimiser steps and wall-clock of all processes that worked on this training.
+    """
+
+    exits: tuple[int, ...]
+    on_log: OnLog
+    history: list[Row] = field(default_factory=list)
+    pending: list[list[float]] = field(default_factory=list)
+    learning_rate: float = 0.0
+    best_epoch: int = 0
+    best_quality: float = float("-inf")
+    quality: list[float] = field(default_factory=list)
+    steps_run: int = 0
+    seconds: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+    _open: bool = False  #: an optimiser step is being accumulated
+
+    def add(self, losses: Sequence[float], share: float) -> None:
+        """Take the losses per exit of one batch, which is ``share`` of an optimiser step."""
+        if not self._open:
+            self.pending.append([0.0] * len(losses))
+            self._open = True
+        self.pending[-1] = [
+            total + share * loss for total, loss in zip(self.pending[-1], losses, strict=True)
+        ]
+
+    def end_step(self) -> None:
+        """Note that the optimiser has stepped."""
+        self._open = False
+        self.steps_run += 1
+
+    def write_row(self, step: int, epoch: float, quality: Sequence[float] = ()) -> None:
+        """Close a row: mean losses since the last one and, at an epoch's end, the quality of each exit."""
+        row: Row = {"step": step, "epoch": round(epoch, 6), "learning_rate": self.learning_rate}
+        if self.pending:
+            means = [sum(column) / len(self.pending) for column in zip(*self.pending, strict=True)]
+            row |= {"loss": sum(means)}
+            row |= {f"exit{layer}_loss": mean for layer, mean in self._by_layer(means)}
+            self.pending = []
+        if quality:
+            row |= {f"development{layer}_quality": value for layer, value in self._by_layer(quality)}
+            row["development_quality"] = sum(quality) / len(quality)
+        self.history.append(row)
+        self._report(row)
+
+    def is_best(self, quality: Sequence[float], epoch: int) -> bool:
+        """Compare an epoch's mean quality with the best so far; the earlier epoch wins a tie."""
+        mean = sum(quality) / len(quality)
+        if mean <= self.best_quality:
+            return False
+        self.best_epoch, self.best_quality, self.quality = epoch, mean, list(quality)
+        return True
+
+    @property
+    def train_loss(self) -> float:
+        """Mean total loss over the steps of the last epoch."""
+        rows = [row for row in self.history if "loss" in row]
+        before = [0, *(row["step"] for row in rows[:-1])]
+        weighted = [(row, row["step"] - start) for row, start in zip(rows, before, strict=True)]
+        last = [
+            (row["loss"], steps) for row, steps in weighted if row["epoch"] > rows[-1]["epoch"] - 1 + 1e-4
+        ]
+        return sum(loss * steps for loss, steps in last) / sum(steps for _, steps in last)
+
+    def save(self, folder: Path) -> None:
+        """Write into a checkpoint folder."""
+        self.stop_clock()
+        write_json(folder / _FILE, {name: getattr(self, name) for name in _SAVED})
+
+    def stop_clock(self) -> None:
+        """Bring ``seconds`` up to date."""
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+
+    def restore(self, folder: Path) -> None:
+        """Take over what `save` wrote, and report its rows again: the tracker of a killed run is gone."""
+        body: dict[str, Any] = read_json(folder / _FILE)
+        for name in _SAVED:
+            setattr(self, name, body[name])
+        if self.best_epoch == 0:
+            self.best_quality = float("-inf")
+        for row in self.history:
+            self._report(row)
+
+    def _by_layer(self, values: Sequence[float]) -> Iterable[tuple[int, float]]:
+        return zip(self.exits, values, strict=True)
+
+    def _report(self, row: Row) -> None:
+        self.on_log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))

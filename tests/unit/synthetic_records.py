@@ -1,0 +1,226 @@
+"""TEST FIXTURE: invented records in the shape that the stages write. No number here was measured by anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adaptive_inference.params import Params, load_params
+from adaptive_inference.records import Cell, Record, write_json
+
+PROJECT = Path(__file__).parents[2]
+
+#: method -> (quality of its exits at layers 2, 4, 6), all invented.
+QUALITY = {
+    "full": (0.90,),
+    "early_exit": (0.80, 0.87, 0.895),
+    "sweet": (0.83, 0.875, 0.89),
+    "learning_to_exit": (0.80, 0.87, 0.893),
+    "multi_model": (0.84, 0.88, 0.90),
+}
+EXITS = (2, 4, 6)
+ENVIRONMENT = {"cpu": "Test CPU", "cores": 2, "threads": 1, "device": "cpu", "versions": {"torch": "2.13.0"}}
+
+
+def invented_params(**changes: Any) -> Params:
+    """Return the default params, with changes of top-level sections."""
+    params = load_params(PROJECT / "params.yaml")
+    body = params.model_dump(mode="json")
+    for key, value in changes.items():
+        body[key] = value
+    return Params.model_validate(body)
+
+
+def write_run(root: Path, params: Params, **changes: Any) -> None:
+    """Write the records of every cell of the grid; ``changes`` goes on to `write_cell`."""
+    for task in params.tasks:
+        for backbone in params.backbones:
+            for seed in params.seeds:
+                write_data(root, params, Cell(task, backbone, seed))
+                for method in params.methods:
+                    write_cell(root, params, Cell(task, backbone, seed, method), **changes)
+
+
+def write_data(root: Path, params: Params, cell: Cell) -> None:
+    """Write the record of `prepare_data`."""
+    split = {
+        "rows": 100,
+        "labels": {"negative": 48, "positive": 52},
+        "tokens": {"0": 3, "50": 9, "100": 20},
+        "truncated": 0.0,
+        "repeated": 1,
+        "tiers": {"1": 50, "2": 50},
+    }
+    record = _record("prepare_data", cell, params, (f"tasks.{cell.task}", f"backbones.{cell.backbone}"))
+    record.details = {
+        "splits": dict.fromkeys(("train", "development", "calibration", "evaluation"), split),
+        "shared_texts": {"train-evaluation": 0},
+        "schema": {"labels": ["negative", "positive"]},
+    }
+    record.save(cell.folder(root) / "data")
+
+
+def write_cell(root: Path, params: Params, cell: Cell, edit: Any = None, tiers: bool = True) -> None:
+    """Write training, calibration and evaluation of one cell; ``edit(cell, rows, timings)`` may change them."""
+    folder = cell.folder(root)
+    _write_train(folder, params, cell)
+    _write_calibration(folder, params, cell)
+    quality = np.array(QUALITY[cell.method]) + 0.004 * cell.seed
+    full = 0.90 + 0.004 * cell.seed
+    exits = (6,) if cell.method == "full" else EXITS
+    cumulative = np.cumsum(exits) if cell.method == "multi_model" else np.array(exits)
+    rows, timings, curves = [], [], {}
+    names = params.method(cell.method).rules
+    if cell.method == "full":
+        rows.append(_row("full", "fixed", "full", 0.0, full, 1.0, {"6": 100}, full, tiers))
+    else:
+        for rank, rule in enumerate(names):
+            share = np.linspace(0.0, 1.0, 30)[:, None] * np.array([1.0, 0.0, 0.0])
+            share = share + (1 - share.sum(1, keepdims=True)) * np.array([0.0, 0.5, 0.5])
+            layers = share @ cumulative
+            curve = {
+                "thresholds": np.linspace(1.0, 0.4, 30),
+                "quality": share @ quality + 0.05 * np.sin(np.pi * share[:, 0]) - 0.003 * rank,
+                "layers_speedup": 6 / layers,
+                "flops_speedup": 6 / layers * 0.98,
+            }
+            curves[rule] = curve
+            for name, index in (("max_loss_1", 8), ("min_speedup_1.5", 15), ("min_speedup_2", 22)):
+                counts = {
+                    str(layer): int(n) for layer, n in zip(exits, np.round(100 * share[index]), strict=True)
+                }
+                value, speed = float(curve["quality"][index]), float(curve["layers_speedup"][index])
+                threshold = float(curve["thresholds"][index]) + 0.01 * cell.seed
+                rows.append(
+                    _row(cell.method, rule, name, threshold, value, speed, counts, value - 0.002, tiers)
+                )
+        if cell.method == "multi_model":
+            for index, layer in enumerate(exits):
+                speed, value = 6 / layer, float(quality[index])
+                rows.append(
+                    _row(
+                        f"static_{layer}",
+                        "fixed",
+                        f"static_{layer}",
+                        float(index),
+                        value,
+                        speed,
+                        {str(layer): 100},
+                        value,
+                        tiers,
+                    )
+                )
+    for row in rows:
+        if cell.seed in params.evaluation.timed_seeds:
+            speed = row["layers_speedup"] * 0.93
+            timings.append(
+                {key: row[key] for key in ("method", "rule", "operating_point", "threshold")}
+                | {"wallclock_speedup": speed, "wallclock_low": speed - 0.04, "wallclock_high": speed + 0.05}
+            )
+    if edit:
+        edit(cell, rows, timings)
+    keys = ("evaluation", f"methods.{cell.method}.rules", "calibration.thresholds", "runtime")
+    record = _record("evaluate_batch1", cell, params, keys)
+    layers = [{"layer": layer, "quality": float(q)} for layer, q in zip(exits, quality, strict=True)]
+    record.details = {"rows": rows, "exits": layers}
+    record.save(folder / "evaluation")
+    write_json(folder / "evaluation" / "curves.json", curves)
+    write_json(folder / "timings.json", {"environment": ENVIRONMENT, "rows": timings})
+
+
+def _row(
+    method: str, rule: str, name: str, threshold: float, quality: float, speed: float, counts: dict[str, int],
+    calibration_quality: float, tiers: bool,
+) -> dict[str, Any]:  # fmt: skip
+    by_tier = {
+        str(tier): {
+            "quality": quality + 0.02 * (3 - tier),
+            "mean_exit_layer": 2.0 + 0.5 * tier,
+            "count": 20,
+            "exit_counts": {layer: n // 5 for layer, n in counts.items()},
+        }
+        for tier in range(1, 6)
+    }
+    return {
+        "method": method,
+        "rule": rule,
+        "operating_point": name,
+        "threshold": threshold,
+        "metric": "accuracy",
+        "quality": quality,
+        "quality_low": quality - 0.02,
+        "quality_high": quality + 0.02,
+        "layers_speedup": speed,
+        "flops_speedup": speed * 0.98,
+        "exit_counts": counts,
+        "tiers": by_tier if tiers else None,
+        "added_parameters": 1000,
+        "calibration_quality": calibration_quality,
+        "calibration_layers_speedup": speed,
+        "qualifies": True,
+        "attainable": rule != "oracle",
+    }
+
+
+def _write_train(folder: Path, params: Params, cell: Cell) -> None:
+    stage = next((s for s, names in params.trained_by.items() if cell.method in names), "finetune_backbone")
+    keys = ("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
+    trained = Cell(cell.task, cell.backbone, cell.seed, "" if cell.method == "full" else cell.method)
+    _record(stage, trained, params, keys).save(folder / "train")
+    timings: dict[str, Any] = {"environment": ENVIRONMENT, "seconds": 100.0 + cell.seed}
+    if cell.method == "multi_model":
+        timings["members"] = {"2": 30.0, "4": 40.0}
+    write_json(folder / "train_timings.json", timings)
+
+
+def _write_calibration(folder: Path, params: Params, cell: Cell) -> None:
+    exits = (6,) if cell.method == "full" else EXITS
+    record = _record(
+        "calibrate_thresholds",
+        cell,
+        params,
+        ("calibration", "goal", f"methods.{cell.method}.rules", "runtime"),
+    )
+    bins = [{"confidence": None, "accuracy": None, "count": 0} for _ in range(7)]
+
+    def curve(gap: float) -> list[dict[str, Any]]:
+        filled = [
+            {"confidence": c, "accuracy": max(0.0, c - gap * c), "count": 10 + 5 * i}
+            for i, c in enumerate(np.linspace(0.53, 0.98, 8).tolist())
+        ]
+        return [
+            {"layer": layer, "ece": gap / (1 + k), "bins": bins + filled} for k, layer in enumerate(exits)
+        ]
+
+    record.metrics = {f"exit{layer}_temperature": 1.5 for layer in exits}
+    record.details = {
+        "calibrated_on": "calibration",
+        "reliability": {"before": curve(0.09), "after": curve(0.01)},
+    }
+    record.save(folder / "calibration")
+    own = [{"name": "max_loss_1", "rule": "confidence", "threshold": 0.8, "quality": 0.9, "qualifies": True}]
+    members = [
+        {
+            "name": f"static_{k}",
+            "method": f"static_{k}",
+            "rule": "fixed",
+            "threshold": float(i),
+            "qualifies": True,
+        }
+        for i, k in enumerate(exits)
+    ]
+    body = {
+        "temperatures": [1.5 + k for k in range(len(exits))],
+        "certainty_min": None,
+        "certainty_max": None,
+        "exits": list(exits),
+        "operating_points": own + (members if cell.method == "multi_model" else []),
+        "recommended": {"rule": "confidence", "threshold": 0.8, "operating_point": "max_loss_1"},
+    }
+    write_json(folder / "calibration" / "calibration.json", body)
+
+
+def _record(stage: str, cell: Cell, params: Params, keys: tuple[str, ...]) -> Record:
+    return Record(stage, cell, params.echo(keys), {}, "0" * 64)

@@ -1,0 +1,182 @@
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from adaptive_inference import cli
+from adaptive_inference.data.task import Schema
+from adaptive_inference.exits import build_model, load_model
+from adaptive_inference.params import Backbone
+from adaptive_inference.records import Cell, Record, write_json
+
+SCHEMA = Schema("tiny", "classification", ("bad", "good"), "accuracy", 32)
+POINT = {"name": "max_loss_1", "rule": "confidence", "threshold": 0.0, "quality": 0.9, "layers_speedup": 4.0}
+CALIBRATION = {
+    "temperatures": [1.0, 1.0],
+    "certainty_min": None,
+    "certainty_max": None,
+    "full_quality": 0.9,
+    "num_layers": 4,
+    "operating_points": [POINT | {"qualifies": True}],
+}
+
+
+def save(folder, schema=SCHEMA):
+    torch.set_num_threads(1)
+    build_model(Backbone(weights="random:bert", exits=[1, 4]), schema, 0).save_pretrained(
+        folder / "train" / "model"
+    )
+    write_json(folder / "calibration" / "calibration.json", CALIBRATION)
+    row = {"rule": "confidence", "operating_point": "max_loss_1", "quality": 0.8765, "attainable": True}
+    row |= {"layers_speedup": 3.5, "flops_speedup": 3.25}
+    record = Record("evaluate_batch1", Cell("tiny", "b", 0, "sweet"), {}, {}, "", {}, {"rows": [row]})
+    record.save(folder / "evaluation")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def pair_folder(tmp_path_factory):
+    schema = Schema("pair", "regression", None, "pearson", 32, ("premise", "hypothesis"))
+    return save(tmp_path_factory.mktemp("pair"), schema)
+
+
+@pytest.fixture
+def ask(monkeypatch, capsys):
+    """Run the command with some standard input; return status, output objects and the error text."""
+
+    def run(*arguments, given=b""):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        status = cli.main([str(item) for item in arguments])
+        out, err = capsys.readouterr()
+        return status, [json.loads(line) for line in out.splitlines() if line.startswith("{")], err
+
+    return run
+
+
+def test_text_lines_in_json_lines_out(ask, run_folder):
+    status, out, _ = ask("predict", run_folder, given="a good film\n\nécole ☃\r\nbad\u2028split\n".encode())
+    assert status == 0
+    assert len(out) == 3
+    for row in out:
+        assert list(row) == ["label", "probability", "probabilities", "exit_layer"]
+        assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
+        assert row["exit_layer"] == 1
+
+
+def test_json_lines_give_the_same_answers_as_text_and_as_the_library(ask, run_folder, tmp_path):
+    texts = ["a good film", "the worst meal"]
+    _, plain, _ = ask("predict", run_folder, given="\n".join(texts).encode())
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"text": text, "id": 3}) + "\n" for text in texts))
+    _, objects, _ = ask("predict", run_folder, file)
+    assert plain == objects
+    answer = load_model(run_folder).predict(texts)
+    assert [row["label"] for row in plain] == answer.labels
+    assert [row["probability"] for row in plain] == pytest.approx(answer.probabilities.max(1), abs=1e-6)
+
+
+def test_rule_and_threshold_are_taken(ask, run_folder):
+    assert ask("predict", run_folder, "--threshold", "1.01", given=b"x\n")[1][0]["exit_layer"] == 4
+    assert ask("predict", run_folder, "--rule", "fixed", given=b"x\n")[1][0]["exit_layer"] == 4
+    assert (
+        ask("predict", run_folder, "--rule", "margin", "--threshold", "0", given=b"x\n")[1][0]["exit_layer"]
+        == 1
+    )
+
+
+def test_a_pair_task_reads_its_columns_and_answers_a_score(ask, pair_folder):
+    given = b'{"premise": "a film", "hypothesis": "a movie"}\n'
+    status, out, _ = ask("predict", pair_folder, "--rule", "fixed", given=given)
+    assert status == 0
+    assert list(out[0]) == ["score", "exit_layer"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (b"ok\n\xff\xfe\n", "line 2 is not UTF-8"),
+        (b'{"text": "a"}\nplain\n', "line 2 is no JSON object"),
+        (b'{"txt": "a"}\n', "line 1 has no key 'text' (keys: txt); did you mean 'txt'?"),
+        (b'{"text": null}\n', "line 1: 'text' is null, not a string"),
+    ],
+)
+def test_a_bad_line_is_told_by_its_number(ask, run_folder, given, message):
+    status, _, err = ask("predict", run_folder, given=given)
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_plain_text_for_a_pair_task_is_told(ask, pair_folder):
+    status, _, err = ask("predict", pair_folder, "--rule", "fixed", given=b"alone\n")
+    assert status == 2
+    assert "keys premise, hypothesis" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "{tmp}/none"], "holds no saved model"),
+        (["predict", "{run}", "{tmp}/none.txt"], "cannot read"),
+        (["predict", "{run}", "--rule", "confidance"], "did you mean 'confidence'"),
+        (["predict", "{run}", "--rule", "oracle"], "true labels"),
+        (["predict", "{run}", "--rule", "entropy"], "no calibrated threshold for rule 'entropy'"),
+        (["predict", "{run}", "--batch-size", "4"], "--batch-size 4 is not supported"),
+        (["export", "{tmp}/none", "{tmp}/out"], "holds no saved model"),
+        (["export", "{run}", "{run}"], "is not an empty folder"),
+        (["export", "{run}/train/model", "{tmp}/out"], "run calibrate_thresholds"),
+    ],
+)
+def test_mistakes_are_one_clear_line(ask, run_folder, tmp_path, arguments, message):
+    filled = [item.format(run=run_folder, tmp=tmp_path) for item in arguments]
+    status, out, err = ask(*filled)
+    assert (status, out) == (2, [])
+    assert message in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_export_gathers_a_run_that_predicts_the_same(ask, run_folder, tmp_path):
+    out = tmp_path / "exported"
+    assert ask("export", run_folder, out)[0] == 0
+    assert {file.name for file in out.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "calibration.json",
+        "README.md",
+    }
+    given = b"a good film\n"
+    assert ask("predict", out, given=given)[1] == ask("predict", run_folder, given=given)[1]
+    card = (out / "README.md").read_text()
+    assert "0.8765" in card
+    assert "max_loss_1" in card
+
+
+def test_help_has_examples_and_loads_no_torch():
+    code = (
+        "import sys\nfrom adaptive_inference.cli import main\n"
+        "try:\n    main(['predict', '--help'])\nfinally:\n"
+        "    assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'heavy import'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "examples:" in done.stdout
+    assert "--threshold" in done.stdout
+
+
+def test_a_missing_model_is_told_without_loading_torch(tmp_path):
+    code = (
+        "import sys\nfrom adaptive_inference.cli import main\n"
+        f"main(['predict', {str(tmp_path)!r}])\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("error: ")

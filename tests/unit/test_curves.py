@@ -1,0 +1,243 @@
+"""The offline sweep: curves from one pass equal a loop, and equal what the engine does at batch 1."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.calibration.fit import fit_calibrator
+from adaptive_inference.calibration.operating_points import point as operating_point
+from adaptive_inference.data.encode import collate
+from adaptive_inference.data.task import Schema
+from adaptive_inference.engine.batch1 import Batch1Engine
+from adaptive_inference.errors import UserError
+from adaptive_inference.evaluation.candidate import Candidate
+from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality, sweep
+from adaptive_inference.evaluation.outputs import ExitOutputs, collect_outputs, pick_device
+from adaptive_inference.evaluation.points import check_agreement, measure_point
+from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.exits import MultiModel, build_model
+from adaptive_inference.params import Backbone
+
+SCHEMA = Schema("toy", "classification", ("a", "b", "c"), "accuracy", 32)
+RULES = ("confidence", "entropy", "uncertainty", "margin", "learning_to_exit", "fixed")
+
+
+def model_of(exits=(1, 2, 4), certainty=True, family="bert"):
+    model = build_model(
+        Backbone(weights=f"random:{family}", exits=list(exits)), SCHEMA, 0, certainty=certainty
+    )
+    generator = torch.Generator().manual_seed(exits[0])
+    for head in [*(head.classifier for head in model.heads), *(model.certainty_heads or [])]:
+        head.weight.data.normal_(0, 1.0, generator=generator)  # untrained heads would be sure of nothing
+    return model.eval()
+
+
+def features_of(rows=24, seed=0):
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(3, 20, rows)
+    return [
+        {
+            "input_ids": generator.integers(5, 150, n).tolist(),
+            "attention_mask": [1] * int(n),
+            "label": int(generator.integers(0, 3)),
+            "id": 100 + i,
+            "length": int(n),
+        }
+        for i, n in enumerate(lengths)
+    ]
+
+
+def toy_outputs(rows=200, exits=(1, 4, 6, 12), cost=None, seed=0, tiers=None) -> ExitOutputs:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, 3, rows)
+    skill = np.linspace(0.5, 3, len(exits))[None, :, None] * np.eye(3)[labels][:, None]
+    logits = (generator.normal(0, 1, (rows, len(exits), 3)) + skill).astype(np.float32)
+    certainty = generator.uniform(0, 1, (rows, len(exits))).astype(np.float32)
+    numbers = np.arange(rows)
+    return ExitOutputs(logits, certainty, labels, exits, cost or exits, numbers, 5 + numbers % 9, tiers)
+
+
+YARDSTICK = Yardstick("accuracy", "classification", 3, 12)
+
+
+@pytest.mark.parametrize("name", [*RULES, "oracle"])
+def test_a_curve_equals_a_loop_over_its_thresholds(name):
+    outputs, rule = toy_outputs(), load_rule(name)
+    generator = np.random.default_rng(1)
+    yardstick = Yardstick(
+        "accuracy",
+        "classification",
+        3,
+        12,
+        generator.integers(90, 110, 200),
+        generator.integers(1, 99, (200, 4)).cumsum(1),
+    )
+    curve = sweep(rule, outputs, yardstick, rule.grid(3, 20, 4))
+    for t, threshold in enumerate(curve.thresholds):
+        exits = rule.exit_indices(outputs.logits, outputs.certainty, outputs.labels, np.array([threshold]))[0]
+        answers = np.array([outputs.logits[i, k].argmax() for i, k in enumerate(exits)])
+        assert curve.quality[t] == pytest.approx((answers == outputs.labels).mean())
+        assert curve.layers_speedup[t] == pytest.approx(12 * 200 / sum(outputs.exits[k] for k in exits))
+        spent = sum(yardstick.flops[i, k] for i, k in enumerate(exits))
+        assert curve.flops_speedup[t] == pytest.approx(yardstick.full_flops.sum() / spent)
+
+
+def test_both_ends_of_a_curve_are_the_first_exit_and_the_full_model():
+    outputs = toy_outputs()
+    forced = [item["quality"] for item in exit_quality(outputs, YARDSTICK)]
+    for name in RULES:
+        rule = load_rule(name)
+        curve = sweep(rule, outputs, YARDSTICK, rule.grid(3, 50, 4))
+        assert curve.layers_speedup[[0, -1]].tolist() == [12.0, 1.0]
+        assert curve.quality[[0, -1]].tolist() == [forced[0], forced[-1]]
+        assert (np.diff(curve.layers_speedup) <= 1e-12).all()
+
+
+def test_a_cascade_costs_its_cumulative_layers_and_can_cost_more_than_the_full_model():
+    outputs, rule = toy_outputs(cost=(1, 5, 11, 23)), load_rule("confidence")
+    curve = sweep(rule, outputs, YARDSTICK, np.array([0.0, 2.0]))
+    np.testing.assert_allclose(curve.layers_speedup, [12.0, 12 / 23])
+
+
+def test_an_exit_with_all_equal_logits_is_still_counted_as_reached():
+    logits = np.zeros((1, 2, 3), np.float32)
+    outputs = ExitOutputs(logits, None, np.array([0]), (1, 12), (1, 12), np.array([7]), np.array([5]))
+    assert sweep(load_rule("confidence"), outputs, YARDSTICK, np.array([0.2, 0.9])).exits.tolist() == [
+        [0],
+        [1],
+    ]
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_the_engine_leaves_where_the_sweep_says_for_every_rule_and_threshold(cascade):
+    model = MultiModel([model_of((k,), certainty=False) for k in (1, 2, 4)]) if cascade else model_of()
+    features = features_of()
+    raw = collect_outputs(model, features, batch_size=7)
+    sure = (
+        {} if raw.certainty is None else {"certainty_min": (0.1, 0.2, 0.0), "certainty_max": (0.8, 0.9, 1.0)}
+    )
+    calibrator = Calibrator((0.8, 1.5, 3.0), **sure)
+    outputs = calibrate(raw, calibrator)
+    examples = [collate([feature], 0) for feature in features]
+    differing = left = 0
+    for name in RULES:
+        rule = load_rule(name)
+        if rule.needs_certainty and cascade:
+            continue
+        for threshold in rule.grid(3, 6, 3):
+            engine = Batch1Engine(model, rule, float(threshold), calibrator)
+            decisions = [engine.run(example) for example in examples]
+            exits = np.array([decision.exit_index for decision in decisions])
+            answers = np.array([int(decision.logits.argmax()) for decision in decisions])
+            differing += check_agreement(rule, float(threshold), outputs, exits, answers)["differing"]
+            left += len(np.unique(exits)) > 1
+    assert differing <= 2  # of some 600; each was within rounding of its threshold
+    assert left > 10  # and the rules did spread the rows over the exits
+
+
+def test_an_engine_that_leaves_elsewhere_is_found():
+    outputs, rule = toy_outputs(), load_rule("confidence")
+    exits = rule.exit_indices(outputs.logits, None, None, np.array([0.7]))[0]
+    answers = outputs.logits[np.arange(200), exits].argmax(-1)
+    agreement = check_agreement(rule, 0.7, outputs, exits, answers)
+    assert agreement["rows"] == 200
+    assert agreement["differing"] == 0
+    exits[5] = (exits[5] + 1) % 4
+    with pytest.raises(RuntimeError, match=r"\[5\]"):
+        check_agreement(rule, 0.7, outputs, exits, answers)
+
+
+def test_outputs_are_in_row_order_whatever_the_batch_and_leave_dropout_off():
+    model, features = model_of(), features_of()
+    model.train()
+    whole, single = collect_outputs(model, features, 24), collect_outputs(model, features, 1)
+    assert not model.training
+    scale = np.abs(whole.logits).max()
+    np.testing.assert_allclose(whole.logits, single.logits, atol=1e-5 * scale)
+    np.testing.assert_allclose(whole.certainty, single.certainty, atol=1e-5)
+    assert whole.ids.tolist() == [feature["id"] for feature in features]
+    assert whole.labels.tolist() == [feature["label"] for feature in features]
+    assert (whole.logits.shape, whole.certainty.shape, whole.exits) == ((24, 3, 3), (24, 3), (1, 2, 4))
+
+
+def candidate_of(model, tiers=None, metric="accuracy") -> Candidate:
+    from adaptive_inference.evaluation.cost import flops_by_exit
+
+    outputs = collect_outputs(model, features_of(), 8, tiers)
+    full = flops_by_exit(model_of((4,), certainty=False), outputs.lengths)[:, -1]
+    calibrator = Calibrator.identity(3)
+    base = Yardstick(metric, "classification", 3, 4, full)
+    return Candidate("method", model, calibrate(outputs, calibrator), calibrator, base)
+
+
+def test_a_row_holds_interval_counts_and_tiers():
+    tiers = [1 + i % 5 for i in range(24)]
+    point = operating_point("max_loss_1", "confidence", 0.6, 0.5, 2.0, True)
+    row = measure_point(point, candidate_of(model_of(), tiers), 1000, resamples=200, seed=0)
+    assert row["quality_low"] <= row["quality"] <= row["quality_high"]
+    assert row["quality_low"] < row["quality_high"]
+    assert list(row["exit_counts"]) == ["1", "2", "4"]
+    assert sum(row["exit_counts"].values()) == 24
+    layers = sum(int(layer) * count for layer, count in row["exit_counts"].items())
+    assert row["layers_speedup"] == pytest.approx(4 * 24 / layers)
+    assert sum(item["count"] for item in row["tiers"].values()) == 24
+    for layer, count in row["exit_counts"].items():
+        assert sum(item["exit_counts"][layer] for item in row["tiers"].values()) == count
+    mean = sum(item["count"] * item["mean_exit_layer"] for item in row["tiers"].values()) / 24
+    assert mean == pytest.approx(layers / 24)
+    assert row["calibration_quality"] == 0.5
+
+
+def test_a_point_that_does_not_qualify_gives_a_row_without_figures():
+    point = operating_point("max_loss_1", "margin", None, None, None, False)
+    row = measure_point(point, candidate_of(model_of()), 0, 10, 0)
+    assert row["qualifies"] is False
+    assert row["quality"] is row["layers_speedup"] is row["exit_counts"] is None
+
+
+def test_a_member_alone_costs_its_own_layers_and_answers_as_the_forced_exit():
+    cascade = candidate_of(MultiModel([model_of((k,), certainty=False) for k in (1, 2, 4)]))
+    point = operating_point("static_2", "fixed", 1.0, 0.4, 2.0, True)
+    member = cascade.answering(point | {"method": "static_2"})
+    assert cascade.answering(point) is cascade
+    row = measure_point(point, member, 0, 0, 0)
+    assert (row["method"], row["layers_speedup"], row["exit_counts"]) == ("static_2", 2.0, {"2": 24})
+    assert row["quality"] == exit_quality(cascade.outputs, cascade.base)[1]["quality"]
+    assert row["flops_speedup"] == pytest.approx(2.0, rel=0.01)
+    assert row["quality_low"] is None
+    in_the_cascade = measure_point(point, cascade, 0, 0, 0)
+    assert in_the_cascade["layers_speedup"] == pytest.approx(4 / 3)
+
+
+def test_wrong_rule_for_model_or_task_is_refused_before_any_figure():
+    outputs = toy_outputs()
+    bare = replace(outputs, certainty=None)
+    with pytest.raises(UserError, match="certainty"):
+        sweep(load_rule("learning_to_exit"), bare, YARDSTICK, np.array([0.5]))
+    with pytest.raises(UserError, match="regression"):
+        sweep(load_rule("entropy"), outputs, Yardstick("pearson", "regression", 1, 12), np.array([0.5]))
+
+
+def test_regression_is_scored_at_fixed_exits():
+    generator = np.random.default_rng(0)
+    labels = generator.normal(size=50)
+    logits = (labels[:, None, None] + generator.normal(0, [1.0, 0.1], (50, 2))[..., None]).astype(np.float32)
+    outputs = ExitOutputs(logits, None, labels, (2, 4), (2, 4), np.arange(50), np.arange(50))
+    yardstick = Yardstick("pearson", "regression", 1, 4)
+    curve = sweep(load_rule("fixed"), outputs, yardstick, np.array([0.0, 1.0]))
+    assert curve.quality[0] < curve.quality[1]
+    assert curve.quality[1] == pytest.approx(np.corrcoef(logits[:, 1, 0], labels)[0, 1], abs=1e-6)
+    assert fit_calibrator(outputs, "regression", temperature=True) == Calibrator((1.0, 1.0))
+
+
+def test_cuda_where_there_is_none_is_refused():
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(UserError, match="cuda"):
+            pick_device("cuda")

@@ -1,0 +1,556 @@
+"""Tables, recommendation and hand-out from synthetic records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_records import PROJECT, invented_params, write_cell, write_run
+
+import adaptive_inference.reporting.collect as collect_module
+from adaptive_inference.records import Cell, read_json, write_json
+from adaptive_inference.reporting.aggregate import aggregate
+from adaptive_inference.reporting.bands import band
+from adaptive_inference.reporting.collect import collect
+from adaptive_inference.reporting.handout import hand_out
+from adaptive_inference.reporting.names import method_key, natural_key, point_name
+from adaptive_inference.reporting.prose import latex, main_latex, main_markdown
+from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
+from adaptive_inference.reporting.tables import cell_text, csv_tables, first_exit_difference
+
+HEADER = (
+    "task,backbone,method,rule,operating_point,threshold,seeds,metric,quality_mean,quality_std,layers_speedup,"
+    "flops_speedup,wallclock_speedup"
+)
+
+
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def main_rows(root: Path, params) -> list[dict[str, str]]:
+    results = collect(root, params)
+    return read(csv_tables(results, aggregate(results))["main.csv"])
+
+
+@pytest.fixture(scope="module")
+def params():
+    return invented_params()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, params) -> Path:
+    root = tmp_path_factory.mktemp("synthetic") / "runs"
+    write_run(root, params)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(runs, params):
+    return collect(runs, params)
+
+
+# ---- the main table --------------------------------------------------------------------------------------------------
+
+
+def test_header_starts_with_the_promised_columns(results):
+    text = csv_tables(results, aggregate(results))["main.csv"]
+    assert text.splitlines()[0].startswith(
+        HEADER + ",quality_low,quality_high,wallclock_low,wallclock_high,exit_share,"
+    )
+
+
+def test_seeds_is_an_integer_in_every_row_and_rows_are_unique(results):
+    rows = read(csv_tables(results, aggregate(results))["main.csv"])
+    assert len(rows) == 1 + 3 + 3 * (3 + 3 + 1 + 1)
+    assert {int(row["seeds"]) for row in rows} == {2}
+    keys = [(row["method"], row["rule"], row["operating_point"]) for row in rows]
+    assert len(set(keys)) == len(keys)
+
+
+def test_rows_stand_full_then_static_then_methods(results):
+    methods = list(dict.fromkeys(row.method for row in aggregate(results)))
+    assert methods[:4] == ["full", "static_2", "static_4", "static_6"]
+    assert methods[4:] == ["early_exit", "sweet", "multi_model", "learning_to_exit"]
+    assert sorted(["static_12", "zzz", "static_2", "full", "sweet"], key=method_key) == [
+        "full",
+        "static_2",
+        "static_12",
+        "sweet",
+        "zzz",
+    ]
+
+
+def test_means_and_spread_are_over_seeds(results):
+    row = next(row for row in aggregate(results) if row.method == "static_4")
+    assert row.quality_mean == pytest.approx(0.882)
+    assert row.quality_std == pytest.approx(0.004 / 2**0.5)
+    assert row.quality_difference == pytest.approx(-0.02)
+    assert (row.quality_low, row.quality_high) == pytest.approx((0.86, 0.904))
+    row = next(row for row in aggregate(results) if row.operating_point == "max_loss_1")
+    assert row.threshold == pytest.approx(sum(point.threshold for point in row.points) / 2)
+
+
+def test_wallclock_comes_from_timed_seeds_only_and_names_the_machine(results):
+    row = next(row for row in aggregate(results) if row.method == "static_2")
+    assert row.timed_seeds == 1
+    assert row.wallclock_speedup == pytest.approx(2.79)
+    assert row.machine == "Test CPU, 2 cores, 1 thread, torch 2.13.0"
+
+
+def test_what_was_not_measured_is_empty_and_never_zero(tmp_path):
+    params = invented_params(evaluation={"timed_seeds": []}, seeds=[0])
+    write_run(
+        tmp_path, params, edit=lambda cell, rows, timings: [row.update(flops_speedup=None) for row in rows]
+    )
+    rows = main_rows(tmp_path, params)
+    for row in rows:
+        for column in (
+            "wallclock_speedup",
+            "wallclock_low",
+            "wallclock_high",
+            "machine",
+            "flops_speedup",
+            "timed_seeds",
+        ):
+            assert row[column] == ""
+        assert row["quality_std"] == ""  # one seed has no spread
+        assert row["layers_speedup_std"] == ""
+    assert cell_text(None) == ""
+    assert cell_text(0.0) == "0"
+
+
+def test_a_goal_that_no_threshold_reaches_is_counted_and_not_averaged(tmp_path, params):
+    def fail(cell, rows, timings):
+        for row in rows:
+            if (cell.seed, cell.method, row["operating_point"]) == (1, "sweet", "min_speedup_2"):
+                for name in (
+                    "threshold",
+                    "quality",
+                    "layers_speedup",
+                    "flops_speedup",
+                    "quality_low",
+                    "quality_high",
+                ):
+                    row[name] = None
+                row |= {"exit_counts": None, "tiers": None, "qualifies": False, "calibration_quality": None}
+
+    write_run(tmp_path, params, edit=fail)
+    rows = main_rows(tmp_path, params)
+    hit = [row for row in rows if row["qualifying_seeds"] == "1/2"]
+    assert {(row["method"], row["operating_point"], row["seeds"]) for row in hit} == {
+        ("sweet", "min_speedup_2", "1")
+    }
+    assert all(row["quality_mean"] and not row["quality_std"] for row in hit)
+    results = collect(tmp_path, params)
+    text = main_markdown(results, aggregate(results), recommend(results))
+    assert "met on 1 of 2 seeds" in text
+
+
+def test_a_goal_that_no_seed_reaches_is_a_row_without_figures(tmp_path):
+    params = invented_params(seeds=[0])
+
+    def fail(cell, rows, timings):
+        for row in rows:
+            if row["operating_point"] == "min_speedup_2":
+                measured = [
+                    name for name in row if name.startswith(("quality", "layers", "flops", "calibration"))
+                ]
+                row |= dict.fromkeys([*measured, "threshold", "exit_counts", "tiers"]) | {"qualifies": False}
+        timings[:] = [row for row in timings if row["operating_point"] != "min_speedup_2"]
+
+    write_run(tmp_path, params, edit=fail)
+    rows = [row for row in main_rows(tmp_path, params) if row["operating_point"] == "min_speedup_2"]
+    assert rows
+    for row in rows:
+        assert row["seeds"] == "0"
+        assert row["qualifying_seeds"] == "0/1"
+        assert not row["quality_mean"]
+        assert not row["layers_speedup"]
+        assert not row["exit_share"]
+
+
+def test_order_of_the_files_changes_nothing(runs, params, results, monkeypatch):
+    expected = csv_tables(results, aggregate(results))
+    monkeypatch.setattr(collect_module, "sorted", lambda items, **options: list(items)[::-1], raising=False)
+    reverse = collect(runs, params)
+    monkeypatch.undo()
+    assert csv_tables(reverse, aggregate(reverse)) == expected
+    assert as_json(recommend(reverse), reverse, "", set()) == as_json(recommend(results), results, "", set())
+
+
+# ---- which records count ---------------------------------------------------------------------------------------------
+
+
+def test_missing_cells_are_named_and_the_rest_is_reported(tmp_path, runs, params):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    shutil.rmtree(root / "tiers/minilm/seed1/sweet/evaluation")
+    results = collect(root, params)
+    assert [(m.cell.method, m.cell.seed) for m in results.missing] == [("sweet", 1)]
+    assert (
+        "not evaluated yet (done: train, calibrate_thresholds)"
+        in csv_tables(results, aggregate(results))["missing.csv"]
+    )
+    assert "tiers-minilm-sweet-1" in main_markdown(results, aggregate(results), recommend(results))
+    assert {row.seeds for row in aggregate(results) if row.method == "sweet"} == {1}
+    assert "1 cell is missing" in as_markdown(recommend(results), results, "results", set())
+
+
+def test_an_empty_folder_gives_tables_of_missing_cells(tmp_path, params):
+    results = collect(tmp_path, params)
+    assert len(results.missing) == 2 * 5
+    assert csv_tables(results, aggregate(results))["main.csv"].count("\n") == 1
+    assert "Nothing is evaluated yet" in as_markdown(recommend(results), results, "results", set())
+
+
+def test_records_of_other_params_do_not_count(runs, params):
+    longer = params.training.model_copy(update={"epochs": 9}).model_dump()
+    results = collect(runs, invented_params(training=longer))
+    assert not results.points
+    assert {m.why for m in results.missing} == {
+        "finetune_backbone was run with other params (training.epochs); run it again"
+    }
+    methods = params.model_dump(mode="json")["methods"]
+    methods["sweet"]["train"]["clip"] = "per_block"
+    results = collect(runs, invented_params(methods=methods))
+    assert {(m.cell.method, m.cell.seed) for m in results.missing} == {("sweet", 0), ("sweet", 1)}
+
+
+def test_leftovers_outside_the_grid_and_unfinished_stages_are_ignored(tmp_path, runs, params):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    write_cell(root, params, Cell("tiers", "minilm", 7, "sweet"))
+    source = root / "tiers/minilm/seed0/sweet/evaluation"
+    shutil.copytree(source, source.parent / ".evaluation.partial")
+    broken = read_json(source / "metrics.json")
+    broken["details"]["rows"] = []
+    write_json(source.parent / ".evaluation.partial" / "metrics.json", broken)
+    assert main_rows(root, params) == main_rows(runs, params)
+
+
+# ---- the other tables ------------------------------------------------------------------------------------------------
+
+
+def test_other_tables_hold_exits_tiers_data_and_calibration(results):
+    tables = {name: read(text) for name, text in csv_tables(results, aggregate(results)).items()}
+    sweet = [row for row in tables["exits.csv"] if row["method"] == "sweet"]
+    assert [(row["exit_layer"], row["quality_mean"]) for row in sweet] == [
+        ("2", "0.832"),
+        ("4", "0.877"),
+        ("6", "0.892"),
+    ]
+    assert {row["tier"] for row in tables["tiers.csv"]} == {"1", "2", "3", "4", "5"}
+    assert len(tables["data.csv"]) == 2 * 4
+    assert [row["split"] for row in tables["data.csv"][:4]] == [
+        "train",
+        "development",
+        "calibration",
+        "evaluation",
+    ]
+    first = tables["calibration.csv"][1]
+    assert (first["method"], first["ece_before_mean"], first["ece_after_mean"]) == (
+        "early_exit",
+        "0.09",
+        "0.01",
+    )
+
+
+def test_first_exits_are_compared_pair_by_pair(results):
+    (row,) = first_exit_difference(results, "sweet", "early_exit")
+    assert (row["layer"], row["seeds"]) == (2, 2)
+    assert row["mean"] == pytest.approx(0.03)
+
+
+def test_markdown_bolds_just_the_recommended_row_and_latex_is_escaped(results):
+    choices = recommend(results)
+    bold = [
+        line for line in main_markdown(results, aggregate(results), choices).splitlines() if "| **" in line
+    ]
+    assert len(bold) == 1
+    assert "**SWEET**" in bold[0]
+    text = main_latex(results, aggregate(results), choices)
+    assert text.count(r"\textbf{SWEET}") == 1
+    assert text.count("\\toprule") == text.count("\\bottomrule") == 1
+    assert latex("a_b & 50%") == r"a\_b \& 50\%"
+
+
+def test_names_read_numbers_as_numbers():
+    points = ["min_speedup_10", "max_loss_1", "min_speedup_2", "min_speedup_1.5"]
+    assert sorted(points, key=natural_key) == [
+        "max_loss_1",
+        "min_speedup_1.5",
+        "min_speedup_2",
+        "min_speedup_10",
+    ]
+    assert point_name("max_loss_1") == "≤ 1 point lost"
+    assert point_name("max_loss_0.5") == "≤ 0.5 points lost"
+
+
+# ---- the recommendation ----------------------------------------------------------------------------------------------
+
+
+def only(method: str, point: str, **changes):
+    """Make an edit that leaves one operating point within the goal, on the calibration split."""
+
+    def edit(cell, rows, timings):
+        for row in rows:
+            if row["method"] == "full":
+                continue
+            chosen = (row["method"], row["operating_point"]) == (method, point) and row[
+                "rule"
+            ] == "confidence"
+            row["calibration_quality"] = 0.9 if chosen else 0.5
+            if chosen:
+                row.update(changes)
+
+    return edit
+
+
+def test_the_choice_is_made_on_calibration_and_not_on_evaluation(tmp_path, params):
+    # on the evaluation split this point is by far the worst, all others are perfect
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["quality"] = row["quality"] if row["method"] == "full" else 1.0
+        only("early_exit", "min_speedup_2", quality=0.3)(cell, rows, timings)
+
+    write_run(tmp_path, params, edit=edit)
+    results = collect(tmp_path, params)
+    (choice,) = recommend(results)
+    assert choice.faster
+    assert (choice.row.method, choice.row.operating_point) == ("early_exit", "min_speedup_2")
+    text = as_markdown([choice], results, "results", {"model"})
+    assert "accuracy 0.3000" in text
+    assert "On the evaluation split the loss is larger than the goal" in text
+    assert "adaptive-inference predict results/model" in text
+
+
+def test_none_qualifies_is_an_answer_and_names_the_full_model(tmp_path, params):
+    write_run(tmp_path, params, edit=only("nobody", ""))
+    results = collect(tmp_path, params)
+    (choice,) = recommend(results)
+    assert not choice.faster
+    assert choice.row.method == "full"
+    assert choice.qualifying == 0
+    assert "**None qualifies**" in as_markdown([choice], results, "results", set())
+    body = as_json([choice], results, "results", {"model"})["choices"][0]
+    assert body["qualifies"] is False
+    assert body["method"] == "full"
+    assert body["command"] == "adaptive-inference predict results/model"
+
+
+def test_a_static_model_can_win_and_an_oracle_cannot(tmp_path):
+    body = invented_params().model_dump(mode="json")
+    body["methods"]["sweet"]["rules"].append("oracle")
+    params = invented_params(methods=body["methods"])
+
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["calibration_quality"] = (
+                0.9 if row["rule"] == "oracle" or row["method"] in ("static_2", "full") else 0.5
+            )
+
+    write_run(tmp_path, params, edit=edit)
+    results = collect(tmp_path, params)
+    (choice,) = recommend(results)
+    assert choice.row.method == "static_2"
+    assert any(row.rule == "oracle" and not row.attainable for row in aggregate(results))
+
+
+def test_the_fastest_by_wallclock_wins_and_layers_decide_where_it_was_not_measured(tmp_path):
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["calibration_quality"] = 0.9
+        for row in timings:  # the multi-model runs most layers, and is timed fastest
+            row["wallclock_speedup"] = 9.0 if row["method"] == "multi_model" else row["wallclock_speedup"]
+
+    params = invented_params()
+    write_run(tmp_path / "timed", params, edit=edit)
+    (choice,) = recommend(collect(tmp_path / "timed", params))
+    assert (choice.row.method, choice.measure) == ("multi_model", "wallclock_speedup")
+    params = invented_params(evaluation={"timed_seeds": []})
+    write_run(tmp_path / "untimed", params, edit=edit)
+    (choice,) = recommend(collect(tmp_path / "untimed", params))
+    assert (choice.row.method, choice.measure) == ("static_2", "calibration_speedup")
+
+
+def test_a_method_that_lacks_a_seed_is_no_candidate(tmp_path, params):
+    write_run(tmp_path, params, edit=only("early_exit", "min_speedup_2"))
+    shutil.rmtree(tmp_path / "tiers/minilm/seed1/early_exit/evaluation")
+    (choice,) = recommend(collect(tmp_path, params))
+    assert not choice.faster
+
+
+def test_without_the_full_model_nothing_is_recommended(tmp_path, runs, params):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    for seed in params.seeds:
+        shutil.rmtree(root / f"tiers/minilm/seed{seed}/full/evaluation")
+    results = collect(root, params)
+    (choice,) = recommend(results)
+    assert choice.row is None
+    assert "No answer yet" in as_markdown([choice], results, "results", set())
+    assert "method" not in as_json([choice], results, "results", set())["choices"][0]
+
+
+def test_each_task_gets_its_own_answer(tmp_path):
+    body = invented_params().model_dump(mode="json")
+    tasks = {"tiers": body["tasks"]["tiers"], "other": body["tasks"]["tiers"]}
+    params = invented_params(tasks=tasks)
+    write_run(tmp_path, params)
+    choices = recommend(collect(tmp_path, params))
+    assert [choice.model for choice in choices] == ["model/tiers", "model/other"]
+
+
+# ---- the model that is handed out ------------------------------------------------------------------------------------
+
+
+def hand_out_with_weights(root: Path, params, out: Path) -> Path | None:
+    for method in ("sweet", "full"):
+        for seed in params.seeds:
+            folder = root / f"tiers/minilm/seed{seed}/{method}/train/model"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(f"{method}{seed}".encode())
+    for seed in params.seeds:
+        for layer in (2, 4, 6):
+            folder = root / f"tiers/minilm/seed{seed}/multi_model/train/model/{layer}"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(f"member{layer}".encode())
+            (folder.parent / "schema.json").write_text("{}")
+    results = collect(root, params)
+    (choice,) = recommend(results)
+    done = hand_out(results, aggregate(results), choice, root, out)
+    return out / "model" if done else None
+
+
+def test_the_recommended_model_is_handed_out_with_its_threshold_and_card(tmp_path, params):
+    write_run(tmp_path / "runs", params)
+    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
+    assert (model / "model.safetensors").read_bytes() == b"sweet1"  # best on the calibration split
+    recommended = read_json(model / "calibration.json")["recommended"]
+    assert (recommended["rule"], recommended["operating_point"]) == ("confidence", "min_speedup_1.5")
+    card = (model / "README.md").read_text()
+    for text in (
+        "tiers",
+        "`negative`, `positive`",
+        "after layers 2, 4, 6",
+        f"{recommended['threshold']:.6g}",
+        "accuracy 0.90",
+    ):
+        assert text in card
+
+
+def test_a_static_model_is_handed_out_alone_with_its_own_temperature(tmp_path, params):
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["calibration_quality"] = 0.95 if row["method"] in ("static_4", "full") else 0.5
+
+    write_run(tmp_path / "runs", params, edit=edit)
+    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
+    assert (model / "model.safetensors").read_bytes() == b"member4"
+    assert (model / "schema.json").is_file()
+    body = read_json(model / "calibration.json")
+    assert body["temperatures"] == [2.5]
+    assert body["exits"] == [4]
+    assert body["recommended"] == {"rule": "fixed", "threshold": 0.0, "operating_point": "static_4"}
+    assert [point["name"] for point in body["operating_points"]] == ["static_4"]
+    assert "method" not in body["operating_points"][0]
+    assert "First 4 layers" in (model / "README.md").read_text()
+
+
+def test_kept_records_have_no_model_to_hand_out(tmp_path, runs, results):
+    (choice,) = recommend(results)
+    assert not hand_out(results, aggregate(results), choice, runs, tmp_path)
+    assert "Only records were kept" in as_markdown([choice], results, "results", set())
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+def test_bands_cover_what_all_seeds_reach_and_interpolate_in_cost():
+    found = band([[1.0, 2.0, 4.0], [1.0, 2.0]], [[1.0, 0.8, 0.4], [0.8, 0.6]], points=3)
+    assert found.seeds == 2
+    assert found.speedup.tolist() == pytest.approx([1.0, 4 / 3, 2.0])  # costs 1, 0.75, 0.5
+    assert found.mean.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert found.std.tolist() == pytest.approx([0.02**0.5] * 3)
+    assert band([[2.0, 1.0]], [[0.5, 1.0]], points=2).std is None
+    assert band([], []) is None
+    assert band([[1.0], [2.0]], [[1.0], [1.0]]) is None
+
+
+# ---- the stage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> tuple[Path, Path]:
+    """Records of the full model and one method, and the params file that goes with them."""
+    root = tmp_path_factory.mktemp("small")
+    body = invented_params().model_dump(mode="json")
+    body["methods"] = {name: body["methods"][name] for name in ("full", "sweet")}
+    body["trained_by"] = {stage: [] for stage in body["trained_by"]} | {"train_sweet": ["sweet"]}
+    params = invented_params(**{key: body[key] for key in ("methods", "trained_by")})
+    write_run(root / "runs", params)
+    (root / "params.yaml").write_text(json.dumps(params.model_dump(mode="json")))  # JSON is YAML
+    return root / "runs", root / "params.yaml"
+
+
+def make_tables(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, PROJECT / "pipeline_steps" / "make_tables.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=PROJECT)
+
+
+def test_the_stage_rebuilds_the_same_bytes_and_leaves_other_files_alone(tmp_path, small):
+    out = tmp_path / "results"
+    out.mkdir()
+    (out / "report.html").write_text("mine")
+    trees = []
+    for _ in range(2):
+        done = make_tables("--runs", small[0], "--params", small[1], "--out", out)
+        assert done.returncode == 0, done.stderr
+        trees.append({file.relative_to(out): file.read_bytes() for file in out.rglob("*") if file.is_file()})
+    assert trees[0] == trees[1]
+    names = {str(name) for name in trees[0]}
+    assert {
+        "report.html",
+        "recommendation.md",
+        "recommendation.json",
+        "tables/main.csv",
+        "tables/main.tex",
+    } <= names
+    kinds = (
+        "quality_layers",
+        "quality_flops",
+        "quality_wallclock",
+        "overview",
+        "rules",
+        "exits",
+        "reliability-sweet",
+    )
+    assert {f"figures/tiers-minilm-{kind}.{end}" for kind in kinds for end in ("png", "svg")} <= names
+    assert not any("partial" in name for name in names)
+    assert json.loads((out / "recommendation.json").read_text())["missing_cells"] == 0
+
+
+def test_the_stage_refuses_a_folder_that_is_not_there(tmp_path):
+    done = make_tables("--runs", tmp_path / "nowhere", "--out", tmp_path / "results")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no folder")
+
+
+def test_the_stage_loads_no_heavy_library(small, tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, 'pipeline_steps'); import make_tables\n"
+        "sys.argv = ['make_tables', '--runs', sys.argv[1], '--params', sys.argv[2], '--out', sys.argv[3]]\n"
+        "make_tables.main()\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'datasets', 'scipy', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    command = [sys.executable, "-c", code, *map(str, small), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=PROJECT)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,102 @@
+"""A task of words that a tiny random encoder can learn, and what training it takes."""
+
+import random
+from pathlib import Path
+
+import torch
+
+from adaptive_inference.data.encode import collate, encode
+from adaptive_inference.data.task import Example, Schema, Split
+from adaptive_inference.exits.build import build_model
+from adaptive_inference.objectives import load_objective
+from adaptive_inference.params import Backbone, MethodTraining, Runtime, Training
+from adaptive_inference.training.fit import fit, make_trainer
+from adaptive_inference.training.progress import Progress
+
+SCHEMA = Schema("words", "classification", ("bad", "good"), "accuracy", 32)
+SCORES = Schema("scores", "regression", None, "pearson", 32)
+WORDS = ("the", "a", "film", "plot", "scene", "of", "with", "and")
+EE = MethodTraining()
+SWEET = MethodTraining(gradient="blockwise")
+SWEET_LOCAL = MethodTraining(gradient="blockwise", backward="block_local")
+LTE = MethodTraining(objective="learning_to_exit")
+
+
+def make_rows(count, seed=0, kind="classification"):
+    """Short texts of random words; one of them gives the label."""
+    draw, rows = random.Random(seed), []
+    for index in range(count):
+        label = draw.randrange(2)
+        words = draw.choices(WORDS, k=draw.randint(1, 7))
+        words.insert(draw.randint(0, len(words)), "good" if label else "bad")
+        rows.append(
+            Example(1000 * seed + index, (" ".join(words),), label if kind == "classification" else label / 2)
+        )
+    return Split(rows)
+
+
+def make_model(
+    family="bert", exits=(1, 2, 4), pooler="per_exit", certainty=False, schema=SCHEMA, dropout=0.0
+):
+    model = build_model(
+        Backbone(weights=f"random:{family}", exits=list(exits), pooler=pooler), schema, 0, certainty
+    )
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+    return model
+
+
+def make_features(model, count=32, seed=0, kind="classification"):
+    return encode(make_rows(count, seed, kind), model.tokenizer, 32)
+
+
+def make_batch(model, count=6, seed=0, kind="classification"):
+    return collate(make_features(model, count, seed, kind), model.tokenizer.pad_token_id)
+
+
+def run_fit(
+    model, method, scratch, rows=32, schema=SCHEMA, seed=0, on_log=lambda row, step: None, **training
+):
+    settings = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3} | training
+    return fit(
+        model,
+        load_objective(method.objective, method),
+        make_features(model, rows, 0, schema.kind),
+        make_features(model, 12, 1, schema.kind),
+        schema,
+        Training(**settings),
+        method,
+        Runtime(device="cpu"),
+        seed,
+        Path(scratch),
+        on_log,
+    )
+
+
+def ready_trainer(model, method, scratch, schema=SCHEMA, **training):
+    """A trainer about to take its first step."""
+    trainer = make_trainer(
+        model,
+        load_objective(method.objective, method),
+        make_features(model, 16, 0, schema.kind),
+        make_features(model, 8, 1, schema.kind),
+        schema,
+        Training(**({"batch_size": 8} | training)),
+        method,
+        Runtime(device="cpu"),
+        0,
+        Path(scratch),
+        Progress(model.exits, lambda row, step: None),
+    )
+    trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
+    return trainer
+
+
+def weights_of(module):
+    return {name: item.detach().clone() for name, item in module.state_dict().items()}
+
+
+def same_bits(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

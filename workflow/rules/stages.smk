@@ -1,0 +1,27 @@
+# One rule per stage of dvc.yaml, generated. Receipts are the only edges: DVC deletes and restores its outputs as it
+# likes, with any time stamp, so they can be no rule's files. DVC decides whether a scheduled stage is executed.
+
+for stage in STAGES:
+
+    rule:
+        name:
+            stage.name
+        input:
+            [dag.receipt_path(upstream) for upstream in stage.upstream],
+        output:
+            stage.receipt,
+        log:
+            f"logs/{stage.name}.log",
+        priority: stage_settings.priority(stage, KEPT)
+        conda:
+            "../../environment.yml"
+        threads: stage_settings.threads(stage, PARAMS, CORES)
+        resources:
+            **stage_settings.resources(stage, PARAMS),
+        params:
+            stage=stage.name,
+            signature=stage.signature,
+        message:
+            f"{stage.name}"
+        shell:
+            "python workflow/run_stage.py {params.stage} {output} {log}"
