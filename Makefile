@@ -12,10 +12,10 @@ STAMP := $(VENV)/.adaptive-inference-ready
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test format report ui preset results keep publish clean
+.PHONY: help setup run test format report ui preset results missing keep publish clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Make .venv and install everything, pinned (the other targets do it when needed)
 
@@ -58,6 +58,9 @@ preset: $(STAMP) ## NAME=...: make a preset of presets/ the current params.yaml
 
 results: $(STAMP) ## NAME=...: rebuild docs/results/NAME from its kept records
 	@python workflow/presets.py results "$(NAME)"
+
+missing: $(STAMP) ## Run only the cells of a preset whose records are not kept yet (then: make keep)
+	@snakemake --cores $(CORES) missing_cells
 
 keep: $(STAMP) ## Copy the small records of finished stages to docs/results/PRESET/records
 	@python pipeline_steps/keep_records.py

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
+import presets
 from adaptive_inference.errors import UserError
 from adaptive_inference.params import Params, load_params
-from adaptive_inference.records import Cell
+from adaptive_inference.records import Cell, Record, digest_params
 from dag import StageNode
 
 #: Memory and time limit of a stage family, for schedulers that ask; a laptop's profile ignores the time.
@@ -100,20 +100,35 @@ def resources(stage: StageNode, params: Params) -> dict[str, Any]:
     return RESOURCES.get(stage.family, {"mem_mb": 2000, "runtime": 60}) | {"gpu": gpus}
 
 
-def priority(stage: StageNode, kept: Path | None) -> int:
-    """Put the cells first whose results are not kept in ``docs/results`` yet, for presets that run in slices."""
-    values = [stage.argument(name) for name in ("task", "backbone", "seed")]
-    if kept is None or None in values:
-        return 0
-    task, backbone, seed = map(str, values)
-    cell = Cell(task, backbone, int(seed), stage.argument("method") or "full")
-    return 0 if (cell.folder(kept) / "evaluation" / "metrics.json").is_file() else 10
+def unkept(stages: list[StageNode], params: Params) -> set[str]:
+    """Return the evaluations that ``docs/results`` keeps no valid record of; all, if the params are no preset's.
+
+    A preset that takes hours is run in slices; a run starts with what is missing.
+    """
+    name = presets.preset_of(params)
+    evaluations = [stage for stage in stages if stage.family == "evaluate_batch1"]
+    return {
+        stage.name
+        for stage in evaluations
+        if name is None or not _is_kept(stage, params, presets.records_folder(name))
+    }
 
 
-def kept_folder(params: Params) -> Path | None:
-    """Return the folder of kept records of the preset that ``params.yaml`` is, if it is one and has any."""
-    for preset in sorted(Path("presets").glob("*.yaml")):
-        folder = Path("docs/results") / preset.stem / "records"
-        if folder.is_dir() and Params.model_validate(yaml.safe_load(preset.read_text("utf-8"))) == params:
-            return folder
-    return None
+def with_upstream(names: set[str], stages: list[StageNode]) -> set[str]:
+    """Return the named stages and all that they read from."""
+    found = set(names)
+    for stage in reversed(stages):  # upstream comes first in `stages`
+        if stage.name in found:
+            found.update(stage.upstream)
+    return found
+
+
+def _is_kept(stage: StageNode, params: Params, folder: Path) -> bool:
+    task, backbone, seed, method = (
+        str(stage.argument(key)) for key in ("task", "backbone", "seed", "method")
+    )
+    path = Cell(task, backbone, int(seed), method).folder(folder) / "evaluation"
+    if not (path / "metrics.json").is_file():
+        return False
+    given = Record.load(path).params
+    return digest_params(given) == digest_params(params.echo(given))

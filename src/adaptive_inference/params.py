@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.yaml_file import read_yaml
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman", "pearson_spearman")
@@ -352,20 +352,6 @@ def _named(table: dict[str, Any], name: str, what: str) -> Any:
     return table[name]
 
 
-class _UniqueKeyLoader(yaml.CSafeLoader):
-    """YAML loader that refuses a key given twice, which plain YAML would overwrite in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                raise UserError(f"{self.name}, line {line}: {key!r} is given twice; rename or remove one")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and check a params file.
 
@@ -374,18 +360,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     UserError
         The file is missing or no YAML, a key is unknown or repeated, or a value is not allowed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no params file {path}; run from the project's folder or name one with --params")
-    with path.open(encoding="utf-8") as stream:
-        loader = _UniqueKeyLoader(stream)
-        try:
-            raw = loader.get_single_data()
-        except yaml.YAMLError as error:
-            raise UserError(f"{path} is not valid YAML: {error}") from error
-        finally:
-            loader.dispose()
-    return parse_params(raw, str(path))
+    return parse_params(read_yaml(Path(path)), str(path))
 
 
 def parse_params(raw: Any, origin: str = "params") -> Params:

@@ -15,7 +15,7 @@ PARAMS = """
 tasks:
   tiers:
     source: generated
-    generated: {rows: 500, evaluation_rows: 40}
+    generated: {rows: 400, evaluation_rows: 40}
     max_length: 24
     development_rows: 40
     calibration_rows: 40
@@ -23,11 +23,10 @@ backbones:
   tiny: {weights: "random:bert", exits: [1, 2, 4], read: mean}
 seeds: [0]
 training: {epochs: 4, batch_size: 4, learning_rate: 1.0e-3, save_every: 7, warmup_ratio: 0.1, group_by_length: true}
-trained_by: {train_sweet: [sweet], train_multi_model: [multi_model]}
+trained_by: {train_sweet: [sweet], train_multi_model: []}
 methods:
   full: {train: {}, rules: [fixed]}
   sweet: {train: {gradient: blockwise, backward: block_local}, rules: [confidence]}
-  multi_model: {train: {}, rules: [confidence]}
 runtime: {device: cpu}
 """
 OUTPUTS = ("model.safetensors", "history.jsonl", "metrics.json")
@@ -101,32 +100,3 @@ def test_a_stage_killed_twice_gives_the_same_bytes(folder):
     assert not (folder / "broken" / ".train.scratch").exists()
     assert contents(folder / "broken" / "train") == contents(folder / "whole" / "train")
     assert any(name.endswith("model.safetensors") for name in contents(folder / "whole" / "train"))
-
-
-def test_finished_members_of_a_killed_multi_model_are_kept(folder):
-    finish(
-        start(
-            folder,
-            "finetune_backbone",
-            "full/train",
-            "--data",
-            "splits_stage/splits",
-            "--timings",
-            "full/t.json",
-        )
-    )
-    arguments = ("--method", "multi_model", "--data", "splits_stage/splits", "--full", "full/train/model")
-    finish(start(folder, "train_multi_model", "mm/train", *arguments, "--timings", "mm/t.json"))
-    broken = ("train_multi_model", "mm_broken/train", *arguments, "--timings", "mm_broken/t.json")
-    scratch = folder / "mm_broken" / ".train.scratch"
-    kill_while_training(start(folder, *broken), scratch / "member_2", 1)
-    kept = (scratch / "finished_1" / "result.json").stat().st_mtime_ns
-    process = start(folder, *broken)
-    while not (scratch / "finished_2").exists() and process.poll() is None:
-        if (scratch / "finished_1").exists():
-            assert (scratch / "finished_1" / "result.json").stat().st_mtime_ns == kept
-        time.sleep(0.01)
-    finish(process)
-    assert contents(folder / "mm_broken" / "train") == contents(folder / "mm" / "train")
-    full = (folder / "full" / "train" / "model" / "model.safetensors").read_bytes()
-    assert contents(folder / "mm" / "train")["model/4/model.safetensors"] == full

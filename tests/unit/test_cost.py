@@ -72,7 +72,11 @@ def test_every_head_passed_is_counted(pooler, head):
 
 def test_certainty_heads_cost_only_those_who_read_them():
     model = tiny(certainty=True)
-    without, with_them = flops_by_exit(model, LENGTHS), flops_by_exit(model, LENGTHS, certainty=True)
+    without = flops_by_exit(model, LENGTHS)
+    assert cost.certainty_flops(model).tolist() == [2 * WIDTH, 4 * WIDTH, 6 * WIDTH]
+    assert cost.certainty_flops(tiny()).tolist() == [0, 0, 0]
+    twin = cost._meta_twin(model)
+    with_them = np.array([cost.count_flops(twin, int(n), certainty=True) for n in LENGTHS])
     np.testing.assert_array_equal(
         with_them - without, np.tile([2 * WIDTH, 4 * WIDTH, 6 * WIDTH], (len(LENGTHS), 1))
     )

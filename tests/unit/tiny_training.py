@@ -13,6 +13,8 @@ from adaptive_inference.params import Backbone, MethodTraining, Runtime, Trainin
 from adaptive_inference.training.fit import fit, make_trainer
 from adaptive_inference.training.progress import Progress
 
+torch.set_num_threads(1)  # more are slower on tensors this small, and compete with other workers
+
 SCHEMA = Schema("words", "classification", ("bad", "good"), "accuracy", 32)
 SCORES = Schema("scores", "regression", None, "pearson", 32)
 WORDS = ("the", "a", "film", "plot", "scene", "of", "with", "and")

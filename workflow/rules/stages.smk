@@ -12,7 +12,7 @@ for stage in STAGES:
             stage.receipt,
         log:
             f"logs/{stage.name}.log",
-        priority: stage_settings.priority(stage, KEPT)
+        priority: 10 if stage.name in FIRST else 0
         conda:
             "../../environment.yml"
         threads: stage_settings.threads(stage, PARAMS, CORES)

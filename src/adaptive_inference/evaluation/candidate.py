@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from adaptive_inference.calibration.calibrator import Calibrator
-from adaptive_inference.evaluation.cost import flops_by_exit, parameter_count
+from adaptive_inference.evaluation.cost import certainty_flops, flops_by_exit, parameter_count
 from adaptive_inference.evaluation.curves import Curve, Yardstick, sweep
 from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.exit_rules import ExitRule, load_rule
@@ -53,7 +53,7 @@ class Candidate:
 
     @cached_property
     def _certain_flops(self) -> np.ndarray:
-        return flops_by_exit(self.model, self.outputs.lengths, certainty=True)
+        return self._flops + certainty_flops(self.model)
 
     @cached_property
     def parameters(self) -> int:

@@ -45,10 +45,11 @@ def flops_speedup(full_flops: np.ndarray, flops: np.ndarray) -> np.ndarray:
     return full_flops.sum(dtype=np.float64) / flops.sum(-1, dtype=np.float64)
 
 
-def flops_by_exit(model: Model, lengths: np.ndarray, certainty: bool = False) -> np.ndarray:
+def flops_by_exit(model: Model, lengths: np.ndarray) -> np.ndarray:
     """Return the FLOPs of each row when it leaves at each exit.
 
-    Embeddings, the layers run, and the head of every exit passed are in (a cascade: every member started).
+    Embeddings, the layers run, and the head of every exit passed are in (a cascade: every member started); certainty
+    heads are not, see `certainty_flops`.
 
     Parameters
     ----------
@@ -56,8 +57,6 @@ def flops_by_exit(model: Model, lengths: np.ndarray, certainty: bool = False) ->
         A `MultiExitModel` or `MultiModel`.
     lengths
         Tokens of each row, ``(N,)``.
-    certainty
-        Count the certainty heads too: for a rule that reads them.
 
     Returns
     -------
@@ -65,8 +64,20 @@ def flops_by_exit(model: Model, lengths: np.ndarray, certainty: bool = False) ->
     """
     distinct, where = np.unique(np.asarray(lengths), return_inverse=True)
     twin = _meta_twin(model)
-    counts = _by_length(lambda length: count_flops(twin, length, certainty), [int(n) for n in distinct])
+    counts = _by_length(lambda length: count_flops(twin, length), [int(n) for n in distinct])
     return np.array([counts[int(n)] for n in distinct], dtype=np.int64)[where]
+
+
+def certainty_flops(model: Model) -> np.ndarray:
+    """Return what the certainty heads add up to each exit, ``(E,)`` int64, for a rule that reads them.
+
+    They read the pooled vector that the classifier reads, so their cost does not depend on the length.
+    """
+    twin = _meta_twin(model)
+    with_them, without = (
+        np.array(count_flops(twin, 2, certainty), dtype=np.int64) for certainty in (True, False)
+    )
+    return with_them - without
 
 
 def count_flops(model: Model, length: int, certainty: bool = False) -> list[int]:

@@ -45,7 +45,7 @@ def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
         _default(row, point, choice),
         *_points(rows, row, point),
         "## Quality and speed",
-        f"On the evaluation split, of which nothing was fitted: {evaluation_sentence(row)}. This folder holds the model of "
+        f"On the evaluation split, on which nothing was fitted: {evaluation_sentence(row)}. This folder holds the model of "
         f"seed {point.cell.seed}"
         + ("." if point.quality is None else f", which alone has {point.quality:.4f}."),
         *_machine(row),

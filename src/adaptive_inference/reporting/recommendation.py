@@ -8,7 +8,7 @@ from typing import Any
 
 from adaptive_inference.reporting.aggregate import TOLERANCE, Row, aggregate
 from adaptive_inference.reporting.collect import Point, Results
-from adaptive_inference.reporting.names import method_name, point_name, rule_name
+from adaptive_inference.reporting.names import method_name, point_name, rule_name, static_layers
 
 #: Measures of speed by which candidates are ranked, best first, and where each was measured.
 MEASURES = {
@@ -207,10 +207,15 @@ def _choice_lines(choice: Choice, goal: float, root: str, there: bool) -> list[s
     if row is None or point is None:
         return [*lines, f"No answer yet: {choice.why}.", ""]
     if choice.faster:
+        how = (
+            "every text runs through all of them"
+            if static_layers(row.method) is not None
+            else f"rule **{rule_name(row.rule)}** at threshold {point.threshold:.6g}, "
+            f"`{row.operating_point}`: {point_name(row.operating_point)}"
+        )
         lines += [
-            f"Use **{method_name(row.method)}** with rule **{rule_name(row.rule)}** at threshold "
-            f"{point.threshold:.6g} (`{row.operating_point}`: {point_name(row.operating_point)}), seed "
-            f"{point.cell.seed}: {choice.why}, ranked by {MEASURES[choice.measure]}.",
+            f"Use **{method_name(row.method)}** ({how}), seed {point.cell.seed}: {choice.why}, ranked by "
+            f"{MEASURES[choice.measure]}.",
             "",
             f"- Calibration split: quality {row.calibration_quality:.4f}, {row.calibration_difference:+.4f} against the "
             f"full model; {choice.speed:.2f}x by {MEASURES[choice.measure]}.",

@@ -1,0 +1,99 @@
+"""Copy the small records of finished stages to where git keeps them.
+
+A preset that takes hours is run in slices: after each slice its records (figures only: no weights, no text of examples)
+go to docs/results/PRESET/records/ and are committed; tables and figures are rebuilt from them alone.
+
+    python pipeline_steps/keep_records.py
+    python pipeline_steps/keep_records.py --runs runs --out docs/results/mine/records
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.params import Params, load_params
+from adaptive_inference.records import Record, digest_params
+
+#: All that is kept of a stage; timings lie beside the stage's folder.
+KEPT = ("metrics.json", "history.jsonl", "calibration.json", "curves.json")
+KEPT_BESIDE = ("timings.json", "train_timings.json")
+
+
+def keep_records(runs: Path, out: Path, params: Params) -> tuple[int, int]:
+    """Copy every record that belongs to the params.
+
+    Returns
+    -------
+    kept, left
+        Number of records copied, and of those that other params made.
+    """
+    kept = left = 0
+    for file in sorted(runs.rglob("metrics.json")):
+        where = file.parent.relative_to(runs)
+        if any(part.startswith(".") for part in where.parts):
+            continue
+        if not belongs(Record.load(file.parent), params):
+            left += 1
+            continue
+        kept += 1
+        (out / where).mkdir(parents=True, exist_ok=True)
+        for name in KEPT:
+            _copy(file.parent / name, out / where / name)
+        for name in KEPT_BESIDE:
+            _copy(file.parent.parent / name, out / where.parent / name)
+    return kept, left
+
+
+def belongs(record: Record, params: Params) -> bool:
+    """Return whether a record is of a cell of the grid and was made with these params."""
+    cell = record.cell
+    grid = cell.task in params.tasks and cell.backbone in params.backbones and cell.seed in params.seeds
+    method = not cell.method or cell.method in params.methods
+    return grid and method and digest_params(record.params) == digest_params(params.echo(record.params))
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_file():
+        shutil.copyfile(source, target)
+
+
+def default_out(params: Params) -> Path:
+    """Return ``docs/results/PRESET/records`` for the preset that the params are."""
+    for preset in sorted(Path("presets").glob("*.yaml")):
+        if load_params(preset) == params:
+            return Path("docs/results") / preset.stem / "records"
+    raise UserError("params.yaml is none of the presets; say where to with --out docs/results/NAME/records")
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--params", default="params.yaml", help="params file (default: params.yaml)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), help="folder of the results (default: runs)"
+    )
+    parser.add_argument("--out", type=Path, help="folder to copy to (default: that of the preset)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Copy and say what was done."""
+    args = parse_args()
+    try:
+        params = load_params(args.params)
+        out = args.out or default_out(params)
+        kept, left = keep_records(args.runs, out, params)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    print(f"{kept} records kept in {out}" + (f"; {left} of other params left out" if left else ""))
+
+
+if __name__ == "__main__":
+    main()

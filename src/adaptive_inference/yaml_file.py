@@ -1,0 +1,44 @@
+"""YAML with clear errors, and without the silence in which plain YAML overwrites a repeated key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adaptive_inference.errors import UserError
+
+
+class UniqueKeyLoader(yaml.CSafeLoader):
+    """YAML loader that refuses a key given twice, which plain YAML would overwrite in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                raise UserError(f"{key_node.start_mark.name}, line {line}: {key!r} is given twice; rename or remove one")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a file.
+
+    Raises
+    ------
+    UserError
+        The file is missing, is not YAML, or gives a key twice.
+    """
+    if not path.is_file():
+        raise UserError(f"no params file {path}; run from the project's folder or name one with --params")
+    with path.open(encoding="utf-8") as stream:
+        loader = UniqueKeyLoader(stream)
+        try:
+            return loader.get_single_data()
+        except yaml.YAMLError as error:
+            raise UserError(f"{path} is not valid YAML: {error}") from error
+        finally:
+            loader.dispose()

@@ -1,0 +1,132 @@
+"""One smoke pipeline for all tests of this folder, built in a copy of the project."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from adaptive_inference.records import TIMING_OUTPUTS, digest_path
+
+ROOT = Path(__file__).parents[2]
+TRACE = """
+import atexit, json, os, sys
+from pathlib import Path
+
+def dump():
+    script = Path(sys.argv[0] if sys.argv else "")
+    if script.parent.name == "pipeline_steps":
+        files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+        found = sorted({str(Path(f).relative_to(Path.cwd())) for f in files if f.startswith(str(Path.cwd() / "src"))})
+        folder = Path(os.environ["TRACE_FOLDER"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{script.stem}-{os.getpid()}.json").write_text(json.dumps(found))
+
+atexit.register(dump)
+"""
+
+
+@dataclass
+class Project:
+    """A copy of the project in which commands are run as a user would."""
+
+    root: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def env(self, **more):
+        """Return the environment: this interpreter's tools, this copy's code, bytecode written as usual."""
+        drop = (
+            "PYTHONDONTWRITEBYTECODE",
+            "PYTHONPATH",
+            "ADAPTIVE_INFERENCE_RUN",
+            "MLFLOW_TRACKING_URI",
+            "MAKEFLAGS",
+        )
+        base = {key: value for key, value in os.environ.items() if key not in drop}
+        base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base["PATH"]])
+        base["PYTHONPATH"] = str(self.root / "src")
+        return base | self.environment | more
+
+    def run(self, *command, check=True, **more):
+        """Run a command; return its output, stdout and stderr together."""
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.env(**more),
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        output = done.stdout + done.stderr
+        assert not check or done.returncode == 0, f"{' '.join(command)}\n{output[-6000:]}"
+        return output
+
+    def start(self, *command):
+        """Start a command in the background."""
+        return subprocess.Popen(
+            command, cwd=self.root, env=self.env(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def use(self, preset):
+        """Make a preset the current params."""
+        shutil.copyfile(self.root / "presets" / f"{preset}.yaml", self.root / "params.yaml")
+
+    def digests(self):
+        """Return the sha256 of every result, those of the clock left out."""
+        files = [file for file in (self.root / "runs").rglob("*") if file.is_file()]
+        exempt = [name for name in TIMING_OUTPUTS if not name.endswith("/")]
+        kept = [file for file in files if file.name not in exempt and not file.name.startswith(".")]
+        return {file.relative_to(self.root).as_posix(): digest_path(file) for file in kept}
+
+    def executed(self):
+        """Return the stages that the last Snakemake run really executed."""
+        logs = (self.root / "logs").glob("*.log")
+        return sorted(log.stem for log in logs if "Running stage" in log.read_text(errors="replace"))
+
+
+def copy_project(target):
+    """Copy what git knows or would add, and commit it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file() and name != "dvc.lock":
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    project = Project(target)
+    project.use("smoke")
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("git", "config", "user.email", "test@example.org")
+    project.run("git", "config", "user.name", "Test")
+    project.run("git", "add", "-A")
+    project.run("git", "commit", "-qm", "copy")
+    return project
+
+
+@pytest.fixture(scope="session")
+def fresh(tmp_path_factory):
+    """A function that gives a copy in which nothing has run."""
+    return lambda name: copy_project(tmp_path_factory.mktemp(name))
+
+
+@pytest.fixture(scope="session")
+def built(fresh, tmp_path_factory):
+    """The smoke preset built by one run on two cores, with live MLflow runs and a trace of the imports."""
+    project = fresh("built")
+    trace = tmp_path_factory.mktemp("trace")
+    (trace / "sitecustomize.py").write_text(TRACE)
+    tracing = {
+        "PYTHONPATH": f"{trace}{os.pathsep}{project.root / 'src'}",
+        "TRACE_FOLDER": str(trace / "imports"),
+    }
+    project.output = project.run("snakemake", "--cores", "2", **tracing)
+    project.imports = trace / "imports"
+    project.first_executed = project.executed()
+    return project

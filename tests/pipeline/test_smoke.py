@@ -1,0 +1,216 @@
+"""The three tools together, on the smoke preset."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adaptive_inference.records import load_records
+
+pytestmark = pytest.mark.pipeline
+#: Read by every stage and without influence on a result, so no stage's dependency.
+COMMON = {
+    f"src/adaptive_inference/{name}.py"
+    for name in ("__init__", "errors", "params", "records", "tracking", "yaml_file")
+}
+
+
+def stages_of(built):
+    return {name.partition("@")[0] for name in built.first_executed}
+
+
+def planned(output):
+    """Return the stages in Snakemake's job table."""
+    table = output.partition("Job stats:")[2].partition("\ntotal")[0]
+    jobs = {line.split()[0] for line in table.splitlines()[3:] if line.strip()}
+    return jobs - {"all", "collect_report", "publish_records"}
+
+
+def direct(status):
+    """Return the stages that `dvc status` names."""
+    return set(json.loads(status))
+
+
+def closure(project, names):
+    """Return the named stages and all downstream of them, by DVC's own graph."""
+    edges = dvc_edges(project)
+    found = set(names)
+    while more := {down for up, down in edges if up in found} - found:
+        found |= more
+    return found
+
+
+def dvc_edges(project):
+    return set(re.findall(r'"(.+?)" -> "(.+?)"', project.run("dvc", "dag", "--dot")))
+
+
+def test_one_run_executes_every_stage_once_and_shows_the_result(built):
+    stages = yaml.safe_load((built.root / "dvc.yaml").read_text())["stages"]
+    assert stages_of(built) == set(stages)
+    assert len(built.first_executed) <= 20
+    assert "17 of 17 stages to run, about" in built.output
+    assert "17 of 17 stages done" in built.output
+    assert (built.root / "results/tables/main.md").read_text().strip() in built.output
+    assert "make ui" in built.output
+    assert not list((built.root / "runs").rglob(".*.partial")) + list(
+        (built.root / "runs").rglob(".*.scratch")
+    )
+
+
+def test_a_second_run_has_nothing_to_do(built):
+    began = time.monotonic()
+    assert "Nothing to be done" in built.run("snakemake", "--cores", "2")
+    assert time.monotonic() - began < 20
+    assert built.run("dvc", "status", "--json").strip().endswith("{}")
+
+
+def test_the_two_graphs_are_equal(built):
+    dot = built.run("snakemake", "--rulegraph", "--forceall", "--quiet", "all")
+    labels = dict(re.findall(r'(\d+)\[label = "(.+?)"', dot))
+    edges = {(labels[up], labels[down]) for up, down in re.findall(r"(\d+) -> (\d+)", dot)}
+    on_top = {"all", "collect_report", "publish_records"}
+    assert {edge for edge in edges if not on_top.intersection(edge)} == dvc_edges(built)
+
+
+def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_back_none(built):
+    params = built.root / "params.yaml"
+    text = params.read_text()
+    try:
+        params.write_text(
+            text.replace("backward: block_local}", "backward: block_local, learning_rate: 2.0e-3}")
+        )
+        assert params.read_text() != text
+        status = direct(built.run("dvc", "status", "--json"))
+        assert status - {"make_tables"} == {"train_sweet@tiers-tiny-sweet-0"}
+        expected = {
+            f"{family}@tiers-tiny-sweet-0"
+            for family in ("train_sweet", "calibrate_thresholds", "evaluate_batch1")
+        }
+        assert closure(built, status) == expected | {"make_tables"}
+        assert planned(built.run("snakemake", "-n")) == expected | {"make_tables"}
+    finally:
+        params.write_text(text)
+    assert "Nothing to be done" in built.run("snakemake", "-n")
+    assert built.run("dvc", "status", "--json").strip().endswith("{}")
+
+
+def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
+    files = [
+        built.root / "src/adaptive_inference" / name
+        for name in ("exit_rules/dummy.py", "objectives/dummy.py")
+    ]
+    try:
+        for file in files:
+            file.write_text('"""A new idea."""\n')
+        assert built.run("dvc", "status", "--json").strip().endswith("{}")
+        assert "Nothing to be done" in built.run("snakemake", "-n")
+    finally:
+        for file in files:
+            file.unlink()
+
+
+def test_an_edited_library_file_makes_the_stages_that_use_it_stale_in_both(built):
+    file = built.root / "src/adaptive_inference/calibration/temperature.py"
+    text = file.read_text()
+    try:
+        file.write_text(text + "\n# edited\n")
+        status = direct(built.run("dvc", "status", "--json"))
+        assert {name.partition("@")[0] for name in status} == {"calibrate_thresholds"}
+        assert planned(built.run("snakemake", "-n")) == closure(built, status)
+    finally:
+        file.write_text(text)
+
+
+@pytest.mark.parametrize(
+    "family", ["prepare_data", "finetune_backbone", "train_sweet", "train_multi_model", "calibrate_thresholds",
+               "evaluate_batch1", "make_tables"],
+)  # fmt: skip
+def test_a_stage_declares_the_modules_that_its_script_imports(built, family):
+    imported = set()
+    for file in built.imports.glob(f"{family}-*.json"):
+        imported |= set(json.loads(file.read_text()))
+    imported -= COMMON
+    definition = yaml.safe_load((built.root / "dvc.yaml").read_text())["stages"][family]
+    declared = [dep for dep in definition["deps"] if dep.startswith("src/")]
+    undeclared = [file for file in imported if not any(Path(file).is_relative_to(dep) for dep in declared)]
+    unused = [dep for dep in declared if not any(Path(file).is_relative_to(dep) for file in imported)]
+    rules = "src/adaptive_inference/exit_rules/"
+    assert imported or family == "make_tables"
+    assert not undeclared
+    assert [
+        dep for dep in unused if not dep.startswith(rules)
+    ] == []  # a rule is used where a method names it
+
+
+def test_a_fresh_clone_with_pulled_results_executes_nothing_and_fills_an_empty_store(built, tmp_path):
+    store, clone = tmp_path / "remote", tmp_path / "clone"
+    built.run("dvc", "remote", "add", "--local", "-f", "-d", "local", str(store))
+    built.run("dvc", "push", "-q")
+    built.run("git", "add", "dvc.lock")
+    built.run("git", "commit", "-qm", "results")
+    built.run("git", "clone", "-q", ".", str(clone))
+    there = type(built)(clone)
+    there.run("dvc", "remote", "add", "--local", "-d", "local", str(store))
+    there.run("dvc", "pull", "-q")
+    assert there.run("dvc", "status", "--json").strip().endswith("{}")
+    there.run("snakemake", "--cores", "2")
+    assert there.executed() == []
+    assert there.run("git", "status", "--porcelain", "dvc.lock") == ""
+    assert there.digests() == built.digests()
+    live, published = runs_in(built.root), runs_in(clone)
+    assert len(live) == len(load_records(built.root / "runs"))
+    assert published == live
+    assert "0 of them new" in there.run("python", "pipeline_steps/publish_records.py")
+    assert runs_in(clone) == live
+
+
+def runs_in(root):
+    """Return all that a store shows of its runs apart from when they were made: record id -> contents."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = {}
+    for run in client.search_runs(ids, max_results=1000):
+        tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
+        commit = tags.pop("git_commit")
+        assert re.fullmatch("[0-9a-f]{40}", commit)
+        history = {
+            name: sorted(
+                (metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name)
+            )
+            for name in run.data.metrics
+        }
+        files = sorted(item.path for item in client.list_artifacts(run.info.run_id))
+        assert tags["record_id"] not in found, "two runs of one record"
+        found[tags["record_id"]] = (run.info.run_name, run.info.status, tags, run.data.params, history, files)
+    return found
+
+
+def test_the_report_shows_tables_and_figures(built):
+    built.run("snakemake", "--report", "report.html")
+    page = (built.root / "report.html").read_text()
+    for part in ("main.csv", "quality_layers", "recommendation.md", "Quality and the three speed-ups"):
+        assert part in page
+
+
+def test_results_are_rebuilt_from_kept_records_alone(built):
+    out = built.root / "docs/results/smoke"
+    assert "16 records kept" in built.run("python", "pipeline_steps/keep_records.py")
+    built.run("python", "workflow/presets.py", "results", "smoke")
+    for name in ("tables/main.csv", "tables/main.md", "recommendation.json"):
+        assert (out / name).is_file()
+    assert (out / "tables/main.csv").read_text() == (built.root / "results/tables/main.csv").read_text()
+    kept = [file for file in (out / "records").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in kept) < 2_000_000
+    assert {file.suffix for file in kept} == {".json", ".jsonl"}
+    (out / "records/tiers/tiny/seed0/sweet/evaluation/metrics.json").unlink()
+    built.run("python", "workflow/presets.py", "results", "smoke")
+    assert "sweet" in (out / "tables/missing.csv").read_text()
+    listed = built.run("snakemake", "-n", "missing_cells", "--forceall")
+    assert {name for name in planned(listed) if name.startswith("evaluate")} == {
+        "evaluate_batch1@tiers-tiny-sweet-0"
+    }

@@ -1,0 +1,209 @@
+"""The recommendation and the model that is handed out, from synthetic records."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from synthetic_records import invented_params, write_run
+
+from adaptive_inference.records import read_json
+from adaptive_inference.reporting.aggregate import aggregate
+from adaptive_inference.reporting.collect import collect
+from adaptive_inference.reporting.handout import hand_out
+from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
+
+
+@pytest.fixture(scope="module")
+def params():
+    return invented_params()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, params) -> Path:
+    root = tmp_path_factory.mktemp("synthetic") / "runs"
+    write_run(root, params)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(runs, params):
+    return collect(runs, params)
+
+
+# ---- the recommendation ----------------------------------------------------------------------------------------------
+
+
+def only(method: str, point: str, **changes):
+    """Make an edit that leaves one operating point within the goal, on the calibration split."""
+
+    def edit(cell, rows, timings):
+        for row in rows:
+            if row["method"] == "full":
+                continue
+            chosen = (row["method"], row["operating_point"]) == (method, point) and row[
+                "rule"
+            ] == "confidence"
+            row["calibration_quality"] = 0.9 if chosen else 0.5
+            if chosen:
+                row.update(changes)
+
+    return edit
+
+
+def test_the_choice_is_made_on_calibration_and_not_on_evaluation(tmp_path, params):
+    # on the evaluation split this point is by far the worst, all others are perfect
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["quality"] = row["quality"] if row["method"] == "full" else 1.0
+        only("early_exit", "min_speedup_2", quality=0.3)(cell, rows, timings)
+
+    write_run(tmp_path, params, edit=edit)
+    results = collect(tmp_path, params)
+    (choice,) = recommend(results)
+    assert choice.faster
+    assert (choice.row.method, choice.row.operating_point) == ("early_exit", "min_speedup_2")
+    text = as_markdown([choice], results, "results", {"model"})
+    assert "accuracy 0.3000" in text
+    assert "On the evaluation split the loss is larger than the goal" in text
+    assert "adaptive-inference predict results/model" in text
+
+
+def test_none_qualifies_is_an_answer_and_names_the_full_model(tmp_path, params):
+    write_run(tmp_path, params, edit=only("nobody", ""))
+    results = collect(tmp_path, params)
+    (choice,) = recommend(results)
+    assert not choice.faster
+    assert choice.row.method == "full"
+    assert choice.qualifying == 0
+    assert "**None qualifies**" in as_markdown([choice], results, "results", set())
+    body = as_json([choice], results, "results", {"model"})["choices"][0]
+    assert body["qualifies"] is False
+    assert body["method"] == "full"
+    assert body["command"] == "adaptive-inference predict results/model"
+
+
+def test_a_static_model_can_win_and_an_oracle_cannot(tmp_path):
+    body = invented_params().model_dump(mode="json")
+    body["methods"]["sweet"]["rules"].append("oracle")
+    params = invented_params(methods=body["methods"])
+
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["calibration_quality"] = (
+                0.9 if row["rule"] == "oracle" or row["method"] in ("static_2", "full") else 0.5
+            )
+
+    write_run(tmp_path, params, edit=edit)
+    results = collect(tmp_path, params)
+    (choice,) = recommend(results)
+    assert choice.row.method == "static_2"
+    assert any(row.rule == "oracle" and not row.attainable for row in aggregate(results))
+
+
+def test_the_fastest_by_wallclock_wins_and_layers_decide_where_it_was_not_measured(tmp_path):
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["calibration_quality"] = 0.9
+        for row in timings:  # the multi-model runs most layers, and is timed fastest
+            row["wallclock_speedup"] = 9.0 if row["method"] == "multi_model" else row["wallclock_speedup"]
+
+    params = invented_params()
+    write_run(tmp_path / "timed", params, edit=edit)
+    (choice,) = recommend(collect(tmp_path / "timed", params))
+    assert (choice.row.method, choice.measure) == ("multi_model", "wallclock_speedup")
+    params = invented_params(evaluation={"timed_seeds": []})
+    write_run(tmp_path / "untimed", params, edit=edit)
+    (choice,) = recommend(collect(tmp_path / "untimed", params))
+    assert (choice.row.method, choice.measure) == ("static_2", "calibration_speedup")
+
+
+def test_a_method_that_lacks_a_seed_is_no_candidate(tmp_path, params):
+    write_run(tmp_path, params, edit=only("early_exit", "min_speedup_2"))
+    shutil.rmtree(tmp_path / "tiers/minilm/seed1/early_exit/evaluation")
+    (choice,) = recommend(collect(tmp_path, params))
+    assert not choice.faster
+
+
+def test_without_the_full_model_nothing_is_recommended(tmp_path, runs, params):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    for seed in params.seeds:
+        shutil.rmtree(root / f"tiers/minilm/seed{seed}/full/evaluation")
+    results = collect(root, params)
+    (choice,) = recommend(results)
+    assert choice.row is None
+    assert "No answer yet" in as_markdown([choice], results, "results", set())
+    assert "method" not in as_json([choice], results, "results", set())["choices"][0]
+
+
+def test_each_task_gets_its_own_answer(tmp_path):
+    body = invented_params().model_dump(mode="json")
+    tasks = {"tiers": body["tasks"]["tiers"], "other": body["tasks"]["tiers"]}
+    params = invented_params(tasks=tasks)
+    write_run(tmp_path, params)
+    choices = recommend(collect(tmp_path, params))
+    assert [choice.model for choice in choices] == ["model/tiers", "model/other"]
+
+
+# ---- the model that is handed out ------------------------------------------------------------------------------------
+
+
+def hand_out_with_weights(root: Path, params, out: Path) -> Path | None:
+    for method in ("sweet", "full"):
+        for seed in params.seeds:
+            folder = root / f"tiers/minilm/seed{seed}/{method}/train/model"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(f"{method}{seed}".encode())
+    for seed in params.seeds:
+        for layer in (2, 4, 6):
+            folder = root / f"tiers/minilm/seed{seed}/multi_model/train/model/{layer}"
+            folder.mkdir(parents=True)
+            (folder / "model.safetensors").write_bytes(f"member{layer}".encode())
+            (folder.parent / "schema.json").write_text("{}")
+    results = collect(root, params)
+    (choice,) = recommend(results)
+    done = hand_out(results, aggregate(results), choice, root, out)
+    return out / "model" if done else None
+
+
+def test_the_recommended_model_is_handed_out_with_its_threshold_and_card(tmp_path, params):
+    write_run(tmp_path / "runs", params)
+    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
+    assert (model / "model.safetensors").read_bytes() == b"sweet1"  # best on the calibration split
+    recommended = read_json(model / "calibration.json")["recommended"]
+    assert (recommended["rule"], recommended["operating_point"]) == ("confidence", "min_speedup_1.5")
+    card = (model / "README.md").read_text()
+    for text in (
+        "tiers",
+        "`negative`, `positive`",
+        "after layers 2, 4, 6",
+        f"{recommended['threshold']:.6g}",
+        "accuracy 0.90",
+    ):
+        assert text in card
+
+
+def test_a_static_model_is_handed_out_alone_with_its_own_temperature(tmp_path, params):
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["calibration_quality"] = 0.95 if row["method"] in ("static_4", "full") else 0.5
+
+    write_run(tmp_path / "runs", params, edit=edit)
+    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
+    assert (model / "model.safetensors").read_bytes() == b"member4"
+    assert (model / "schema.json").is_file()
+    body = read_json(model / "calibration.json")
+    assert body["temperatures"] == [2.5]
+    assert body["exits"] == [4]
+    assert body["recommended"] == {"rule": "fixed", "threshold": 0.0, "operating_point": "static_4"}
+    assert [point["name"] for point in body["operating_points"]] == ["static_4"]
+    assert "method" not in body["operating_points"][0]
+    assert "First 4 layers" in (model / "README.md").read_text()
+
+
+def test_kept_records_have_no_model_to_hand_out(tmp_path, runs, results):
+    (choice,) = recommend(results)
+    assert not hand_out(results, aggregate(results), choice, runs, tmp_path)
+    assert "Only records were kept" in as_markdown([choice], results, "results", set())
