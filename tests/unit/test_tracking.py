@@ -1,6 +1,7 @@
 """MLflow as a view: live and later logging agree, and trouble with the store is told before any work."""
 
 import http.server
+import shutil
 import socket
 import threading
 import time
@@ -13,9 +14,20 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.records import Cell, Record, write_json, write_text
 
 
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory):
+    """An empty store: making one takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        tracking.Store(folder)
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, migrated):
     monkeypatch.chdir(tmp_path)
+    shutil.copyfile(migrated, tmp_path / "mlflow.db")
     monkeypatch.delenv("ADAPTIVE_INFERENCE_TRACKING", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return tmp_path
@@ -86,7 +98,7 @@ def test_live_and_later_logging_give_equal_runs(project, tmp_path_factory, monke
     tracker = tracking.start_tracking(a_record())
     tracker.log({"loss": 2.0, "epoch": 0.5}, 1)
     tracker.finish(record, folder, TIMINGS)
-    other = tmp_path_factory.mktemp("other")
+    other = tmp_path_factory.mktemp("other")  # an empty folder: the store is made on the way
     monkeypatch.chdir(other)
     assert tracking.publish_record(tracking.Store(), folder)
     assert not tracking.publish_record(tracking.Store(), folder)
@@ -140,6 +152,7 @@ def open_and_close(folder):
 
 
 def test_many_processes_may_meet_a_fresh_store_at_once(project):
+    (project / "mlflow.db").unlink()
     with ProcessPoolExecutor(4) as pool:
         list(pool.map(open_and_close, [project] * 4, timeout=240))
     assert {run[0] for run in runs_of(project)} == {"tiers"}
@@ -175,7 +188,8 @@ def test_a_server_that_is_not_there_or_never_answers_is_told_within_seconds(proj
 
 
 def test_a_store_that_cannot_be_opened_is_one_sentence(project, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////nowhere/at/all/mlflow.db")
+    (project / "file").write_text("")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/file/mlflow.db")
     with pytest.raises(UserError, match="cannot be used"):
         tracking.start_tracking(a_record())
 
@@ -198,7 +212,7 @@ def test_tracking_off_writes_nothing_and_loads_no_mlflow(project, monkeypatch):
     tracker = tracking.start_tracking(a_record())
     tracker.log({"loss": 1.0}, 1)
     tracker.finish(a_record(), project, {})
-    assert list(project.iterdir()) == []
+    assert [path.name for path in project.iterdir()] == ["mlflow.db"]
 
 
 def test_a_server_that_knows_no_health_page_counts_as_answering():

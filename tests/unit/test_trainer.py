@@ -1,11 +1,14 @@
 """One step of the trainer, its data order and its optimiser."""
 
+import errno
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from tiny_training import (
     EE,
     SCORES,
@@ -18,8 +21,9 @@ from tiny_training import (
     weights_of,
 )
 
+from adaptive_inference.data.splits import make_splits
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import MethodTraining
+from adaptive_inference.params import MethodTraining, Task
 from adaptive_inference.training.order import epoch_order
 
 PER_BLOCK = MethodTraining(gradient="blockwise", clip="per_block")
@@ -142,3 +146,48 @@ def test_a_loss_that_is_not_finite_names_step_exit_and_rows(method, tmp_path):
 def test_a_diverging_training_stops_with_a_message(tmp_path):
     with pytest.raises(UserError, match="not finite"):
         run_fit(make_model(), EE, tmp_path, rows=64, learning_rate=1e30, max_grad_norm=0.0)
+
+
+def fails(error):
+    """A writer on a full disk."""
+
+    def write(*args, **kwargs):
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize("writer", ["weights", "optimiser"])
+def test_a_full_disk_is_an_os_error(writer, tmp_path, monkeypatch):
+    """Stages explain an `OSError`; these two were seen on a full tmpfs."""
+    from adaptive_inference.training import trainer as module
+
+    model = make_model()
+    trainer = ready_trainer(model, EE, tmp_path)
+    trainer.create_scheduler(10)
+    if writer == "weights":
+        seen = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        monkeypatch.setattr(module.safetensors.torch, "save_file", fails(seen))
+    else:
+        monkeypatch.setattr(torch, "save", fails(RuntimeError("[enforce fail at inline_container.cc:672]")))
+        monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left") as caught:
+        trainer._save_checkpoint(model, None)
+    assert caught.value.errno == errno.ENOSPC
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_the_subset_follows_the_seed_and_is_the_same_for_all_methods(tmp_path):
+    """sweet.md 7.19: it is drawn once per task and seed, before there is a method."""
+    task = Task(
+        source="generated",
+        generated={"rows": 300, "evaluation_rows": 40},
+        train_rows=50,
+        development_rows=20,
+        calibration_rows=20,
+    )
+    drawn = [make_splits("tiers", task, tmp_path, seed)[1]["train"] for seed in (0, 0, 1)]
+    ids = [[example.id for example in split] for split in drawn]
+    assert ids[0] == ids[1] != ids[2]
+    assert all(len(set(part)) == len(part) == 50 for part in ids)
+    assert set(ids[0]) != set(ids[2])

@@ -6,14 +6,17 @@ Shape suffixes: B rows, E exits.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -229,7 +232,8 @@ class ExitTrainer(Trainer):
         shutil.rmtree(aside, ignore_errors=True)
         self._checkpoint_home = str(aside)
         try:
-            super()._save_checkpoint(model, trial)
+            with full_disk_is_os_error(home):
+                super()._save_checkpoint(model, trial)
         finally:
             self._checkpoint_home = None
         (written,) = aside.iterdir()
@@ -309,8 +313,20 @@ def save_weights(model: nn.Module, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     weights = {name: item.detach().cpu().contiguous() for name, item in model.state_dict().items()}
-    safetensors.torch.save_file(weights, partial, metadata={"format": "pt"})
+    with full_disk_is_os_error(file.parent):
+        safetensors.torch.save_file(weights, partial, metadata={"format": "pt"})
     os.replace(partial, file)
+
+
+@contextlib.contextmanager
+def full_disk_is_os_error(folder: Path) -> Iterator[None]:
+    """Turn what safetensors and torch raise on a full disk into the `OSError` that stages explain."""
+    try:
+        yield
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        if "os error 28" not in str(error) and shutil.disk_usage(folder).free > 2**20:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def load_weights(model: nn.Module, file: Path) -> None:
