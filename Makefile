@@ -51,7 +51,11 @@ format: $(STAMP) ## Format code and rules, and write what is generated from the 
 	python workflow/describe_params.py
 
 ui: $(STAMP) ## Show the runs in MLflow (this machine only)
-	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}
+	@case "$${MLFLOW_TRACKING_URI:-}" in \
+	  http*) echo "the runs are shown at $$MLFLOW_TRACKING_URI";; \
+	  *) mlflow ui --host 127.0.0.1 --port $(PORT) \
+	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}";; \
+	esac
 
 preset: $(STAMP) ## NAME=...: make a preset of presets/ the current params.yaml
 	@python workflow/presets.py use "$(NAME)"

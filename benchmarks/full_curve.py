@@ -3,7 +3,7 @@ r"""Measure what a whole curve costs beyond the forward pass that it is made fro
 Compares, on the same rows, one full-depth pass of the model (tokens to the last exit's logits, the early heads left out)
 with the whole of an evaluation curve: the pass that keeps all exits' logits, calibration of the logits, and every rule at
 every threshold of its grid with quality, layers and FLOPs (no intervals). The bound of the project is 1.10. Rounds are
-interleaved in one process and the ratio is the median of theirs, in CPU time, which other processes disturb less. The
+interleaved in one process, in random order, and the ratio is the median of theirs, in CPU time, which other processes disturb less. The
 last line is one JSON object.
 
     python benchmarks/full_curve.py
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--thresholds", type=int, default=100, help="thresholds of every rule")
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
@@ -111,11 +111,16 @@ def main() -> None:
         points[0] = sum(len(c.thresholds) for c in candidate.curves(rules, args.thresholds).values())
 
     outputs = collect_outputs(model, features, args.batch_size)
-    parts: dict[str, list[float]] = {"pass": [], "all_exits": [], "sweep": []}
+    work: dict[str, Callable[[], object]] = {
+        "pass": lambda: full_depth_pass(model, features, args.batch_size),
+        "all_exits": lambda: collect_outputs(model, features, args.batch_size),
+        "sweep": lambda: sweep_only(outputs),
+    }
+    parts: dict[str, list[float]] = {name: [] for name in work}
+    generator = np.random.default_rng(0)
     for _ in range(args.repeats):
-        parts["pass"].append(clocked(lambda: full_depth_pass(model, features, args.batch_size)))
-        parts["all_exits"].append(clocked(lambda: collect_outputs(model, features, args.batch_size)))
-        parts["sweep"].append(clocked(lambda: sweep_only(outputs)))
+        for name in generator.permutation(list(work)):
+            parts[name].append(clocked(work[name]))
     plain, all_exits, sweep = (statistics.median(parts[name]) for name in ("pass", "all_exits", "sweep"))
     rounds = zip(parts["pass"], parts["all_exits"], parts["sweep"], strict=True)
     ratio = statistics.median((curve + points_cost) / alone for alone, curve, points_cost in rounds)

@@ -63,9 +63,23 @@ _run_lock: FileLock | None = None
 def checked_params() -> Params:
     """Load ``params.yaml``, or stop with the message that is meant for the user."""
     try:
-        return load_params("params.yaml")
+        params = load_params("params.yaml")
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
+    # DVC joins the names of a cell with "-" and would silently keep one of two cells of the same name.
+    joined = [f"{t}-{b}-{m}" for t in params.tasks for b in params.backbones for m in params.methods]
+    twice = sorted({name for name in joined if joined.count(name) > 1})
+    if twice:
+        raise SystemExit(
+            f"error: two cells would be named {', '.join(twice)}; rename a task, backbone or method"
+        )
+    linked = [path.as_posix() for path in Path("data").rglob("*") if path.is_symlink() and path.is_dir()]
+    if linked:
+        raise SystemExit(
+            f"error: {', '.join(linked)} links to a folder, and DVC does not see changes behind such a link; "
+            "make a folder and link the files into it (data/README.md)"
+        )
+    return params
 
 
 def cores(workflow: Any) -> int:

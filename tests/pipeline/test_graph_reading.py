@@ -12,7 +12,7 @@ import sys
 sys.path[:0] = ["workflow"]
 import dag
 from dvc.dvcfile import load_file
-for _ in range(12):
+for _ in range(6):
     with dag._locked(".") as repo:
         stage = repo.stage.load_one(name="prepare_data@tiers-tiny-0")
         stage.outs[0].hash_info.value = stage.outs[0].hash_info.value[::-1]
@@ -22,7 +22,7 @@ READER = """
 import sys
 sys.path[:0] = ["workflow"]
 import dag
-for _ in range(6):
+for _ in range(4):
     nodes = dag.read_graph(judge=False)
     assert len(nodes) == 17
     assert all(md5 for node in nodes for md5 in node.outs.values())
@@ -37,7 +37,7 @@ def test_locked_readers_never_see_half_a_lock_file(built):
             programs = [WRITER, WRITER, READER, READER]
             ended = list(pool.map(lambda program: run(built, program), programs))
         assert [done.stderr for done in ended if done.returncode] == []
-        assert lock.read_text() == text  # 24 reversals
+        assert lock.read_text() == text  # 12 reversals
     finally:
         lock.write_text(text)
 

@@ -136,6 +136,8 @@ def test_ece_equals_its_definition_on_a_small_case():
     got = reliability(logits, np.array([0, 0, 1, 1, 0]))
     assert got["ece"] == pytest.approx(0.3 * 4 / 5)
     assert got["bins"][14]["count"] == 1
+    tie = reliability(np.zeros((2, 3)), np.array([0, 1]))  # confidence 1 / 3 closes the fifth bin
+    assert [k for k, item in enumerate(tie["bins"]) if item["count"]] == [4]
 
 
 GRID = np.array([0.5, 0.7, 0.9, 1.01])

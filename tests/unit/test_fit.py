@@ -54,7 +54,8 @@ SETTINGS = {"rows": 42, "epochs": 2, "save_every": 2, "warmup_ratio": 0.2, "grou
 def test_a_killed_run_resumes_to_the_same_weights_and_history(
     method, accumulation, batch_number, tmp_path, monkeypatch
 ):
-    """With dropout: the generators' states are resumed too. 6 batches are an epoch."""
+    """With dropout: the generators' states are resumed too. 6 batches are an epoch, and rows take 3 steps."""
+    monkeypatch.setattr("adaptive_inference.training.fit.HISTORY_ROWS", 12 // accumulation // 3)
 
     def run(folder, log):
         torch.manual_seed(len(log))  # whatever was drawn before must not matter
@@ -82,6 +83,44 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history(
     )
     assert resumed.train_loss == result.train_loss
     assert resumed.steps_run == resumed.steps == 12 // accumulation
+
+
+def test_a_run_killed_while_it_is_scored_is_scored_again(tmp_path, monkeypatch):
+    """A checkpoint of an epoch's last step, taken before the scoring, would let it be skipped."""
+    from adaptive_inference.training import trainer
+
+    def dying(*args, **kwargs):
+        raise Killed
+
+    settings = SETTINGS | {"save_every": 3}
+    unbroken = run_fit(make_model(dropout=0.1), EE, tmp_path / "unbroken", **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "development_qualities", dying)
+        with pytest.raises(Killed):
+            run_fit(make_model(dropout=0.1), EE, tmp_path / "killed", **settings)
+    assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-3"]
+    assert run_fit(make_model(dropout=0.1), EE, tmp_path / "killed", **settings).history == unbroken.history
+
+
+def test_the_best_epoch_survives_a_kill(tmp_path, monkeypatch):
+    from adaptive_inference.training import trainer
+
+    planned = iter([[0.9, 0.9, 0.9], [0.1, 0.1, 0.1]])
+    kept = []
+
+    def scored(model, *rest):
+        kept.append(weights_of(model))
+        return next(planned)
+
+    monkeypatch.setattr(trainer, "development_qualities", scored)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8)
+        with pytest.raises(Killed):
+            run_fit(make_model(), EE, tmp_path, **SETTINGS)
+    model = make_model()
+    result = run_fit(model, EE, tmp_path, **SETTINGS)
+    assert (result.best_epoch, result.development_quality) == (1, {1: 0.9, 2: 0.9, 4: 0.9})
+    assert same_bits(weights_of(model), kept[0])
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):

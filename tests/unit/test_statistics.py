@@ -17,6 +17,15 @@ def test_interval_covers_the_true_mean_about_ninety_five_times_in_a_hundred():
     assert 0.88 <= covered / 200 <= 0.99
 
 
+def test_interval_of_a_mean_is_as_wide_as_theory_says():
+    sample = np.random.default_rng(3).normal(0, 1, 400)
+    low, high = bootstrap(lambda rows: sample[rows].mean(-1), 400, 4000, 0)
+    error = sample.std() / np.sqrt(400)
+    np.testing.assert_allclose(
+        [low, high], sample.mean() + 1.96 * error * np.array([-1, 1]), atol=0.1 * error
+    )
+
+
 def test_interval_is_deterministic_and_holds_the_estimate():
     sample = np.random.default_rng(1).normal(3, 1, 100)
     first = bootstrap(lambda rows: sample[rows].mean(-1), 100, 250, 5)

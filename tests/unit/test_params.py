@@ -1,0 +1,130 @@
+"""What `params.yaml` may say, and how it is told what it may not."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.params import load_params, module_names, parse_params
+from adaptive_inference.records import digest_params
+
+ROOT = Path(__file__).parents[2]
+SMOKE = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+
+
+def changed(path, value):
+    """Return the smoke preset with one value set (or removed, for None)."""
+    body = copy.deepcopy(SMOKE)
+    *parents, last = path.split(".")
+    at = body
+    for part in parents:
+        at = at[part]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return body
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("training.epoch", 1, "did you mean 'epochs'?"),
+        ("methods.sweet.train.gradiant", "blockwise", "did you mean 'gradient'?"),
+        ("trained_by.train_sweet", ["early_exit", "swet", "learning_to_exit"], "did you mean 'sweet'?"),
+        (
+            "trained_by.train_sweet",
+            ["early_exit", "learning_to_exit"],
+            "'sweet' stands 0 times in trained_by",
+        ),
+        ("methods.sweet.rules", ["confidense"], "did you mean 'confidence'?"),
+        ("methods.learning_to_exit.train.objective", "learn_to_exit", "did you mean 'learning_to_exit'?"),
+        ("backbones.tiny.exits", [4, 2], "ascending"),
+        ("backbones.tiny.exits", [2, 2], "without repeats"),
+        ("backbones.tiny.exits", [0, 2], "greater than or equal to 1"),
+        ("backbones.tiny.exits", [], "at least 1 item"),
+        ("tasks.tiers.kind", "multi_label", "classification"),
+        ("tasks.tiers.metric", "pearson", "does not fit a classification task"),
+        ("tasks.tiers.train", "x.csv", "has no meaning for source: generated"),
+        ("tasks.tiers.labels", ["one"], "at least two classes"),
+        ("tasks", {"a/b": SMOKE["tasks"]["tiers"]}, "path separator"),
+        ("tasks", {"..": SMOKE["tasks"]["tiers"]}, "becomes a folder"),
+        ("seeds", [0, 0], "repeat"),
+        ("evaluation.timed_seeds", [3], "not among seeds"),
+        ("methods.full", None, "needs `full`"),
+        ("tasks", None, "'tasks' is missing"),
+        ("methods.early_exit.train", {"backward": "block_local"}, "needs gradient: blockwise"),
+        ("training.learning_rate", "fast", "training.learning_rate"),
+    ],
+)
+def test_bad_values_are_refused_with_what_is_allowed(path, value, says):
+    with pytest.raises(UserError) as told:
+        parse_params(changed(path, value))
+    assert says in str(told.value)
+
+
+def test_a_hub_task_needs_a_pinned_revision():
+    task = {"source": "hub", "hub_id": "nyu-mll/glue", "train": "train"}
+    with pytest.raises(UserError, match="pinned `revision`"):
+        parse_params(changed("tasks", {"mnli": task}))
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    text = (ROOT / "presets/smoke.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(
+        text.replace("backbones:", "  tiers: {source: generated}\n\nbackbones:", 1)
+    )
+    with pytest.raises(UserError, match="'tiers' is given twice"):
+        load_params(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "tasks: 3\n"])
+def test_a_file_of_another_shape_is_one_clear_error(tmp_path, text):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(UserError, match="params"):
+        load_params(tmp_path / "params.yaml")
+    with pytest.raises(UserError, match="no params file"):
+        load_params(tmp_path / "elsewhere.yaml")
+
+
+def test_a_methods_overrides_change_its_training_and_no_others():
+    params = parse_params(changed("methods.sweet.train.learning_rate", 0.5))
+    assert params.training_of("sweet").learning_rate == 0.5
+    assert params.training_of("sweet").epochs == params.training.epochs
+    assert params.training_of("early_exit") == params.training
+
+
+def test_the_echo_of_a_neighbours_key_does_not_change():
+    keys = ("training", "methods.sweet.train", "runtime")
+    before = parse_params(SMOKE).echo(keys)
+    assert parse_params(changed("methods.early_exit.train.epochs", 9)).echo(keys) == before
+    after = parse_params(changed("methods.sweet.train.epochs", 9)).echo(keys)
+    assert after != before
+    assert digest_params(after) != digest_params(before)
+
+
+def test_writing_out_a_default_changes_no_digest():
+    key = "methods.sweet.train"
+    plain, written = parse_params(SMOKE), parse_params(changed(f"{key}.clip", "global"))
+    assert digest_params(plain.echo([key])) == digest_params(written.echo([key]))
+
+
+def test_the_packages_file_names_are_the_names_of_rules_and_objectives():
+    assert {"confidence", "entropy", "margin", "learning_to_exit", "fixed", "oracle", "uncertainty"} <= set(
+        module_names("exit_rules")
+    )
+    assert "base" not in module_names("objectives")
+
+
+def test_every_rule_and_objective_that_a_preset_names_is_a_dependency_of_its_stages():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for preset in (ROOT / "presets").glob("*.yaml"):
+        params = load_params(preset)
+        for rule in {rule for method in params.methods.values() for rule in method.rules}:
+            for stage in ("calibrate_thresholds", "evaluate_batch1"):
+                assert f"src/adaptive_inference/exit_rules/{rule}.py" in stages[stage]["deps"]
+        for stage, names in params.trained_by.items():
+            for objective in {params.method(name).train.objective for name in names}:
+                assert f"src/adaptive_inference/objectives/{objective}.py" in stages[stage]["deps"]

@@ -1,0 +1,124 @@
+"""Records: deterministic, whole, and identified by what a stage was given."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.records import (
+    TIMING_OUTPUTS,
+    Cell,
+    Record,
+    digest_json,
+    digest_path,
+    load_records,
+    plain,
+    read_json,
+    read_jsonl,
+    write_json,
+)
+
+CELL = Cell("sst2", "minilm", 3, "sweet")
+
+
+def a_record(**changes):
+    given_values = {
+        "stage": "train_sweet",
+        "cell": CELL,
+        "params": {"runtime": None},
+        "inputs": {"data": "d"},
+        "code": "c",
+    }
+    return Record(**given_values | changes)
+
+
+def test_a_record_survives_being_written(tmp_path):
+    record = a_record(
+        metrics={"quality": np.float64(0.5), "bad": float("nan")}, details={"rows": [{"n": np.int64(3)}]}
+    )
+    record.save(tmp_path)
+    again = Record.load(tmp_path)
+    assert again.metrics == {"quality": 0.5, "bad": None}
+    assert again.details == {"rows": [{"n": 3}]}
+    assert again.record_id == record.record_id
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again/metrics.json").read_bytes() == (tmp_path / "metrics.json").read_bytes()
+
+
+def test_equal_work_has_equal_ids_whatever_came_out():
+    assert a_record(metrics={"quality": 1.0}).record_id == a_record().record_id
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "x"},
+        {"cell": Cell("sst2", "minilm", 4, "sweet")},
+        {"params": {"a": 1}},
+        {"inputs": {"data": "e"}},
+        {"code": "d"},
+    ],
+)
+def test_other_work_has_another_id(change):
+    assert a_record(**change).record_id != a_record().record_id
+
+
+def test_a_file_of_another_shape_is_refused(tmp_path):
+    write_json(tmp_path / "metrics.json", {"accuracy": 1})
+    with pytest.raises(UserError, match="no record of this project"):
+        Record.load(tmp_path)
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        Record.load(tmp_path)
+    with pytest.raises(UserError, match="missing"):
+        read_json(tmp_path / "nothing.json")
+
+
+def test_the_digest_of_a_folder_follows_names_and_contents_but_not_the_clock(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x.json").write_text("1")
+    before = digest_path(tmp_path)
+    for name in TIMING_OUTPUTS:
+        if not name.endswith("/"):
+            (tmp_path / "a" / name).write_text("now")
+    (tmp_path / "a/__pycache__").mkdir()
+    (tmp_path / "a/__pycache__/x.pyc").write_bytes(b"0")
+    assert digest_path(tmp_path) == before
+    (tmp_path / "a/x.json").rename(tmp_path / "a/y.json")
+    assert digest_path(tmp_path) != before
+
+
+def test_a_writer_leaves_no_half_file(tmp_path):
+    target = tmp_path / "x.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(target, {"a": object()})
+    assert json.loads(target.read_text()) == {"a": 1}
+
+
+def test_lines_are_split_at_newlines_only(tmp_path):
+    text = "one\u2028still one\x85and still"
+    (tmp_path / "x.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_jsonl(tmp_path / "x.jsonl") == [{"text": text}]
+
+
+def test_records_are_found_by_family(tmp_path):
+    for stage in ("train_sweet", "evaluate_batch1"):
+        a_record(stage=stage).save(CELL.folder(tmp_path) / stage)
+    assert [record.stage for record in load_records(tmp_path)] == ["evaluate_batch1", "train_sweet"]
+    assert [record.stage for record in load_records(tmp_path, "train_sweet")] == ["train_sweet"]
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(st.dictionaries(st.text(), values))
+def test_digests_do_not_depend_on_the_order_of_keys(body):
+    assert digest_json(body) == digest_json(dict(reversed(body.items())))
+    assert plain(body) == body
