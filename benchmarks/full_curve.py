@@ -3,11 +3,11 @@ r"""Measure what a whole curve costs beyond the forward pass that it is made fro
 Compares, on the same rows, one full-depth pass of the model (tokens to the last exit's logits, the early heads left out)
 with the whole of an evaluation curve: the pass that keeps all exits' logits, calibration of the logits, and every rule at
 every threshold of its grid with quality, layers and FLOPs (no intervals). The bound of the project is 1.10. Rounds are
-interleaved in one process, in random order, and the ratio is the median of theirs, in CPU time, which other processes disturb less. The
-last line is one JSON object.
+interleaved in one process, in random order; the ratio is the median of theirs, in CPU time, which other processes disturb
+less. The last line is one JSON object.
 
     python benchmarks/full_curve.py
-    python benchmarks/full_curve.py --weights random:bert --exits 1 2 3 4 --rows 872 --repeats 5
+    python benchmarks/full_curve.py --rows 2000 --exits 2 4 6 --threads 2
 """
 
 from __future__ import annotations

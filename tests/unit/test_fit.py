@@ -243,6 +243,12 @@ def test_learning_to_exit_on_scores_and_empty_splits_are_refused_before_training
     assert not list(tmp_path.iterdir())
 
 
+def test_blockwise_gradients_are_refused_where_blocks_share_their_layers(tmp_path):
+    with pytest.raises(UserError, match="albert runs the same weights"):
+        run_fit(make_model("albert"), SWEET_LOCAL, tmp_path)
+    run_fit(make_model("albert", exits=(4,)), SWEET_LOCAL, tmp_path)  # one block has nothing to share
+
+
 def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
     from adaptive_inference.objectives import load_objective
 

@@ -115,9 +115,14 @@ def fit(
     Raises
     ------
     UserError
-        The task does not fit the objective, a split is empty, there is no such device, or a loss is not finite.
+        The task or the encoder does not fit the objective, a split is empty, there is no such device, or a loss is not finite.
     """
     objective.check_kind(schema.kind)
+    if objective.detach and model.backbone.shares_layers and len(model.exits) > 1:
+        raise UserError(
+            f"gradient: blockwise needs layers of their own for each block, and {model.backbone.config.model_type} runs "
+            "the same weights in all of them; use gradient: shared, or an encoder such as BERT"
+        )
     for name, features in (("training", train_features), ("development", development_features)):
         if not features:
             raise UserError(f"task {schema.task}: the {name} split is empty; give the task more rows")

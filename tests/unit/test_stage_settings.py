@@ -1,0 +1,87 @@
+"""What Snakemake is told of a stage beyond the graph."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import dag
+import stage_settings
+from adaptive_inference.params import load_params
+
+ROOT = Path(__file__).parents[2]
+SMOKE = load_params(ROOT / "presets/smoke.yaml")
+
+
+def a_stage(family, seed=0, upstream=(), method="sweet"):
+    command = (
+        f"python pipeline_steps/{family}.py --task tiers --backbone tiny --seed {seed} --method {method}"
+    )
+    return dag.StageNode(
+        f"{family}@tiers-tiny-{method}-{seed}", command, tuple(upstream), "s", {}, False, False
+    )
+
+
+def test_only_a_stage_that_measures_wall_clock_takes_the_whole_machine():
+    assert stage_settings.threads(a_stage("evaluate_batch1"), SMOKE, 8) == 8
+    assert stage_settings.threads(a_stage("evaluate_batch1", seed=1), SMOKE, 8) == 1
+    assert stage_settings.threads(a_stage("train_sweet"), SMOKE, 8) == 1
+
+
+def test_a_stage_takes_the_threads_of_its_params_whatever_the_cores():
+    params = SMOKE.model_copy(update={"runtime": SMOKE.runtime.model_copy(update={"threads": 4})})
+    assert stage_settings.threads(a_stage("train_sweet"), params, 2) == 4
+
+
+def test_stages_on_a_gpu_ask_for_it_and_tables_never_do():
+    params = SMOKE.model_copy(update={"runtime": SMOKE.runtime.model_copy(update={"device": "cuda"})})
+    assert stage_settings.resources(a_stage("train_sweet"), params)["gpu"] == 1
+    assert stage_settings.resources(a_stage("make_tables"), params)["gpu"] == 0
+    assert stage_settings.resources(a_stage("train_sweet"), SMOKE)["gpu"] == 0
+
+
+def test_what_is_missing_takes_all_upstream_of_it_along():
+    data = a_stage("prepare_data")
+    train = a_stage("train_sweet", upstream=[data.name])
+    other = a_stage("train_sweet", upstream=[data.name], method="early_exit")
+    assert stage_settings.with_upstream({train.name}, [data, train, other]) == {data.name, train.name}
+
+
+def test_the_tools_of_this_environment_come_first(monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    for _ in range(2):
+        stage_settings.use_this_environment("/project")
+        assert os.environ["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
+        assert os.environ["PYTHONPATH"].split(os.pathsep) == ["/project/src", "/elsewhere"]
+
+
+def in_a_project(folder, text, monkeypatch):
+    (folder / "params.yaml").write_text(text)
+    monkeypatch.chdir(folder)
+
+
+def test_cells_of_one_name_are_refused(tmp_path, monkeypatch):
+    text = (ROOT / "presets/smoke.yaml").read_text()
+    task = text.partition("  tiers:\n")[2].partition("\nbackbones:")[0]
+    twice = text.replace(
+        "\nbackbones:",
+        f"\n  tiers-tiny:\n{task}\nbackbones:\n  tiny-tiny: {{weights: random:bert, exits: [2]}}",
+        1,
+    )
+    in_a_project(tmp_path, twice, monkeypatch)
+    with pytest.raises(SystemExit, match="two cells would be named tiers-tiny-tiny-early_exit"):
+        stage_settings.checked_params()
+
+
+def test_a_link_to_a_folder_of_data_is_refused_and_a_link_to_a_file_is_not(tmp_path, monkeypatch):
+    in_a_project(tmp_path, (ROOT / "presets/smoke.yaml").read_text(), monkeypatch)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/x.csv").write_text("a\n")
+    (tmp_path / "data/mine").mkdir(parents=True)
+    (tmp_path / "data/mine/x.csv").symlink_to(tmp_path / "real/x.csv")
+    assert stage_settings.checked_params() == SMOKE
+    (tmp_path / "data/linked").symlink_to(tmp_path / "real")
+    with pytest.raises(SystemExit, match="data/linked links to a folder"):
+        stage_settings.checked_params()
