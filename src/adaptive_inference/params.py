@@ -83,7 +83,8 @@ class Task(Section):
         500, description="Rows carved from train for temperatures and thresholds (never more than a fifth)."
     )
     evaluation_rows: Count | None = Field(
-        None, description="Rows carved from train to be reported, where `evaluation` is absent; default a fifth."
+        None,
+        description="Rows carved from train to be reported, where `evaluation` is absent; default a fifth.",
     )
 
     @model_validator(mode="after")
@@ -158,9 +159,13 @@ class TrainingOverride(Section):
     gradient_accumulation: Count | None = Field(None, description="See `training.gradient_accumulation`.")
     learning_rate: Positive | None = Field(None, description="See `training.learning_rate`.")
     head_learning_rate: Positive | None = Field(None, description="See `training.head_learning_rate`.")
-    schedule: Literal["linear", "constant", "cosine"] | None = Field(None, description="See `training.schedule`.")
+    schedule: Literal["linear", "constant", "cosine"] | None = Field(
+        None, description="See `training.schedule`."
+    )
     warmup_ratio: Fraction | None = Field(None, description="See `training.warmup_ratio`.")
-    weight_decay: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `training.weight_decay`.")
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = Field(
+        None, description="See `training.weight_decay`."
+    )
     max_grad_norm: Annotated[float, Field(ge=0.0)] | None = Field(
         None, description="See `training.max_grad_norm`."
     )
@@ -180,7 +185,8 @@ class MethodTraining(TrainingOverride):
         "global", description="Gradient clipping over the whole model, or over each block by itself."
     )
     backward: Literal["whole", "block_local"] = Field(
-        "whole", description="`block_local` (blockwise gradients only) frees a block's activations at its exit."
+        "whole",
+        description="`block_local` (blockwise gradients only) frees a block's activations at its exit.",
     )
 
     @model_validator(mode="after")
@@ -201,9 +207,12 @@ class Method(Section):
 class Calibration(Section):
     """What is fitted on the calibration split."""
 
-    temperature: bool = Field(True, description="Fit one temperature per exit before any rule sees the logits.")
+    temperature: bool = Field(
+        True, description="Fit one temperature per exit before any rule sees the logits."
+    )
     calibrate_on: Literal["calibration", "evaluation"] = Field(
-        "calibration", description="`evaluation` leaks the reported split; only to reproduce published numbers."
+        "calibration",
+        description="`evaluation` leaks the reported split; only to reproduce published numbers.",
     )
     thresholds: Annotated[int, Field(ge=2)] = Field(100, description="Thresholds of every rule's grid.")
 
@@ -222,11 +231,15 @@ class Goal(Section):
 class Evaluation(Section):
     """Protocol of the reported numbers."""
 
-    timed_seeds: list[int] = Field([], description="Seeds whose wall-clock is measured; others get layers and FLOPs.")
+    timed_seeds: list[int] = Field(
+        [], description="Seeds whose wall-clock is measured; others get layers and FLOPs."
+    )
     timed_examples: Count = Field(200, description="Rows of the evaluation split that are timed, drawn once.")
     repeats: Count = Field(5, description="Interleaved rounds over the timed rows.")
     warmup: Annotated[int, Field(ge=0)] = Field(20, description="Untimed rows before the first round.")
-    bootstrap: Annotated[int, Field(ge=0)] = Field(1000, description="Resamples of an interval; 0: no intervals.")
+    bootstrap: Annotated[int, Field(ge=0)] = Field(
+        1000, description="Resamples of an interval; 0: no intervals."
+    )
     batch_size: Count = Field(64, description="Rows per forward when all exits' logits are computed.")
 
 
@@ -343,12 +356,16 @@ def module_names(folder: str) -> list[str]:
 def _require_module(folder: str, name: str, where: str) -> None:
     names = module_names(folder)
     if name not in names:
-        raise ValueError(f"{where}: no {name!r} in {folder}/; allowed: {', '.join(names)}{nearest(name, names)}")
+        raise ValueError(
+            f"{where}: no {name!r} in {folder}/; allowed: {', '.join(names)}{nearest(name, names)}"
+        )
 
 
 def _named(table: dict[str, Any], name: str, what: str) -> Any:
     if name not in table:
-        raise UserError(f"no {what} {name!r} in the params; allowed: {', '.join(table)}{nearest(name, list(table))}")
+        raise UserError(
+            f"no {what} {name!r} in the params; allowed: {', '.join(table)}{nearest(name, list(table))}"
+        )
     return table[name]
 
 
@@ -395,6 +412,10 @@ def _fields_at(location: tuple[Any, ...]) -> list[str]:
         elif getattr(model, "__origin__", None) is dict:
             model = model.__args__[1]
         for option in getattr(model, "__args__", ()):  # `Section | None`
-            if isinstance(option, type) and issubclass(option, Section) and getattr(model, "__origin__", None) is not dict:
+            if (
+                isinstance(option, type)
+                and issubclass(option, Section)
+                and getattr(model, "__origin__", None) is not dict
+            ):
                 model = option
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []

@@ -35,7 +35,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Return e.g. ``sst2-minilm-sweet-0``, as DVC names the stage."""
-        return "-".join(str(part) for part in (self.task, self.backbone, self.method, self.seed) if part != "")
+        return "-".join(
+            str(part) for part in (self.task, self.backbone, self.method, self.seed) if part != ""
+        )
 
     def folder(self, root: Path) -> Path:
         """Return where the cell's stages write, below ``root`` (the ``runs`` folder)."""
@@ -97,7 +99,9 @@ def plain(value: Any) -> Any:
 
 def write_json(path: Path, body: Any) -> None:
     """Write sorted, indented JSON in one move: a killed writer leaves no half file."""
-    write_text(path, json.dumps(plain(body), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(
+        path, json.dumps(plain(body), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

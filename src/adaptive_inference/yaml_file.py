@@ -14,12 +14,15 @@ class UniqueKeyLoader(yaml.CSafeLoader):
     """YAML loader that refuses a key given twice, which plain YAML would overwrite in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; refuse it where a key stands twice."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 line = key_node.start_mark.line + 1
-                raise UserError(f"{key_node.start_mark.name}, line {line}: {key!r} is given twice; rename or remove one")
+                raise UserError(
+                    f"{key_node.start_mark.name}, line {line}: {key!r} is given twice; rename or remove one"
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -115,7 +115,8 @@ def fit(
     Raises
     ------
     UserError
-        The task or the encoder does not fit the objective, a split is empty, there is no such device, or a loss is not finite.
+        The task or the encoder does not fit the objective, a split is empty, there is no such device, or a loss is
+        not finite.
     """
     objective.check_kind(schema.kind)
     if objective.detach and model.backbone.shares_layers and len(model.exits) > 1:
