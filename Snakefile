@@ -1,6 +1,7 @@
 # Schedules what dvc.yaml defines. `snakemake --cores N` (or `make run`) brings all stages up to date, side by side
 # where the graph allows; `dvc repro` alone builds the same, one stage after the other.
 
+import os
 import sys
 from pathlib import Path
 
@@ -50,4 +51,6 @@ onstart:
 
 
 onsuccess:
-    progress.summary()
+    # `make run` prints it at its own end, also where nothing had to be done.
+    if "MAKELEVEL" not in os.environ:
+        progress.summary()

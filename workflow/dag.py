@@ -110,10 +110,8 @@ def write_receipt(name: str, path: Path, root: str | Path = ".") -> None:
 
 @contextmanager
 def _locked(root: str | Path) -> Iterator[Any]:
-    from dvc.repo import (
-        Repo,
-        lock_repo,
-    )  # not a promised interface: dvc is pinned, and only this file uses it
+    # No promised interface: dvc's minor version is pinned, and only this file uses it.
+    from dvc.repo import Repo, lock_repo
 
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
         yield repo

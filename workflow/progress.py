@@ -57,7 +57,8 @@ def announce(stages: list[StageNode], params: Params, cores: int) -> None:
     PLAN.parent.mkdir(exist_ok=True)
     PLAN.write_text(json.dumps({"cores": cores, "began": time.time(), "stages": entries}), encoding="utf-8")
     if entries:
-        say(f"{len(entries)} of {len(stages)} stages to run{_left(entries, cores, 1.0)}")
+        rough = "" if any(entry["known"] for entry in entries) else " (rough: nothing was timed here yet)"
+        say(f"{len(entries)} of {len(stages)} stages to run{_left(entries, cores)}{rough}")
     else:
         say("all stages are computed; only what sits on top of them is made anew")
 
@@ -88,24 +89,34 @@ def ended(name: str, seconds: float, log: Path) -> None:
     left = [entry for entry in plan["stages"] if entry not in done]
     what = f"{name} took {human(seconds)}" if executed else f"{name} was computed before"
     state = f"{len(done)} of {len(plan['stages'])} stages done" if plan["stages"] else "nothing else to run"
-    say(f"{what}; {state}{_left(left, plan['cores'], pace(done, plan['began'])) if left else ''}")
+    more = _left(refined(left, done, plan["began"]), plan["cores"]) if left else ""
+    say(f"{what}; {state}{more}")
 
 
-def pace(done: list[dict[str, Any]], began: float) -> float:
-    """Return how much slower than guessed this machine proved, over the finished stages guessed from the reference.
+def refined(left: list[dict[str, Any]], done: list[dict[str, Any]], began: float) -> list[dict[str, Any]]:
+    """Return the entries that are left with better guesses.
 
-    A minute on both sides keeps the first short stage from being taken for the whole truth.
+    What was guessed from the reference is scaled by how much slower this machine proved: in stages of the same family,
+    else in all. A minute on both sides of the latter keeps the first short stage from being taken for the whole truth.
     """
-    guessed = taken = 60.0
+    guessed, taken = {"": 60.0}, {"": 60.0}
     for entry in done:
         past = DURATIONS / f"{entry['name']}.json"
         if not entry["known"] and past.is_file() and past.stat().st_mtime >= began:
-            guessed += entry["guess"]
-            taken += json.loads(past.read_text(encoding="utf-8"))["seconds"]
-    return taken / guessed
+            seconds = json.loads(past.read_text(encoding="utf-8"))["seconds"]
+            for key in ("", _family(entry)):
+                guessed[key] = guessed.get(key, 0.0) + entry["guess"]
+                taken[key] = taken.get(key, 0.0) + seconds
+    slower = {key: taken[key] / guessed[key] for key in guessed}
+    return [
+        entry
+        if entry["known"]
+        else entry | {"guess": entry["guess"] * slower.get(_family(entry), slower[""])}
+        for entry in left
+    ]
 
 
-def remaining(entries: list[dict[str, Any]], cores: int, slower: float) -> float:
+def remaining(entries: list[dict[str, Any]], cores: int) -> float:
     """Return the seconds until all entries have run on so many cores, each after its upstream stages."""
     waiting = {entry["name"]: entry for entry in entries}
     running: list[tuple[float, str, int]] = []
@@ -115,8 +126,7 @@ def remaining(entries: list[dict[str, Any]], cores: int, slower: float) -> float
         for entry in list(waiting.values()):
             need = min(entry["threads"], cores)
             if need <= free and not unfinished.intersection(entry["upstream"]):
-                seconds = entry["guess"] * (1.0 if entry["known"] else slower)
-                heapq.heappush(running, (now + seconds, entry["name"], need))
+                heapq.heappush(running, (now + entry["guess"], entry["name"], need))
                 free -= need
                 del waiting[entry["name"]]
         now, _, need = heapq.heappop(running)
@@ -149,13 +159,12 @@ def summary(root: Path = Path(".")) -> None:
     )
 
 
-def _left(entries: list[dict[str, Any]], cores: int, slower: float) -> str:
-    rough = (
-        " (rough, nothing was timed here yet)"
-        if slower == 1.0 and not any(e["known"] for e in entries)
-        else ""
-    )
-    return f", about {human(remaining(entries, cores, slower))} left on {cores} cores{rough}"
+def _left(entries: list[dict[str, Any]], cores: int) -> str:
+    return f", about {human(remaining(entries, cores))} left on {cores} cores"
+
+
+def _family(entry: dict[str, Any]) -> str:
+    return str(entry["name"]).partition("@")[0]
 
 
 def _is_done(name: str, began: float) -> bool:

@@ -44,6 +44,7 @@ class Project:
             "ADAPTIVE_INFERENCE_RUN",
             "MLFLOW_TRACKING_URI",
             "MAKEFLAGS",
+            "MAKELEVEL",
         )
         base = {key: value for key, value in os.environ.items() if key not in drop}
         base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base["PATH"]])
@@ -112,8 +113,15 @@ def copy_project(target):
 
 @pytest.fixture(scope="session")
 def fresh(tmp_path_factory):
-    """A function that gives a copy in which nothing has run."""
-    return lambda name: copy_project(tmp_path_factory.mktemp(name))
+    """A function that gives a copy in which nothing has run; all copies are of one moment."""
+    first = copy_project(tmp_path_factory.mktemp("project"))
+
+    def copy(name):
+        target = tmp_path_factory.mktemp(name)
+        shutil.copytree(first.root, target, dirs_exist_ok=True)
+        return Project(target)
+
+    return copy
 
 
 @pytest.fixture(scope="session")

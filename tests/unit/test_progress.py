@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 import progress
 
 
@@ -12,21 +14,29 @@ def entry(name, guess, *upstream, threads=1, known=False):
 
 def test_the_estimate_respects_order_and_cores():
     chain = [entry("a", 10), entry("b", 20, "a"), entry("c", 30, "b")]
-    assert progress.remaining(chain, 4, 1.0) == 60
+    assert progress.remaining(chain, 4) == 60
     fork = [entry("a", 10), entry("b", 20, "a"), entry("c", 30, "a")]
-    assert progress.remaining(fork, 2, 1.0) == 40
-    assert progress.remaining(fork, 1, 1.0) == 60
+    assert progress.remaining(fork, 2) == 40
+    assert progress.remaining(fork, 1) == 60
 
 
 def test_a_stage_that_takes_all_cores_runs_alone():
-    assert (
-        progress.remaining([entry("a", 10, threads=8), entry("b", 10, threads=8), entry("c", 5)], 2, 1.0)
-        == 25
-    )
+    assert progress.remaining([entry("a", 10, threads=8), entry("b", 10, threads=8), entry("c", 5)], 2) == 25
 
 
-def test_known_durations_are_not_scaled_by_this_machines_pace():
-    assert progress.remaining([entry("a", 10, known=True), entry("b", 10)], 1, 3.0) == 40
+def timed(folder, name, seconds):
+    (folder / "logs/durations").mkdir(parents=True, exist_ok=True)
+    (folder / f"logs/durations/{name}.json").write_text(json.dumps({"seconds": seconds}))
+
+
+def test_guesses_follow_their_own_family_first_and_all_stages_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = [entry("train@a", 60), entry("test@a", 60)]
+    timed(tmp_path, "train@a", 300)
+    timed(tmp_path, "test@a", 30)
+    left = [entry("train@b", 10), entry("test@b", 10), entry("tables", 10), entry("train@c", 10, known=True)]
+    better = [item["guess"] for item in progress.refined(left, done, 0.0)]
+    assert better == pytest.approx([50, 5, 10 * (300 + 30 + 60) / (60 + 60 + 60), 10])
 
 
 def test_finished_stages_make_the_estimate_better(tmp_path, monkeypatch, capsys):
