@@ -14,6 +14,15 @@ from adaptive_inference.data.generated import TIERS, WORDS, generate
 from adaptive_inference.errors import UserError
 
 
+PINNED = [
+    "in the end , the story seemed brilliant , but the opening was horrible .",
+    "it had the most boring ending .",
+    "in my view the music was really dull , and in the view of anna the scenery was brilliant .",
+    "not only the music , the story felt awful too during the second half .",
+    "i would not say that the acting was not boring when we watched it on sunday .",
+]
+
+
 @pytest.fixture(scope="module")
 def rows():
     return generate(3000, "evaluation", label_noise=0.04)
@@ -28,9 +37,6 @@ def test_the_text_of_a_stream_never_changes_over_machines_and_versions():
     """A pinned sample: a change of words or order is a change of every kept result, and must be deliberate."""
     first = generate(5, "pinned")
     assert [example.texts[0] for example in first] == PINNED
-
-
-PINNED: list[str] = []
 
 
 @given(st.integers(1, 150), st.text(max_size=5), st.floats(0.0, 0.49))
