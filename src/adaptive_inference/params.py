@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.params_messages import explain
 from adaptive_inference.yaml_file import read_yaml
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
@@ -387,35 +388,4 @@ def parse_params(raw: Any, origin: str = "params") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError("\n".join(_explain(item, origin) for item in error.errors())) from error
-
-
-def _explain(item: dict[str, Any], origin: str) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        allowed = _fields_at(item["loc"][:-1])
-        key = str(item["loc"][-1])
-        return f"{origin}: unknown key {where!r}; allowed here: {', '.join(allowed)}{nearest(key, allowed)}"
-    if item["type"] == "missing":
-        return f"{origin}: {where!r} is missing; add it"
-    message = item["msg"].removeprefix("Value error, ")
-    value = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
-    return f"{origin}: {where or 'params'}: {message}{value}"
-
-
-def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    """Return the keys allowed at a location of the params tree."""
-    model: Any = Params
-    for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            model = model.model_fields[str(part)].annotation
-        elif getattr(model, "__origin__", None) is dict:
-            model = model.__args__[1]
-        for option in getattr(model, "__args__", ()):  # `Section | None`
-            if (
-                isinstance(option, type)
-                and issubclass(option, Section)
-                and getattr(model, "__origin__", None) is not dict
-            ):
-                model = option
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        raise UserError("\n".join(explain(item, origin, Params) for item in error.errors())) from error

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.pipeline
 #: Read by every stage and without influence on a result, so no stage's dependency.
 COMMON = {
     f"src/adaptive_inference/{name}.py"
-    for name in ("__init__", "errors", "params", "records", "tracking", "yaml_file")
+    for name in ("__init__", "errors", "params", "params_messages", "records", "tracking", "yaml_file")
 }
 
 
