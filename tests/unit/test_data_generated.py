@@ -13,7 +13,6 @@ from adaptive_inference.data import generated, generated_words
 from adaptive_inference.data.generated import TIERS, WORDS, generate
 from adaptive_inference.errors import UserError
 
-
 PINNED = [
     "in the end , the story seemed brilliant , but the opening was horrible .",
     "it had the most boring ending .",
