@@ -160,7 +160,7 @@ def fails(error):
 @pytest.mark.parametrize("writer", ["weights", "optimiser"])
 def test_a_full_disk_is_an_os_error(writer, tmp_path, monkeypatch):
     """Stages explain an `OSError`; these two were seen on a full tmpfs."""
-    from adaptive_inference.training import trainer as module
+    from adaptive_inference.exits import weights as module
 
     model = make_model()
     trainer = ready_trainer(model, EE, tmp_path)

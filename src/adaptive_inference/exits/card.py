@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
+from adaptive_inference.exits.card_text import header, limits, table, task_line, usage
 from adaptive_inference.exits.model import ExitModule, MultiExitModel
 from adaptive_inference.records import Record
 
@@ -23,11 +21,11 @@ def model_card(model: ExitModule, evaluation: Record | None = None) -> str:
     """
     schema, calibration = model.schema, model.calibration or {}
     parts = [
-        f"---\n{yaml.safe_dump(_header(model), sort_keys=True, allow_unicode=True)}---",
-        f"# {schema.task}: {_what(model)}",
-        f"{_task_line(model)}\n\n{_exit_line(model)}",
+        header(schema.task, _what(model)),
+        task_line(schema.text, schema.labels, schema.metric),
+        _exit_line(model),
         "## How to use",
-        _usage(model),
+        usage(type(model).__name__, schema.text),
     ]
     if calibration:
         parts += ["## Thresholds", _default_line(model), _points_table(calibration)]
@@ -38,22 +36,8 @@ def model_card(model: ExitModule, evaluation: Record | None = None) -> str:
         ]
     if evaluation is not None:
         parts += ["## Quality on the evaluation split", _quality_table(evaluation)]
-    parts += [
-        "## Limits",
-        f"Fine-tuned on task `{schema.task}` alone, on inputs of up to {schema.max_length} tokens (longer ones are "
-        "cut). Thresholds were chosen on held-out calibration rows of the same task: on other text both quality and "
-        "speed-up may differ.",
-    ]
+    parts += ["## Limits", limits(schema.task, schema.max_length)]
     return "\n\n".join(parts) + "\n"
-
-
-def _header(model: ExitModule) -> dict[str, Any]:
-    kind = "text-classification" if model.schema.kind == "classification" else "text-regression"
-    return {
-        "library_name": "adaptive-inference",
-        "pipeline_tag": "text-classification",
-        "tags": sorted({"early-exit", "adaptive-inference", kind}),
-    }
 
 
 def _what(model: ExitModule) -> str:
@@ -62,37 +46,12 @@ def _what(model: ExitModule) -> str:
     return "an early-exit model" if len(model.exits) > 1 else f"a model of {model.exits[0]} layers"
 
 
-def _task_line(model: ExitModule) -> str:
-    schema = model.schema
-    reads = " and ".join(f"`{name}`" for name in schema.text)
-    answer = (
-        "a score" if schema.labels is None else "one of " + ", ".join(f"`{name}`" for name in schema.labels)
-    )
-    return f"Task: reads {reads}, answers {answer}; scored by {schema.metric.replace('_', ' and ')}."
-
-
 def _exit_line(model: ExitModule) -> str:
     layers = ", ".join(str(layer) for layer in model.exits)
     if isinstance(model, MultiExitModel):
         family = model.backbone.config.model_type
         return f"Exits after layers {layers} of {model.backbone.num_layers} ({family})."
     return f"Members of {layers} layers, tried in this order, each from the tokens on."
-
-
-def _usage(model: ExitModule) -> str:
-    pair = len(model.schema.text) > 1
-    texts = '[("a text", "another")]' if pair else '["a text", "another"]'
-    name = type(model).__name__
-    line = (
-        f'echo \'{{"{model.schema.text[0]}": "a text", "{model.schema.text[1]}": "another"}}\''
-        if pair
-        else "echo 'a text'"
-    )
-    return (
-        f'```python\nfrom adaptive_inference import {name}\n\nmodel = {name}.from_pretrained(".")\n'
-        f"answer = model.predict({texts})\nprint(answer.labels, answer.probabilities, answer.exit_layers)\n```\n\n"
-        f"```sh\n{line} | adaptive-inference predict .\n```"
-    )
 
 
 def _default_line(model: ExitModule) -> str:
@@ -120,7 +79,7 @@ def _points_table(calibration: dict[str, Any]) -> str:
     ]
     if not rows:
         return "No operating point met its goal."
-    return "Chosen and measured on the calibration split.\n\n" + _table(
+    return "Chosen and measured on the calibration split.\n\n" + table(
         ["rule", "operating point", "threshold", "quality", "layers speed-up"], rows
     )
 
@@ -139,12 +98,7 @@ def _quality_table(evaluation: Record) -> str:
     ]
     if not rows:
         return "Not measured."
-    return _table(["rule", "operating point", "quality", "layers speed-up", "FLOPs speed-up"], rows)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(["rule", "operating point", "quality", "layers speed-up", "FLOPs speed-up"], rows)
 
 
 def _number(value: float | None) -> str:

@@ -8,11 +8,10 @@ no path, host or time: equal models give equal bytes.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import safetensors.torch
+import safetensors
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -23,6 +22,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits.head import ExitHead
 from adaptive_inference.exits.layout import CALIBRATION_FILE, CARD_FILE, MULTI_EXIT, MULTI_MODEL, locate
 from adaptive_inference.exits.model import ExitModule, MultiExitModel
+from adaptive_inference.exits.weights import load_weights, save_weights
 from adaptive_inference.records import read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def save_multi_exit(model: MultiExitModel, folder: Path, card: bool = True) -> N
             "backbone": _plain_config(model.backbone),
         },
     )
-    weights = {name: item.detach().cpu().contiguous() for name, item in model.state_dict().items()}
-    _replace_weights(weights, folder / WEIGHT_FILE)
+    save_weights(model, folder / WEIGHT_FILE)
     save_companions(model, folder, card)
 
 
@@ -115,13 +114,6 @@ def _plain_config(backbone: Backbone) -> dict[str, Any]:
     return {key: value for key, value in body.items() if not key.startswith("_") and key not in dropped}
 
 
-def _replace_weights(weights: dict[str, torch.Tensor], file: Path) -> None:
-    """Write safetensors in one move."""
-    partial = file.with_name(f".{file.name}.partial")
-    safetensors.torch.save_file(weights, partial, metadata={"format": "pt"})
-    shutil.move(partial, file)
-
-
 def _load_multi_exit(home: Path, body: dict[str, Any]) -> MultiExitModel:
     try:
         with torch.random.fork_rng(devices=[]):
@@ -132,8 +124,7 @@ def _load_multi_exit(home: Path, body: dict[str, Any]) -> MultiExitModel:
         ) from error
     file = home / WEIGHT_FILE
     try:
-        weights = safetensors.torch.load_file(file)
-        model.load_state_dict(weights)
+        load_weights(model, file)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{file} is missing or damaged ({error}); train or export the model again") from error
     except RuntimeError as error:

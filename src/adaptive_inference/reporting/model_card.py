@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import yaml
-
+from adaptive_inference.exits.card_text import header, limits, table, task_line, usage
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.collect import Point, Results
 from adaptive_inference.reporting.names import method_name, point_name, rule_name, static_layers
@@ -27,20 +25,13 @@ def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
     if row is None or point is None:
         raise ValueError(f"{choice.task}, {choice.backbone}: no model is recommended")
     task = results.params.task(choice.task)
-    labels = _labels(results, point) or task.labels
-    answer = (
-        "a score"
-        if task.kind == "regression"
-        else f"one of {', '.join(f'`{name}`' for name in labels or [])}"
-    )
+    labels = None if task.kind == "regression" else _labels(results, point) or task.labels or ()
     parts = [
-        f"---\n{yaml.safe_dump(_header(), sort_keys=True, allow_unicode=True)}---",
-        f"# {choice.task}: {method_name(row.method)}",
-        f"Task: reads {' and '.join(f'`{name}`' for name in task.text)}, answers {answer}; scored by "
-        f"{row.metric.replace('_', ' and ')}.",
+        header(choice.task, method_name(row.method)),
+        task_line(task.text, labels, row.metric),
         _exits(results, row, choice),
         "## How to use",
-        _usage(task.text, choice),
+        usage("MultiModel" if row.method == "multi_model" else "MultiExitModel", task.text),
         "## Thresholds",
         _default(row, point, choice),
         *_points(rows, row, point),
@@ -50,19 +41,9 @@ def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
         + ("." if point.quality is None else f", which alone has {point.quality:.4f}."),
         *_machine(row),
         "## Limits",
-        f"Fine-tuned on task `{choice.task}` alone, on inputs of up to {task.max_length} tokens (longer ones are cut). "
-        "Thresholds were chosen on held-out calibration rows of the same task: on other text both quality and speed-up "
-        "may differ.",
+        limits(choice.task, task.max_length),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _header() -> Mapping[str, Any]:
-    return {
-        "library_name": "adaptive-inference",
-        "pipeline_tag": "text-classification",
-        "tags": ["adaptive-inference", "early-exit"],
-    }
 
 
 def _labels(results: Results, point: Point) -> list[str] | None:
@@ -83,18 +64,6 @@ def _exits(results: Results, row: Row, choice: Choice) -> str:
         return f"All layers of backbone `{choice.backbone}` ({weights}), with one classifier."
     exits = ", ".join(str(layer) for layer in results.params.backbone(choice.backbone).exits)
     return f"Backbone `{choice.backbone}` ({weights}), exits after layers {exits}."
-
-
-def _usage(text: Sequence[str], choice: Choice) -> str:
-    pair = len(text) > 1
-    example = '("a text", "another")' if pair else '"a text"'
-    kind = "MultiModel" if choice.row is not None and choice.row.method == "multi_model" else "MultiExitModel"
-    line = f'{{"{text[0]}": "a text", "{text[-1]}": "another"}}' if pair else "a text"
-    return (
-        f'```python\nfrom adaptive_inference import {kind}\n\nmodel = {kind}.from_pretrained(".")\n'
-        f"answer = model.predict([{example}])\nprint(answer.labels, answer.probabilities, answer.exit_layers)\n```\n\n"
-        f"```sh\necho '{line}' | adaptive-inference predict .\n```"
-    )
 
 
 def _default(row: Row, point: Point, choice: Choice) -> str:
@@ -130,9 +99,8 @@ def _points(rows: Sequence[Row], chosen: Row, point: Point) -> list[str]:
             lines.append([*cells, f"{own.layers_speedup:.2f}"])
     if len(lines) < 2:
         return []
-    header = ["rule", "operating point", "threshold", "quality, evaluation split", "layers speed-up"]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
-    return [f"Others of this model (`--rule`, `--threshold`), seed {point.cell.seed}:", table]
+    columns = ["rule", "operating point", "threshold", "quality, evaluation split", "layers speed-up"]
+    return [f"Others of this model (`--rule`, `--threshold`), seed {point.cell.seed}:", table(columns, lines)]
 
 
 def _machine(row: Row) -> list[str]:

@@ -18,12 +18,13 @@ from adaptive_inference.data.encode import Feature
 from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.exits.weights import load_weights
 from adaptive_inference.objectives.base import Objective
 from adaptive_inference.params import MethodTraining, Runtime, Training
 from adaptive_inference.records import digest_json, read_json, write_json
 from adaptive_inference.training.arithmetic import fast_cpu
 from adaptive_inference.training.progress import OnLog, Progress, Row
-from adaptive_inference.training.trainer import BEST_FILE, ExitTrainer, load_weights
+from adaptive_inference.training.trainer import BEST_FILE, ExitTrainer
 
 logger = logging.getLogger("adaptive_inference")
 

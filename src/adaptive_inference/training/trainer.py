@@ -6,18 +6,14 @@ Shape suffixes: B rows, E exits.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
@@ -28,6 +24,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.outputs import collect_outputs
 from adaptive_inference.evaluation.quality import predict, quality
 from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.exits.weights import full_disk_is_os_error, load_weights, save_weights
 from adaptive_inference.objectives.base import Objective
 from adaptive_inference.params import MethodTraining, Training
 from adaptive_inference.training.order import EpochOrder
@@ -306,29 +303,3 @@ def development_qualities(
         raise FloatingPointError("the model's outputs are not finite")
     predictions_EN = predict(outputs.logits, schema.kind).T
     return [float(quality(schema.metric, row, outputs.labels, schema.outputs)) for row in predictions_EN]
-
-
-def save_weights(model: nn.Module, file: Path) -> None:
-    """Write a model's weights as safetensors, in one move."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    weights = {name: item.detach().cpu().contiguous() for name, item in model.state_dict().items()}
-    with full_disk_is_os_error(file.parent):
-        safetensors.torch.save_file(weights, partial, metadata={"format": "pt"})
-    os.replace(partial, file)
-
-
-@contextlib.contextmanager
-def full_disk_is_os_error(folder: Path) -> Iterator[None]:
-    """Turn what safetensors and torch raise on a full disk into the `OSError` that stages explain."""
-    try:
-        yield
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        if "os error 28" not in str(error) and shutil.disk_usage(folder).free > 2**20:
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-
-
-def load_weights(model: nn.Module, file: Path) -> None:
-    """Read what `save_weights` wrote."""
-    model.load_state_dict(safetensors.torch.load_file(file))
