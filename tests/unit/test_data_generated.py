@@ -14,10 +14,10 @@ from adaptive_inference.data.generated import TIERS, WORDS, generate
 from adaptive_inference.errors import UserError
 
 PINNED = [
-    "in the end , the story seemed brilliant , but the opening was horrible .",
+    "in the end , the story seemed brilliant ; still the opening was horrible .",
     "it had the most boring ending .",
     "in my view the music was really dull , and in the view of anna the scenery was brilliant .",
-    "not only the music , the story felt awful too during the second half .",
+    "the story seemed not superb during the second half .",
     "i would not say that the acting was not boring when we watched it on sunday .",
 ]
 

@@ -11,7 +11,7 @@ Tiers, in the order of the composition that they ask for:
 4. distractor: somebody else's opinion beside the writer's: "maria found the plot superb , but to me the music was dull"
 5. nested negation: two or three negators: "i would not deny that the plot was never dull"
 
-In tier 2 the negator is about something else in half of the sentences ("the plot , not the music , was superb").
+In tier 2 the negator is about something else in three of ten sentences ("i did not expect it : the plot was superb").
 In tiers 3 and 4 both polarities occur in every sentence, and the cue that counts is first as often as last; in tier 5
 the label is the parity of the negators times the cue's polarity. So no linear function of word counts can tell the
 label of these tiers. `docs/generated_task.md` has the measurements.
@@ -109,8 +109,8 @@ def _plain(random: Random, label: int) -> str:
 
 
 def _negated(random: Random, label: int) -> str:
-    """Write a negator that turns the cue round (half of the sentences) or is about something else."""
-    turned = random.random() < 0.5
+    """Write a negator that turns the cue round (most of the sentences) or is about something else."""
+    turned = random.random() >= words.ELSEWHERE_SHARE
     pattern = random.choice(words.NEGATED if turned else words.NEGATED_ELSEWHERE)
     return _fill(pattern, random, cue=random.choice(words.CUES[1 - label if turned else label]))
 
@@ -137,7 +137,7 @@ def _nested(random: Random, label: int) -> str:
     odd = random.random() < 0.5
     if odd:
         frame, clause = words.KEEPING, words.NESTED_NEGATED
-    elif random.random() < 0.5:
+    elif random.random() >= words.NESTED_PLAIN_SHARE:
         frame, clause = words.TURNING, words.NESTED_NEGATED
     else:
         frame, clause = words.KEEPING, words.NESTED_PLAIN

@@ -66,6 +66,7 @@ NEGATED = (
     "the {noun} {verb} *anything *but *{cue}",
 )
 #: A negator that is not about the cue: without these, its presence alone would turn the cue round.
+ELSEWHERE_SHARE = 0.3
 NEGATED_ELSEWHERE = (
     "not only the {other_noun} , the {noun} {link} *{cue} too",
     "i did not expect it : the {noun} {link} *{cue}",
@@ -78,11 +79,15 @@ CONTRAST_WINNER_FIRST = (
     "the {noun} {link} *{win} *although the {other_noun} {other_link} {lose}",
     "the {noun} {link} *{win} , *even *though the {other_noun} {other_link} {lose}",
     "the {noun} {link} *{win} , *never *mind that the {other_noun} {other_link} {lose}",
+    "the {noun} {link} *{win} , *granted that the {other_noun} {other_link} {lose}",
+    "the {noun} {link} *{win} , *whatever one says of the {lose} {other_noun}",
 )
 CONTRAST_WINNER_LAST = (
     "*although the {other_noun} {other_link} {lose} , the {noun} {link} *{win}",
     "*even *though the {other_noun} {other_link} {lose} , the {noun} {link} *{win}",
     "the {other_noun} {other_link} {lose} , *but the {noun} {link} *{win}",
+    "*granted , the {other_noun} {other_link} {lose} ; the {noun} {link} *{win}",
+    "the {other_noun} {other_link} {lose} ; *still the {noun} {link} *{win}",
 )
 
 #: Somebody else's opinion beside the writer's; the writer's counts, whatever the connective and the order.
@@ -100,7 +105,7 @@ OTHERS = (
 )
 LINKERS = (" , but ", " , and ", " , while ", " although ", " ; ")
 #: Two others' opinions, and the writer joins one of them; which of the two is named first is drawn apart.
-JOINED_SHARE = 0.2  #: a larger share takes more training rows than the default preset has
+JOINED_SHARE = 0.1  #: a larger share takes more training rows than the default preset has
 JOINED = ("{joined} found the {noun} *{win}", "to {joined} the {noun} {link} *{win}")
 LEFT = ("{left} found the {other_noun} {lose}", "to {left} the {other_noun} {other_link} {lose}")
 JOINING = (" , and i side with {joined}", " , and i agree with {joined}", " : {joined} is right")
@@ -114,4 +119,6 @@ KEEPING = (
     "it is *not *false that ",
 )
 NESTED_NEGATED = ("the {noun} was *{negator} *{cue}", "the {noun} {verb} *anything *but *{cue}")
+#: Of the sentences with two negators, those with both in the frame; their clause alone tells the label.
+NESTED_PLAIN_SHARE = 0.25
 NESTED_PLAIN = ("the {noun} {link} *{cue}",)
