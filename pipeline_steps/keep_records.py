@@ -10,13 +10,15 @@ go to docs/results/PRESET/records/ and are committed; tables and figures are reb
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import sys
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.params import Params, load_params
-from adaptive_inference.records import Record, digest_params
+from adaptive_inference.records import Cell, digest_path
+from adaptive_inference.reporting.validity import read_records, why_unusable
 
 #: All that is kept of a stage; timings lie beside the stage's folder.
 KEPT = ("metrics.json", "history.jsonl", "calibration.json", "curves.json")
@@ -24,7 +26,10 @@ KEPT_BESIDE = ("timings.json", "train_timings.json")
 
 
 def keep_records(runs: Path, out: Path, params: Params) -> tuple[int, int]:
-    """Copy every record that belongs to the params.
+    """Copy every record that belongs to the params, as do all that it stands on.
+
+    Where a model lies beside its records, they must be of that very model: one that was trained again since leaves
+    older evaluations out.
 
     Returns
     -------
@@ -32,28 +37,30 @@ def keep_records(runs: Path, out: Path, params: Params) -> tuple[int, int]:
         Number of records copied, and of those that other params made.
     """
     kept = left = 0
-    for file in sorted(runs.rglob("metrics.json")):
-        where = file.parent.relative_to(runs)
-        if any(part.startswith(".") for part in where.parts):
-            continue
-        if not belongs(Record.load(file.parent), params):
+    found = read_records(runs)
+    models: dict[Path, str] = {}
+    for (stage, cell), (record, folder) in found.items():
+        where = folder.relative_to(runs)
+        model = folder.parent / "train" / "model"
+        if model.is_dir() and "model" in record.inputs and model not in models:
+            models[model] = digest_path(model)
+        retrained = model in models and record.inputs.get("model", models[model]) != models[model]
+        if not in_grid(cell, params) or why_unusable(stage, cell, found, params) or retrained:
             left += 1
             continue
         kept += 1
         (out / where).mkdir(parents=True, exist_ok=True)
         for name in KEPT:
-            _copy(file.parent / name, out / where / name)
+            _copy(folder / name, out / where / name)
         for name in KEPT_BESIDE:
-            _copy(file.parent.parent / name, out / where.parent / name)
+            _copy(folder.parent / name, out / where.parent / name)
     return kept, left
 
 
-def belongs(record: Record, params: Params) -> bool:
-    """Return whether a record is of a cell of the grid and was made with these params."""
-    cell = record.cell
+def in_grid(cell: Cell, params: Params) -> bool:
+    """Return whether the params ask for a cell."""
     grid = cell.task in params.tasks and cell.backbone in params.backbones and cell.seed in params.seeds
-    method = not cell.method or cell.method in params.methods
-    return grid and method and digest_params(record.params) == digest_params(params.echo(record.params))
+    return grid and (not cell.method or cell.method in params.methods)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -64,8 +71,9 @@ def _copy(source: Path, target: Path) -> None:
 def default_out(params: Params) -> Path:
     """Return ``docs/results/PRESET/records`` for the preset that the params are."""
     for preset in sorted(Path("presets").glob("*.yaml")):
-        if load_params(preset) == params:
-            return Path("docs/results") / preset.stem / "records"
+        with contextlib.suppress(UserError):  # one that is not valid is none that was run
+            if load_params(preset) == params:
+                return Path("docs/results") / preset.stem / "records"
     raise UserError("params.yaml is none of the presets; say where to with --out docs/results/NAME/records")
 
 

@@ -17,13 +17,14 @@ from stage import Stage, run_stage
 
 def main(stage: Stage) -> None:
     """Write the splits, their schema and their statistics."""
-    from adaptive_inference.backbones.load import load_tokenizer
+    from adaptive_inference.backbones.load import check_fit, load_tokenizer
     from adaptive_inference.data.splits import data_files, make_splits
     from adaptive_inference.data.statistics import describe, shared_texts
     from adaptive_inference.data.task import save_split
 
     name, folder = stage.cell.task, stage.inputs["data_folder"]
     task, backbone = stage.params.task(name), stage.params.backbone(stage.cell.backbone)
+    check_fit(backbone, backbone.exits, name, task.max_length)  # here, before anything trains on these rows
     tokenizer = load_tokenizer(backbone.weights, backbone.revision)
     # the record names the files that this task reads, not all that lies in the folder
     stage.inputs = data_files(task, folder)

@@ -110,8 +110,9 @@ def _run(
     script: str,
 ) -> None:
     _set_threads(params.runtime.threads)
-    partial, scratch = (out.parent / f".{out.name}.{kind}" for kind in ("partial", "scratch"))
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, scratch, trash = (out.parent / f".{out.name}.{kind}" for kind in ("partial", "scratch", "trash"))
+    for leftover in (partial, trash):
+        shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     paths = {key: Path(getattr(args, key)) for key in inputs}
     stage = Stage(name, cell, params, paths, partial, scratch, {}, script)
@@ -131,7 +132,9 @@ def _run(
             stage.tracker.fail()
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial, out)
-    shutil.rmtree(scratch, ignore_errors=True)
+    if scratch.exists():  # a kill while it is deleted must leave nothing that a later run would resume from
+        os.replace(scratch, trash)
+    shutil.rmtree(trash, ignore_errors=True)
 
 
 def _parser(doc: str, inputs: Sequence[str], per_method: bool, timings: bool) -> argparse.ArgumentParser:

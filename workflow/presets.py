@@ -35,7 +35,15 @@ def preset_path(name: str) -> Path:
 
 def preset_of(params: Params) -> str | None:
     """Return the name of the preset that has these values, if one has."""
-    return next((name for name in names() if load_params(preset_path(name)) == params), None)
+    return next((name for name in names() if _loaded(name) == params), None)
+
+
+def _loaded(name: str) -> Params | None:
+    """Load a preset; one that is being written, and not valid yet, is nobody's params."""
+    try:
+        return load_params(preset_path(name))
+    except UserError:
+        return None
 
 
 def records_folder(name: str) -> Path:

@@ -11,8 +11,11 @@ from filelock import FileLock, Timeout
 
 import presets
 from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.objectives import load_objective
 from adaptive_inference.params import Params, load_params
-from adaptive_inference.records import Cell, Record, digest_params
+from adaptive_inference.records import Cell
+from adaptive_inference.reporting.validity import read_records, why_unusable
 from dag import StageNode
 
 #: Memory and time limit of a stage family, for schedulers that ask; a laptop's profile ignores the time.
@@ -73,6 +76,7 @@ def checked_params() -> Params:
         raise SystemExit(
             f"error: two cells would be named {', '.join(twice)}; rename a task, backbone or method"
         )
+    check_rules(params)
     linked = [path.as_posix() for path in Path("data").rglob("*") if path.is_symlink() and path.is_dir()]
     if linked:
         raise SystemExit(
@@ -80,6 +84,24 @@ def checked_params() -> Params:
             "make a folder and link the files into it (data/README.md)"
         )
     return params
+
+
+def check_rules(params: Params) -> None:
+    """Stop where a method's rules or objective do not fit a task, before anything is trained.
+
+    An objective is loaded (and torch with it) only where its name does not tell.
+    """
+    for task in params.tasks.values():
+        for name, method in params.methods.items():
+            train, where = method.train, f"methods.{name}"
+            try:
+                if task.kind == "regression":
+                    load_objective(train.objective, train).check_kind(task.kind)
+                for rule in map(load_rule, method.rules):
+                    certain = not rule.needs_certainty or rule.name == train.objective
+                    rule.check(task.kind, certain or load_objective(train.objective, train).needs_certainty)
+            except UserError as error:
+                raise SystemExit(f"error: {where}: {error}") from None
 
 
 def cores(workflow: Any) -> int:
@@ -119,12 +141,15 @@ def unkept(stages: list[StageNode], params: Params) -> set[str]:
 
     A preset that takes hours is run in slices; a run starts with what is missing.
     """
-    name = presets.preset_of(params)
-    evaluations = [stage for stage in stages if stage.family == "evaluate_batch1"]
+    try:
+        name = presets.preset_of(params)
+        found = read_records(presets.records_folder(name)) if name else {}
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     return {
         stage.name
-        for stage in evaluations
-        if name is None or not _is_kept(stage, params, presets.records_folder(name))
+        for stage in stages
+        if stage.family == "evaluate_batch1" and why_unusable(stage.family, _cell(stage), found, params)
     }
 
 
@@ -137,12 +162,8 @@ def with_upstream(names: set[str], stages: list[StageNode]) -> set[str]:
     return found
 
 
-def _is_kept(stage: StageNode, params: Params, folder: Path) -> bool:
+def _cell(stage: StageNode) -> Cell:
     task, backbone, seed, method = (
         str(stage.argument(key)) for key in ("task", "backbone", "seed", "method")
     )
-    path = Cell(task, backbone, int(seed), method).folder(folder) / "evaluation"
-    if not (path / "metrics.json").is_file():
-        return False
-    given = Record.load(path).params
-    return digest_params(given) == digest_params(params.echo(given))
+    return Cell(task, backbone, int(seed), method)

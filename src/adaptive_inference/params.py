@@ -128,7 +128,12 @@ class Backbone(Section):
     )
 
     @model_validator(mode="after")
-    def _ascending(self) -> Backbone:
+    def _consistent(self) -> Backbone:
+        if not re.match("packaged$|random:", self.weights) and not (self.revision or self.sha256):
+            raise ValueError(
+                f"weights {self.weights!r} may change under the same name: pin a hub id by `revision` (its commit), a "
+                "local folder by `sha256` (of its weight file, as sha256sum prints it)"
+            )
         if list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
         return self
@@ -138,7 +143,9 @@ class Training(Section):
     """Optimisation, shared by all methods; a method may override any key in its own `training`."""
 
     epochs: Count = Field(3, description="Passes over the training rows.")
-    batch_size: Count = Field(16, description="Rows per optimiser step.")
+    batch_size: Count = Field(
+        16, description="Rows per batch; times `gradient_accumulation` per optimiser step."
+    )
     gradient_accumulation: Count = Field(1, description="Batches summed up to one optimiser step.")
     learning_rate: Positive = Field(5e-5, description="Peak rate of the pre-trained weights.")
     head_learning_rate: Positive | None = Field(
@@ -270,10 +277,10 @@ class Params(Section):
     def _whole(self) -> Params:
         for family, names in (("task", self.tasks), ("backbone", self.backbones), ("method", self.methods)):
             for name in names:
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", str(name)):
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(name)):
                     raise ValueError(
-                        f"{family} name {name!r} becomes a folder: use letters, digits, '_', '.', '-', and no "
-                        f"path separator"
+                        f"{family} name {name!r} becomes a folder and part of a dotted key: use letters, digits, '_' "
+                        "and '-', no dot and no path separator"
                     )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
@@ -295,6 +302,11 @@ class Params(Section):
                     f"trained_by names {name!r}, which `methods` lacks; allowed: {', '.join(self.methods)}"
                     f"{nearest(name, list(self.methods))}"
                 )
+        cascades = self.trained_by["train_multi_model"]
+        if len(cascades) > 1:
+            raise ValueError(
+                f"trained_by.train_multi_model: {cascades} would share the rows static_K; name one"
+            )
         for name in self.methods:
             wanted = 0 if name == "full" else 1
             if trained.count(name) != wanted:

@@ -208,8 +208,9 @@ def test_class_names_come_from_the_train_file_when_not_given(data):
         assert {label for split in splits.values() for label in split.labels} == set(range(len(names)))
 
 
-def test_a_column_of_free_text_is_no_label(data):
-    lines = [row | {"label": f"a long comment {n}"} for n, row in enumerate(rows(300))]
+@pytest.mark.parametrize("value", ["a long comment {}", "{}"])
+def test_a_column_of_free_text_or_of_numbers_of_rows_is_no_label(data, value):
+    lines = [row | {"label": value.format(n)} for n, row in enumerate(rows(300))]
     refuse(data, "look like no classes", task(labels=None), lines)
 
 

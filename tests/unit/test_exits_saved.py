@@ -199,6 +199,12 @@ def test_the_recommendation_that_calibration_wrote_is_taken_and_a_bound_never_is
     assert model.predict(TEXTS).exit_layers.tolist() == [4, 4, 4]
 
 
+def test_a_threshold_without_a_rule_is_refused_where_no_rule_is_recommended():
+    """It would be read as an exit index, and 0.95 would send every text out at the second exit."""
+    with pytest.raises(UserError, match="needs a rule"):
+        build().predict(TEXTS, threshold=0.95)
+
+
 def test_temperatures_change_probabilities_and_no_label():
     model = build()
     model.calibration = calibration() | {"temperatures": [4.0, 4.0, 4.0]}

@@ -282,13 +282,20 @@ def test_nothing_is_printed_where_there_is_no_terminal(tmp_path, capfd, caplog):
 def test_bf16_trains_and_scores_in_fp32(tmp_path):
     from adaptive_inference.objectives import load_objective
 
-    model = make_model()
-    rows, runtime = make_features(model, 16), Runtime(device="cpu", precision="bf16")
-    result = fit(
-        model, load_objective("joint", EE), rows, rows, SCHEMA, Training(epochs=1), EE, runtime, 0, tmp_path
-    )
-    assert all(item.dtype == torch.float32 for item in model.parameters())
-    assert result.history[-1]["loss"] > 0
+    losses = {}
+    for precision in ("bf16", "fp32"):
+        model = make_model()
+        rows, runtime, once = (
+            make_features(model, 16),
+            Runtime(device="cpu", precision=precision),
+            Training(epochs=1),
+        )
+        objective, scratch = load_objective("joint", EE), tmp_path / precision
+        result = fit(model, objective, rows, rows, SCHEMA, once, EE, runtime, 0, scratch)
+        assert all(item.dtype == torch.float32 for item in model.parameters())
+        losses[precision] = result.history[-1]["loss"]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
 
 
 def test_added_parameters_are_those_beyond_encoder_and_one_head():

@@ -376,3 +376,25 @@ def test_the_stage_loads_no_heavy_library(small, tmp_path):
     command = [sys.executable, "-c", code, *map(str, small), str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_member_copied_from_the_full_model_counts_with_its_training_time(tmp_path, params):
+    write_run(tmp_path, params)
+    folder = tmp_path / "tiers/minilm/seed0"
+    write_json(folder / "full/train_timings.json", {"seconds": 40.0})
+    write_json(
+        folder / "multi_model/train_timings.json", {"seconds": 30.0, "members": {"2": 10.0, "4": 20.0}}
+    )
+    file = folder / "multi_model/train/metrics.json"
+    write_json(file, read_json(file) | {"details": {"member6": {"copied_from_full": True}}})
+    seconds = {
+        point.method: point.training_seconds
+        for point in collect(tmp_path, params).points
+        if point.cell.seed == 0
+    }
+    assert [seconds[name] for name in ("multi_model", "static_2", "static_6", "full")] == [
+        70.0,
+        10.0,
+        40.0,
+        40.0,
+    ]

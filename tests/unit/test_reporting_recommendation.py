@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from synthetic_records import invented_params, write_run
 
-from adaptive_inference.records import read_json
+from adaptive_inference.records import read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.collect import collect
 from adaptive_inference.reporting.handout import hand_out
@@ -207,3 +207,70 @@ def test_kept_records_have_no_model_to_hand_out(tmp_path, runs, results):
     (choice,) = recommend(results)
     assert not hand_out(results, aggregate(results), choice, runs, tmp_path)
     assert "Only records were kept" in as_markdown([choice], results, "results", set())
+
+
+def test_a_copy_of_the_full_model_is_no_recommendation_however_it_was_timed(tmp_path, params):
+    """Both are the same weights: a ratio above 1 is noise."""
+
+    def edit(cell, rows, timings):
+        for row in rows:
+            row["calibration_quality"] = 0.9 if row["method"] in ("full", "static_6") else 0.5
+        for row in timings:
+            if row["method"] == "static_6":
+                row |= {"wallclock_speedup": 1.2, "wallclock_low": 1.1, "wallclock_high": 1.3}
+
+    write_run(tmp_path, params, edit=edit)
+    (choice,) = recommend(collect(tmp_path, params))
+    assert not choice.faster
+    assert choice.qualifying == 1
+
+
+def test_a_point_that_may_be_slower_on_the_clock_is_no_recommendation(tmp_path, params):
+    def edit(cell, rows, timings):
+        only("early_exit", "min_speedup_2")(cell, rows, timings)
+        for row in timings:
+            row |= {"wallclock_speedup": 1.01, "wallclock_low": 0.98, "wallclock_high": 1.04}
+
+    write_run(tmp_path, params, edit=edit)
+    (choice,) = recommend(collect(tmp_path, params))
+    assert not choice.faster
+
+
+def test_thresholds_that_saw_the_reported_rows_are_told(tmp_path):
+    calibration = {"calibrate_on": "evaluation"}
+    params = invented_params(calibration=calibration)
+    write_run(tmp_path, params)
+    results = collect(tmp_path, params)
+    assert "Calibrated on the evaluation split" in as_markdown(recommend(results), results, "results", set())
+
+
+# ---- which records count ---------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_of_a_model_trained_otherwise_is_not_reported(runs, params):
+    """The evaluation's own params hold no learning rate: all that it stands on is asked."""
+    body = params.model_dump(mode="json")
+    body["training"]["learning_rate"] = 3e-5
+    changed = invented_params(training=body["training"])
+    missing = collect(runs, changed).missing
+    assert len(missing) == len(params.seeds) * len(params.methods)
+    assert all("training.learning_rate" in item.why for item in missing)
+
+
+def test_an_evaluation_whose_training_record_is_gone_is_not_reported(tmp_path, runs, params):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    shutil.rmtree(root / "tiers/minilm/seed0/sweet/train")
+    (missing,) = collect(root, params).missing
+    assert missing.cell.method == "sweet"
+    assert "train" in missing.why
+
+
+def test_an_evaluation_of_another_model_than_was_calibrated_is_not_reported(tmp_path, runs, params):
+    root = tmp_path / "runs"
+    shutil.copytree(runs, root)
+    for stage, digest in (("calibration", "new"), ("evaluation", "old")):
+        file = root / f"tiers/minilm/seed0/sweet/{stage}/metrics.json"
+        write_json(file, read_json(file) | {"inputs": {"model": digest}})
+    (missing,) = collect(root, params).missing
+    assert "another model" in missing.why

@@ -8,7 +8,7 @@ import pytest
 
 import dag
 import stage_settings
-from adaptive_inference.params import load_params
+from adaptive_inference.params import load_params, parse_params
 
 ROOT = Path(__file__).parents[2]
 SMOKE = load_params(ROOT / "presets/smoke.yaml")
@@ -85,3 +85,29 @@ def test_a_link_to_a_folder_of_data_is_refused_and_a_link_to_a_file_is_not(tmp_p
     (tmp_path / "data/linked").symlink_to(tmp_path / "real")
     with pytest.raises(SystemExit, match="data/linked links to a folder"):
         stage_settings.checked_params()
+
+
+def with_method(name, **changes):
+    body = SMOKE.model_dump(mode="json")
+    body["methods"][name] |= changes
+    return parse_params(body)
+
+
+def test_a_rule_that_needs_heads_which_the_method_lacks_is_refused_before_the_run():
+    stage_settings.check_rules(SMOKE)
+    with pytest.raises(SystemExit, match=r"methods\.sweet.*certainty heads"):
+        stage_settings.check_rules(with_method("sweet", rules=["learning_to_exit"]))
+
+
+@pytest.mark.parametrize("rules", [["confidence"], ["fixed"]])
+def test_a_rule_or_objective_that_a_regression_cannot_use_is_refused_before_the_run(rules):
+    body = SMOKE.model_dump(mode="json")
+    body["tasks"]["tiers"] |= {
+        "source": "local", "generated": None, "train": "a.csv", "kind": "regression", "metric": "pearson", "labels": None,
+    }  # fmt: skip
+    for name in ("early_exit", "sweet", "multi_model"):
+        if name in body["methods"]:
+            body["methods"][name]["rules"] = ["fixed"]
+    body["methods"]["learning_to_exit"]["rules"] = rules
+    with pytest.raises(SystemExit, match=r"methods\.learning_to_exit.*regression"):
+        stage_settings.check_rules(parse_params(body))

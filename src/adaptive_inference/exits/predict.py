@@ -155,6 +155,11 @@ def operating_point(
         No threshold is given for a rule that the calibration has no operating point of.
     """
     recommended = recommendation(model)
+    if rule is None and threshold is not None and recommended["rule"] == "fixed":
+        raise UserError(
+            f"threshold {threshold:g} needs a rule: this model has no recommended one to apply it to; name one, e.g. "
+            "rule confidence"
+        )
     if rule is None or (rule == recommended["rule"] and threshold is None):
         return recommended["rule"], recommended["threshold"] if threshold is None else threshold
     if (

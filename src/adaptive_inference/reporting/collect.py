@@ -11,12 +11,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from adaptive_inference.params import TRAINING_STAGES, Params
+from adaptive_inference.params import Params
 from adaptive_inference.records import Cell, Record, read_json
 from adaptive_inference.reporting.names import method_key, natural_key, rule_key, static_layers
-
-#: Stages whose records the tables read; ``finetune_backbone`` and the rest of the training stages give train records.
-TRAIN_STAGES = ("finetune_backbone", *TRAINING_STAGES)
+from adaptive_inference.reporting.validity import Found, read_records, why_unusable
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class CellFiles:
 
     cell: Cell
     evaluation: Record
-    calibration: Record | None
+    calibration: Record
     curves: Mapping[str, Mapping[str, list[float]]]
 
 
@@ -121,17 +119,10 @@ def collect(root: Path, params: Params) -> Results:
         A file is damaged or of another shape.
     """
     results = Results(params)
-    found: dict[tuple[str, Cell], tuple[Record, Path]] = {}
-    for file in sorted(root.rglob("metrics.json")):
-        if any(part.startswith(".") for part in file.relative_to(root).parts):
-            continue  # a stage that is being written
-        record = Record.load(file.parent)
-        if record.stage == "finetune_backbone":  # serves all methods, and is the training of `full`
-            record.cell = replace(record.cell, method="full")
-        found[family(record.stage), record.cell] = (record, file.parent)
+    found = read_records(root)
     machines: set[str] = set()
     for cell in _grid(params):
-        why = _why_unusable(cell, found, params)
+        why = why_unusable("evaluate_batch1", cell, found, params)
         if why:
             results.missing.append(Missing(cell, why))
             continue
@@ -154,11 +145,6 @@ def collect(root: Path, params: Params) -> Results:
     return results
 
 
-def family(stage: str) -> str:
-    """Return ``train`` for any training stage, else the stage's own name."""
-    return "train" if stage in TRAIN_STAGES else stage
-
-
 def _grid(params: Params) -> Iterator[Cell]:
     for task in params.tasks:
         for backbone in params.backbones:
@@ -167,43 +153,7 @@ def _grid(params: Params) -> Iterator[Cell]:
                     yield Cell(task, backbone, seed, method)
 
 
-def _why_unusable(cell: Cell, found: Mapping[tuple[str, Cell], tuple[Record, Path]], params: Params) -> str:
-    """Say why a cell cannot be reported, or return an empty string."""
-    if ("evaluate_batch1", cell) not in found:
-        done = [stage for stage in ("train", "calibrate_thresholds") if (stage, cell) in found]
-        return f"not evaluated yet (done: {', '.join(done) or 'nothing'})"
-    bare = Cell(cell.task, cell.backbone, cell.seed)
-    full = Cell(cell.task, cell.backbone, cell.seed, "full")
-    chain = [("prepare_data", bare), ("train", full)]
-    chain += [(stage, cell) for stage in ("train", "calibrate_thresholds", "evaluate_batch1")]
-    for key in chain:
-        if key in found:
-            recorded = found[key][0].params
-            changed = changed_params(recorded, params.echo(recorded))
-            if changed:
-                return f"{found[key][0].stage} was run with other params ({', '.join(changed)}); run it again"
-    return ""
-
-
-def changed_params(recorded: Any, current: Any, prefix: str = "") -> list[str]:
-    """Return the dotted keys in which a record's params differ from the params at hand.
-
-    Both are as `Params.echo` gives them: values that equal the default left out.
-    """
-    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
-        return [
-            name
-            for key in sorted(set(recorded) | set(current))
-            for name in changed_params(
-                recorded.get(key), current.get(key), f"{prefix}.{key}" if prefix else str(key)
-            )
-        ]
-    return [] if recorded == current else [prefix]
-
-
-def _read_cell(
-    cell: Cell, found: Mapping[tuple[str, Cell], tuple[Record, Path]]
-) -> tuple[CellFiles, list[Point]]:
+def _read_cell(cell: Cell, found: Found) -> tuple[CellFiles, list[Point]]:
     record, folder = found["evaluate_batch1", cell]
     timings = _optional(folder.parent / "timings.json")
     timed = {
@@ -212,9 +162,12 @@ def _read_cell(
         if row.get("wallclock_speedup") is not None
     }
     machine = machine_name(timings.get("environment") or {})
-    seconds: dict[str, Any] = {}
-    if ("train", cell) in found:
-        seconds = _optional(found["train", cell][1].parent / "train_timings.json")
+    record_of = found["train", cell][0].details
+    seconds = _optional(found["train", cell][1].parent / "train_timings.json")
+    full = _optional(found["train", replace(cell, method="full")][1].parent / "train_timings.json")
+    seconds["copied_from_full"] = any(
+        isinstance(item, dict) and item.get("copied_from_full") for item in record_of.values()
+    )
     points = []
     for row in record.details.get("rows") or []:
         key = (row["method"], row["rule"], row["operating_point"])
@@ -242,19 +195,21 @@ def _read_cell(
                 calibration_quality=row.get("calibration_quality"),
                 calibration_speedup=row.get("calibration_layers_speedup"),
                 wallclock=wallclock,
-                training_seconds=_training_seconds(row["method"], seconds),
+                training_seconds=_training_seconds(row["method"], seconds, full),
                 machine=machine if wallclock else "",
             )
         )
-    calibration = found["calibrate_thresholds", cell][0] if ("calibrate_thresholds", cell) in found else None
+    calibration = found["calibrate_thresholds", cell][0]
     return CellFiles(cell, record, calibration, _optional(folder / "curves.json")), points
 
 
-def _training_seconds(method: str, timings: Mapping[str, Any]) -> float | None:
-    layers = static_layers(method)
+def _training_seconds(method: str, timings: Mapping[str, Any], full: Mapping[str, Any]) -> float | None:
+    """Return a training's seconds; a member that is the full model's copy took the full model's."""
+    layers, members = static_layers(method), timings.get("members") or {}
+    copied = full.get("seconds") if timings.get("copied_from_full") else 0.0
     if layers is None:
-        return timings.get("seconds")
-    return (timings.get("members") or {}).get(str(layers))  # the whole family's time is not one member's
+        return None if copied is None or "seconds" not in timings else timings["seconds"] + copied
+    return members.get(str(layers), copied or None)  # the whole family's time is not one member's
 
 
 def _by_number(item: tuple[str, Any]) -> int:

@@ -8,7 +8,7 @@ from adaptive_inference.exits.card_text import header, limits, table, task_line,
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.collect import Point, Results
 from adaptive_inference.reporting.names import method_name, point_name, rule_name, static_layers
-from adaptive_inference.reporting.recommendation import Choice, evaluation_sentence
+from adaptive_inference.reporting.recommendation import Choice, evaluation_sentence, leak_warning
 
 
 def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
@@ -36,7 +36,8 @@ def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
         _default(row, point, choice),
         *_points(rows, row, point),
         "## Quality and speed",
-        f"On the evaluation split, on which nothing was fitted: {evaluation_sentence(row)}. This folder holds the model of "
+        *leak_warning(results.params),
+        f"On the evaluation split: {evaluation_sentence(row)}. This folder holds the model of "
         f"seed {point.cell.seed}"
         + ("." if point.quality is None else f", which alone has {point.quality:.4f}."),
         *_machine(row),
