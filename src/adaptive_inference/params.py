@@ -131,8 +131,7 @@ class Backbone(Section):
     def _consistent(self) -> Backbone:
         if not re.match("packaged$|random:", self.weights) and not (self.revision or self.sha256):
             raise ValueError(
-                f"weights {self.weights!r} may change under the same name: pin a hub id by `revision` (its commit), a "
-                "local folder by `sha256` (of its weight file, as sha256sum prints it)"
+                f"weights {self.weights!r} may change: pin a hub id by `revision`, a folder by its weight file's `sha256`"
             )
         if list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
@@ -279,8 +278,7 @@ class Params(Section):
             for name in names:
                 if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(name)):
                     raise ValueError(
-                        f"{family} name {name!r} becomes a folder and part of a dotted key: use letters, digits, '_' "
-                        "and '-', no dot and no path separator"
+                        f"{family} name {name!r} becomes a folder: letters, digits, _ and - only; no dot, no path separator"
                     )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
@@ -343,8 +341,7 @@ class Params(Section):
     def echo(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of dotted keys as a record holds them, e.g. ``training``, ``methods.sweet.train``.
 
-        Values that equal the default are left out (a section of nothing else is null), so a key that a later version
-        adds leaves the digests of older records as they are.
+        Values that equal the default are left out (a section of nothing else is null): a later key changes no digest.
         """
         whole = self.model_dump(mode="json", exclude_defaults=True)
         found: dict[str, Any] = {}
