@@ -47,8 +47,8 @@ rule missing_cells:
 
 onstart:
     stage_settings.only_run_here()
-    slice = "missing_cells" in sys.argv
-    progress.announce([stage for stage in STAGES if not slice or stage.name in FIRST], PARAMS, CORES)
+    one_slice = "missing_cells" in sys.argv
+    progress.announce([stage for stage in STAGES if not one_slice or stage.name in FIRST], PARAMS, CORES)
 
 
 onsuccess:

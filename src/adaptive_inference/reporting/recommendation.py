@@ -31,7 +31,6 @@ class Choice:
     point: Point | None  #: the seed whose model is handed out
     faster: bool  #: whether a method other than the full model qualifies and is faster
     measure: str  #: the speed that candidates were ranked by; a key of `MEASURES`
-    speed: float | None
     candidates: int  #: operating points compared, the full model aside
     qualifying: int
     model: str  #: folder of the assembled model below the results, e.g. ``model`` or ``model/TASK``
@@ -69,7 +68,7 @@ def _choose(task: str, backbone: str, rows: list[Row], max_loss: float, folder: 
     others = [row for row in rows if row.method != "full" and row.attainable]
     if full is None:
         why = "the full model has no record yet, so nothing can be held against it"
-        return Choice(task, backbone, None, None, False, "", None, len(others), 0, folder, why)
+        return Choice(task, backbone, None, None, False, "", len(others), 0, folder, why)
     fit = [row for row in others if row.seeds == full.seeds and within(row.calibration_difference, max_loss)]
     faster = [row for row in fit if _is_faster(row)]
     measure = _common_measure(faster)
@@ -84,15 +83,13 @@ def _choose(task: str, backbone: str, rows: list[Row], max_loss: float, folder: 
             else f"{len(fit)} of {len(others)} operating points qualify, but none is faster than the full model"
         )
         return Choice(
-            task, backbone, full, _seed_of(full), False, measure, 1.0, len(others), len(fit), folder, why
+            task, backbone, full, _seed_of(full), False, measure, len(others), len(fit), folder, why
         )
     best = ranked[0]
     base = {point.cell.seed: point.calibration_quality for point in full.points}
     why = f"the fastest of the {len(fit)} (of {len(others)}) operating points that qualify"
     point = _seed_of(best, base, max_loss)
-    return Choice(
-        task, backbone, best, point, True, measure, _speed(best, measure), len(others), len(fit), folder, why
-    )
+    return Choice(task, backbone, best, point, True, measure, len(others), len(fit), folder, why)
 
 
 def within(difference: float | None, max_loss: float) -> bool:
