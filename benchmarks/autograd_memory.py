@@ -26,7 +26,8 @@ from adaptive_inference.backbones.bert import BertBackbone
 from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.build import add_exits
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import MethodTraining, Runtime, Training
+from adaptive_inference.params import Runtime
+from adaptive_inference.params_training import MethodTraining, Training
 from adaptive_inference.training.fit import make_trainer
 from adaptive_inference.training.progress import Progress
 

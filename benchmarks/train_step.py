@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.build import build_model, full_exits
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone, MethodTraining, Runtime, Training
+from adaptive_inference.params import Backbone, Runtime
+from adaptive_inference.params_training import MethodTraining, Training
 from adaptive_inference.training.arithmetic import fast_cpu
 from adaptive_inference.training.fit import make_trainer
 from adaptive_inference.training.progress import Progress

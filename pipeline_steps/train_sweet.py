@@ -15,48 +15,8 @@ Examples::
 
 from __future__ import annotations
 
-from stage import Stage, run_stage
-
-
-def main(stage: Stage) -> None:
-    """Train and save."""
-    from adaptive_inference.data.task import load_schema
-    from adaptive_inference.exits.build import build_model
-    from adaptive_inference.objectives import load_objective
-    from adaptive_inference.records import environment
-    from adaptive_inference.training.cell import Rows, parameter_counts, write_history
-    from adaptive_inference.training.fit import fit
-
-    params, cell = stage.params, stage.cell
-    backbone, method = params.backbone(cell.backbone), params.method(cell.method).train
-
-    schema = load_schema(stage.inputs["data"])
-    objective = load_objective(method.objective, method)
-    model = build_model(backbone, schema, cell.seed, objective.needs_certainty)
-    rows = Rows.load(stage.inputs["data"], schema, model.tokenizer)
-    record = stage.begin("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
-
-    result = fit(
-        model,
-        objective,
-        rows.train,
-        rows.development,
-        schema,
-        params.training_of(cell.method),
-        method,
-        params.runtime,
-        cell.seed,
-        stage.scratch,
-        on_log=stage.tracker.log,
-        identity=record.record_id,
-    )
-
-    model.save_pretrained(stage.out / "model")
-    write_history(stage.out, result.history)
-    record.metrics |= result.metrics | parameter_counts(model)
-    record.details |= {"exits": list(model.exits), "steps": result.steps, "rows": rows.details}
-    stage.timings |= result.timings | {"environment": environment()}
-
+from stage import run_stage
+from training_stage import train_exits
 
 if __name__ == "__main__":
-    run_stage(main, __doc__, inputs=("data",), per_method=True, timings=True)
+    run_stage(train_exits, __doc__, inputs=("data",), per_method=True, timings=True)

@@ -29,6 +29,7 @@ REFERENCE = {
     "prepare_data": (25.0, False),
     "finetune_backbone": (140.0, True),
     "train_sweet": (115.0, True),
+    "train_leebert": (115.0, True),
     "train_multi_model": (117.0, True),
     "calibrate_thresholds": (21.0, False),
     "evaluate_batch1": (38.0, False),

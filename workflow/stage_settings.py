@@ -23,12 +23,20 @@ RESOURCES = {
     "prepare_data": {"mem_mb": 2000, "runtime": 60},
     "finetune_backbone": {"mem_mb": 6000, "runtime": 720},
     "train_sweet": {"mem_mb": 6000, "runtime": 720},
+    "train_leebert": {"mem_mb": 6000, "runtime": 720},
     "train_multi_model": {"mem_mb": 6000, "runtime": 1440},
     "calibrate_thresholds": {"mem_mb": 4000, "runtime": 120},
     "evaluate_batch1": {"mem_mb": 4000, "runtime": 240},
     "make_tables": {"mem_mb": 2000, "runtime": 30},
 }
-ON_GPU = ("finetune_backbone", "train_sweet", "train_multi_model", "calibrate_thresholds", "evaluate_batch1")
+ON_GPU = (
+    "finetune_backbone",
+    "train_sweet",
+    "train_leebert",
+    "train_multi_model",
+    "calibrate_thresholds",
+    "evaluate_batch1",
+)
 
 
 def use_this_environment(base: str) -> None:

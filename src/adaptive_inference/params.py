@@ -10,24 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.params_messages import explain
+from adaptive_inference.params_training import Count, Method, Section, Training
 from adaptive_inference.yaml_file import read_yaml
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman", "pearson_spearman")
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A section of the params: unknown keys are refused, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Generated(Section):
@@ -138,79 +129,6 @@ class Backbone(Section):
         return self
 
 
-class Training(Section):
-    """Optimisation, shared by all methods; a method may override any key in its own `training`."""
-
-    epochs: Count = Field(3, description="Passes over the training rows.")
-    batch_size: Count = Field(
-        16, description="Rows per batch; times `gradient_accumulation` per optimiser step."
-    )
-    gradient_accumulation: Count = Field(1, description="Batches summed up to one optimiser step.")
-    learning_rate: Positive = Field(5e-5, description="Peak rate of the pre-trained weights.")
-    head_learning_rate: Positive | None = Field(
-        None, description="Peak rate of poolers and classifiers; absent: as `learning_rate`."
-    )
-    schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Decay of the rate.")
-    warmup_ratio: Fraction = Field(0.0, description="Share of the steps in which the rate climbs from 0.")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of AdamW.")
-    max_grad_norm: Annotated[float, Field(ge=0.0)] = Field(1.0, description="Gradient clip; 0: none.")
-    group_by_length: bool = Field(False, description="Batch rows of like length together: less padding.")
-    save_every: Count = Field(200, description="Steps between the files that a killed run resumes from.")
-
-
-class TrainingOverride(Section):
-    """Keys of `training` that one method sets otherwise."""
-
-    epochs: Count | None = Field(None, description="See `training.epochs`.")
-    batch_size: Count | None = Field(None, description="See `training.batch_size`.")
-    gradient_accumulation: Count | None = Field(None, description="See `training.gradient_accumulation`.")
-    learning_rate: Positive | None = Field(None, description="See `training.learning_rate`.")
-    head_learning_rate: Positive | None = Field(None, description="See `training.head_learning_rate`.")
-    schedule: Literal["linear", "constant", "cosine"] | None = Field(
-        None, description="See `training.schedule`."
-    )
-    warmup_ratio: Fraction | None = Field(None, description="See `training.warmup_ratio`.")
-    weight_decay: Annotated[float, Field(ge=0.0)] | None = Field(
-        None, description="See `training.weight_decay`."
-    )
-    max_grad_norm: Annotated[float, Field(ge=0.0)] | None = Field(
-        None, description="See `training.max_grad_norm`."
-    )
-    group_by_length: bool | None = Field(None, description="See `training.group_by_length`.")
-    save_every: Count | None = Field(None, description="See `training.save_every`.")
-
-
-class MethodTraining(TrainingOverride):
-    """How one method is trained; a change here trains it again."""
-
-    objective: str = Field("joint", description="File of `objectives/` that gives the loss.")
-    gradient: Literal["shared", "blockwise"] = Field(
-        "shared",
-        description="`shared`: every exit trains all layers below it (EE); `blockwise`: its own block (SWEET).",
-    )
-    clip: Literal["global", "per_block"] = Field(
-        "global", description="Gradient clipping over the whole model, or over each block by itself."
-    )
-    backward: Literal["whole", "block_local"] = Field(
-        "whole",
-        description="`block_local` (blockwise gradients only) frees a block's activations at its exit.",
-    )
-
-    @model_validator(mode="after")
-    def _local_needs_blocks(self) -> MethodTraining:
-        for key, value in (("backward", "block_local"), ("clip", "per_block")):
-            if getattr(self, key) == value and self.gradient != "blockwise":
-                raise ValueError(f"{key}: {value} needs gradient: blockwise")
-        return self
-
-
-class Method(Section):
-    """One row family of the table: how it is trained and which rules it is run with."""
-
-    train: MethodTraining = Field(description="Objective, and what differs from `training`; {} for neither.")
-    rules: list[str] = Field(min_length=1, description="Files of `exit_rules/` that the method is run with.")
-
-
 class Calibration(Section):
     """What is fitted on the calibration split."""
 
@@ -300,6 +218,13 @@ class Params(Section):
                     f"trained_by names {name!r}, which `methods` lacks; allowed: {', '.join(self.methods)}"
                     f"{nearest(name, list(self.methods))}"
                 )
+        for stage in ("train_sweet", "train_multi_model"):
+            for name in self.trained_by[stage]:
+                if self.methods[name].train.objective == "frozen":
+                    raise ValueError(
+                        f"trained_by.{stage}: {name!r} has objective: frozen, which starts from the full model; list it "
+                        "under train_leebert"
+                    )
         cascades = self.trained_by["train_multi_model"]
         if len(cascades) > 1:
             raise ValueError(
@@ -354,7 +279,7 @@ class Params(Section):
 
 
 #: Stages that train methods, in the order of the graph.
-TRAINING_STAGES = ("train_sweet", "train_multi_model")
+TRAINING_STAGES = ("train_sweet", "train_leebert", "train_multi_model")
 
 
 def module_names(folder: str) -> list[str]:

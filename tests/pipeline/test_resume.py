@@ -23,7 +23,7 @@ backbones:
   tiny: {weights: "random:bert", exits: [1, 2, 4], read: mean}
 seeds: [0]
 training: {epochs: 4, batch_size: 4, learning_rate: 1.0e-3, save_every: 7, warmup_ratio: 0.1, group_by_length: true}
-trained_by: {train_sweet: [sweet], train_multi_model: []}
+trained_by: {train_sweet: [sweet], train_leebert: [], train_multi_model: []}
 methods:
   full: {train: {}, rules: [fixed]}
   sweet: {train: {gradient: blockwise, backward: block_local}, rules: [confidence]}

@@ -36,7 +36,11 @@ def params_of(method: str, rules: list[str], kind: str, **sections: dict):
         "tasks": {"toy": task},
         "backbones": {"tiny": BACKBONE},
         "seeds": [0, 1],
-        "trained_by": {"train_sweet": [m for m in methods if m != "full"], "train_multi_model": []},
+        "trained_by": {
+            "train_sweet": [m for m in methods if m != "full"],
+            "train_leebert": [],
+            "train_multi_model": [],
+        },
         "methods": methods,
         "calibration": {"thresholds": 8},
         "goal": {"max_loss": 5.0, "min_speedup": [1.5]},

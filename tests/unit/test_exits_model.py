@@ -42,8 +42,8 @@ def gradient_sizes(model):
     return sizes
 
 
-def loss_of(model, index, detach):
-    for step in model.steps(batch(), detach=detach):
+def loss_of(model, index, gradient):
+    for step in model.steps(batch(), gradient=gradient):
         if step.index == index:
             return torch.nn.functional.cross_entropy(step.logits, batch()["labels"])
     raise AssertionError(index)
@@ -54,7 +54,7 @@ def loss_of(model, index, detach):
 def test_with_detach_a_loss_trains_every_layer_of_its_own_block_and_no_other(family, index):
     """Properties 1 and 2 of sweet.md."""
     model = build(weights=f"random:{family}")
-    loss_of(model, index, detach=True).backward()
+    loss_of(model, index, gradient="blockwise").backward()
     sizes, start = gradient_sizes(model), 0 if index == 0 else EXITS[index - 1]
     assert all((size > 0) == (block == index) for block, size in enumerate(sizes))
     for layer in range(start, EXITS[index]):
@@ -71,7 +71,7 @@ def test_with_detach_a_loss_trains_every_layer_of_its_own_block_and_no_other(fam
 def test_without_detach_a_loss_trains_all_blocks_below_it_and_none_above(index):
     """Property 3 of sweet.md."""
     model = build()
-    loss_of(model, index, detach=False).backward()
+    loss_of(model, index, gradient="shared").backward()
     assert [size > 0 for size in gradient_sizes(model)] == [block <= index for block in range(len(EXITS))]
 
 
@@ -79,7 +79,7 @@ def test_without_detach_a_loss_trains_all_blocks_below_it_and_none_above(index):
 def test_detach_changes_no_bit_of_the_logits(family):
     """Property 4 of sweet.md."""
     model = build(weights=f"random:{family}")
-    for cut, whole in zip(model.steps(batch(), detach=True), model.steps(batch()), strict=True):
+    for cut, whole in zip(model.steps(batch(), gradient="blockwise"), model.steps(batch()), strict=True):
         assert torch.equal(cut.logits, whole.logits)
 
 
@@ -87,10 +87,11 @@ def test_a_block_back_propagated_at_its_exit_has_the_gradient_of_the_summed_loss
     """Property 9 of sweet.md, shared pooler included."""
     local, whole = build(pooler="shared"), build(pooler="shared")
     labels = batch()["labels"]
-    for step in local.steps(batch(), detach=True):
+    for step in local.steps(batch(), gradient="blockwise"):
         torch.nn.functional.cross_entropy(step.logits, labels).backward()
     sum(
-        torch.nn.functional.cross_entropy(s.logits, labels) for s in whole.steps(batch(), detach=True)
+        torch.nn.functional.cross_entropy(s.logits, labels)
+        for s in whole.steps(batch(), gradient="blockwise")
     ).backward()
     for (name, mine), theirs in zip(local.named_parameters(), whole.parameters(), strict=True):
         if mine.grad is None:
@@ -106,7 +107,8 @@ def test_a_shared_poolers_gradient_is_the_sum_over_the_per_exit_poolers():
     for model in (shared, own):
         labels = batch()["labels"]
         sum(
-            torch.nn.functional.cross_entropy(s.logits, labels) for s in model.steps(batch(), detach=True)
+            torch.nn.functional.cross_entropy(s.logits, labels)
+            for s in model.steps(batch(), gradient="blockwise")
         ).backward()
     total = sum(head.dense.weight.grad for head in own.heads)
     torch.testing.assert_close(shared.pooler.weight.grad, total, rtol=1e-5, atol=1e-8)
@@ -161,7 +163,7 @@ def test_a_convolution_counts_with_the_first_block():
     model = add_exits(DebertaV2Backbone(AutoModel.from_config(config)), (2, 4), SCHEMA, 0)
     ids = [id(p) for block in model.blocks() for p in block]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
-    loss = [step.logits.square().sum() for step in model.eval().steps(batch(), detach=True)][1]
+    loss = [step.logits.square().sum() for step in model.eval().steps(batch(), gradient="blockwise")][1]
     loss.backward()
     assert all(p.grad is None for p in model.blocks()[0])
 

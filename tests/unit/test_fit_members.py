@@ -7,7 +7,8 @@ from tiny_training import EE, SCHEMA, make_model, make_rows, same_bits, weights_
 from adaptive_inference.data.task import save_split
 from adaptive_inference.exits import MultiModel, load_model
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone, Runtime, Training
+from adaptive_inference.params import Backbone, Runtime
+from adaptive_inference.params_training import Training
 from adaptive_inference.training import members
 from adaptive_inference.training.trainer import ExitTrainer
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import ExitStep
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import MethodTraining
+from adaptive_inference.params_training import MethodTraining
 
 JOINT = load_objective("joint", MethodTraining())
 LTE = load_objective("learning_to_exit", MethodTraining(objective="learning_to_exit"))
@@ -54,11 +54,6 @@ def test_the_certainty_error_trains_the_certainty_and_not_the_logits():
     (added,) = torch.autograd.grad(LTE.exit_loss(both, labels) - JOINT.exit_loss(both, labels), [logits])
     assert torch.allclose(added, torch.zeros(2, 2), atol=1e-7)
     assert torch.autograd.grad(LTE.exit_loss(both, labels), [certainty])[0].all()
-
-
-def test_gradient_blockwise_alone_asks_for_detaching():
-    assert not JOINT.detach
-    assert load_objective("joint", MethodTraining(gradient="blockwise")).detach
 
 
 def test_an_unknown_objective_is_refused_with_the_nearest_name():

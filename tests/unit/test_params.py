@@ -13,14 +13,13 @@ from adaptive_inference.params import (
     Evaluation,
     Generated,
     Goal,
-    MethodTraining,
     Runtime,
     Task,
-    Training,
     load_params,
     module_names,
     parse_params,
 )
+from adaptive_inference.params_training import Distillation, MethodTraining, Training, WeightLearning
 from adaptive_inference.records import digest_params
 
 ROOT = Path(__file__).parents[2]
@@ -156,7 +155,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     assert section(Training) == {
         "epochs": 3, "batch_size": 16, "gradient_accumulation": 1, "learning_rate": 5e-5, "head_learning_rate": None,
         "schedule": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "group_by_length": False,
-        "save_every": 200,
+        "save_every": 200, "patience": None,
     }  # fmt: skip
     assert section(Evaluation) == {
         "timed_seeds": [], "timed_examples": 200, "repeats": 5, "warmup": 20, "bootstrap": 1000, "batch_size": 64,
@@ -174,6 +173,12 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     method = section(MethodTraining)
     assert {name: method[name] for name in method if method[name] is not None} == {
         "objective": "joint", "gradient": "shared", "clip": "global", "backward": "whole",
+        "weights": "uniform", "alternate": False, "targets": "labels", "inner_head": "as_backbone",
+    }  # fmt: skip
+    assert section(Distillation) == {"teachers": "all", "temperature": 2.0, "detach": True}
+    assert section(WeightLearning) == {
+        "scheme": "clo_v2", "group": 4, "between": "text", "parametrisation": "softmax", "learning_rate": 1e-3,
+        "optimizer": "adam", "mixing": "ratio",
     }  # fmt: skip
 
 
@@ -183,7 +188,8 @@ def test_the_defaults_are_what_kept_results_were_made_with():
         ("tasks", {"tickets.v2": {"source": "local", "train": "a.csv"}}, "no dot"),
         ("backbones", {"bert": {"weights": "org/bert", "exits": [1]}}, "revision"),
         ("backbones", {"bert": {"weights": "/models/bert", "exits": [1]}}, "sha256"),
-        ("trained_by", {"train_sweet": ["early_exit", "learning_to_exit"], "train_multi_model": ["multi_model", "sweet"]},
+        ("trained_by", {"train_sweet": ["early_exit", "learning_to_exit"], "train_leebert": [],
+                        "train_multi_model": ["multi_model", "sweet"]},
          "static_K"),
     ],
 )  # fmt: skip

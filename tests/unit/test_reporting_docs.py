@@ -44,10 +44,10 @@ def test_the_example_rule_is_a_rule():
 def test_the_example_objective_is_an_objective():
     torch = pytest.importorskip("torch")
     from adaptive_inference.exits.model import ExitStep
-    from adaptive_inference.params import MethodTraining
+    from adaptive_inference.params_training import MethodTraining
 
     objective = example("An objective")["build"](MethodTraining(gradient="blockwise"))
-    assert objective.detach
+    assert objective.gradient == "blockwise"
     logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
     step = ExitStep(index=0, layer=1, logits=logits, certainty=None, hidden=None)
     log_probabilities = torch.log_softmax(logits, -1)

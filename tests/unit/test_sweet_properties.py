@@ -22,15 +22,16 @@ from tiny_training import (
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.build import build_model
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone, MethodTraining, parse_params
+from adaptive_inference.params import Backbone, parse_params
+from adaptive_inference.params_training import MethodTraining
 
 FAMILIES = ["bert", "deberta", "deberta-v2"]
 EXITS = (1, 2, 4)
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 
 
-def losses_of(model, batch, detach):
-    return [F.cross_entropy(step.logits, batch["labels"]) for step in model.steps(batch, detach=detach)]
+def losses_of(model, batch, gradient):
+    return [F.cross_entropy(step.logits, batch["labels"]) for step in model.steps(batch, gradient=gradient)]
 
 
 def gradients(loss, parameters):
@@ -41,11 +42,11 @@ def gradients(loss, parameters):
     ]
 
 
-def block_gradients(model, batch, detach):
+def block_gradients(model, batch, gradient):
     """[loss j][block i] -> gradients."""
     return [
         [gradients(loss, block) for block in model.blocks()]
-        for loss in losses_of(model.train(), batch, detach)
+        for loss in losses_of(model.train(), batch, gradient)
     ]
 
 
@@ -64,19 +65,19 @@ def layers_of(model, block):
 
 def test_1_under_sweet_a_loss_reaches_no_other_block(family):
     model = make_model(family)
-    table = block_gradients(model, make_batch(model), detach=True)
+    table = block_gradients(model, make_batch(model), gradient="blockwise")
     for j in range(len(EXITS)):
         for i in range(len(EXITS)):
             assert is_zero(table[j][i]) == (i != j)
     embeddings = model.backbone.input_parameters()
-    for j, loss in enumerate(losses_of(model, make_batch(model), True)):
+    for j, loss in enumerate(losses_of(model, make_batch(model), "blockwise")):
         assert is_zero(gradients(loss, embeddings)) == (j != 0)
 
 
 def test_2_under_sweet_a_loss_reaches_every_layer_of_its_own_block(family):
     """Cutting before the head would train heads alone."""
     model = make_model(family)
-    for j, loss in enumerate(losses_of(model.train(), make_batch(model), detach=True)):
+    for j, loss in enumerate(losses_of(model.train(), make_batch(model), gradient="blockwise")):
         for layer in layers_of(model, j):
             assert not is_zero(gradients(loss, model.backbone.layer_parameters(layer, layer + 1)))
         for grad in gradients(loss, list(model.heads[j].parameters())):
@@ -85,7 +86,7 @@ def test_2_under_sweet_a_loss_reaches_every_layer_of_its_own_block(family):
 
 def test_3_under_early_exit_a_loss_reaches_all_blocks_below_and_none_above(family):
     model = make_model(family)
-    table = block_gradients(model, make_batch(model), detach=False)
+    table = block_gradients(model, make_batch(model), gradient="shared")
     for j in range(len(EXITS)):
         for i in range(len(EXITS)):
             head = [id(item) for item in model.heads[i].parameters()]
@@ -96,19 +97,19 @@ def test_3_under_early_exit_a_loss_reaches_all_blocks_below_and_none_above(famil
 def test_4_early_exit_and_sweet_differ_in_gradients_alone(family):
     model = make_model(family)
     batch = make_batch(model)
-    for plain, cut in zip(model.steps(batch), model.steps(batch, detach=True), strict=True):
+    for plain, cut in zip(model.steps(batch), model.steps(batch, gradient="blockwise"), strict=True):
         assert torch.equal(plain.logits, cut.logits)
-    assert [loss.item() for loss in losses_of(model, batch, True)] == [
-        loss.item() for loss in losses_of(model, batch, False)
+    assert [loss.item() for loss in losses_of(model, batch, "blockwise")] == [
+        loss.item() for loss in losses_of(model, batch, "shared")
     ]
 
 
 def test_5_block_gradients_are_those_of_the_single_losses(family):
     model = make_model(family)
     batch = make_batch(model)
-    single = block_gradients(model, batch, detach=False)
-    sweet = sum(losses_of(model, batch, True))
-    early_exit = sum(losses_of(model, batch, False))
+    single = block_gradients(model, batch, gradient="shared")
+    sweet = sum(losses_of(model, batch, "blockwise"))
+    early_exit = sum(losses_of(model, batch, "shared"))
     for i, block in enumerate(model.blocks()):
         own = {id(item) for item in model.backbone.layer_parameters(layers_of(model, i)[0], EXITS[i])}
         own |= {id(item) for item in model.heads[i].parameters()}
@@ -203,15 +204,15 @@ def test_20_bad_exit_lists_are_refused(family, exits):
                     "tasks": {"t": {"source": "generated"}},
                     "backbones": {"tiny": section},
                     "seeds": [0],
-                    "trained_by": {"train_sweet": [], "train_multi_model": []},
+                    "trained_by": {"train_sweet": [], "train_leebert": [], "train_multi_model": []},
                     "methods": {"full": {"train": {}, "rules": ["fixed"]}},
                 }
             )
 
 
 def test_20_sweet_is_off_unless_asked_for(family, tmp_path):
-    assert not load_objective("joint", EE).detach
-    assert load_objective("joint", SWEET).detach
+    assert load_objective("joint", EE).gradient == "shared"
+    assert load_objective("joint", SWEET).gradient == "blockwise"
     model = make_model(family)
     before = weights_of(model.heads[0])
     ready_trainer(model, EE, tmp_path).training_step(model, make_batch(model))

@@ -11,7 +11,8 @@ from torch import nn
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import check_fit, layer_count, load_backbone, load_tokenizer
 from adaptive_inference.data.task import Schema
-from adaptive_inference.exits.head import ExitHead, fresh_linear, pooler_copy, seeded
+from adaptive_inference.errors import UserError
+from adaptive_inference.exits.head import AttentionHead, fresh_linear, make_heads, pooler_copy, seeded
 from adaptive_inference.exits.model import MultiExitModel
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from adaptive_inference.params import Backbone as BackboneParams
 
-_CLASSIFIER, _POOLER, _CERTAINTY = range(3)  # streams of one exit's generator
+_CLASSIFIER, _POOLER, _CERTAINTY, _STUDENT = range(4)  # streams of one exit's generator
 
 
 def build_model(
@@ -29,6 +30,7 @@ def build_model(
     certainty: bool = False,
     exits: Sequence[int] | None = None,
     num_layers: int | None = None,
+    inner_head: str = "as_backbone",
 ) -> MultiExitModel:
     """Load the encoder and give it fresh heads.
 
@@ -49,6 +51,8 @@ def build_model(
         Exit layers in place of ``backbone_params.exits``.
     num_layers
         Layers kept; default the last exit.
+    inner_head
+        ``attention``: exits below the last have FastBERT's head.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def build_model(
     )
     tokenizer = load_tokenizer(backbone_params.weights, backbone_params.revision)
     pooler, read = backbone_params.pooler, backbone_params.read
-    return add_exits(backbone, exits, schema, seed, pooler, read, certainty, tokenizer)
+    return add_exits(backbone, exits, schema, seed, pooler, read, certainty, tokenizer, inner_head)
 
 
 def add_exits(
@@ -77,20 +81,43 @@ def add_exits(
     read: str = "first",
     certainty: bool = False,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    inner_head: str = "as_backbone",
 ) -> MultiExitModel:
     """Put fresh heads on a loaded encoder; see `build_model`."""
     width, pretrained = backbone.hidden_size, backbone.pool_dense()
     with torch.random.fork_rng(
         devices=[]
     ):  # torch draws for every layer that it makes, before ours overwrite it
-        heads = [ExitHead(width, schema.outputs, pooler, read, backbone.head_recipe) for _ in exits]
+        heads = make_heads(len(exits), width, schema.outputs, pooler, read, backbone.head_recipe, inner_head)
         for layer, head in zip(exits, heads, strict=True):
             fresh_linear(head.classifier, seeded(seed, layer, _CLASSIFIER))
-            if head.dense is not None:
+            if isinstance(head, AttentionHead):
+                for index, linear in enumerate((head.narrow, head.query_key_value, head.mix, head.dense)):
+                    fresh_linear(linear, seeded(seed, layer, _STUDENT, index))
+            elif head.dense is not None:
                 head.dense = pooler_copy(pretrained, width, seeded(seed, layer, _POOLER))
         shared = pooler_copy(pretrained, width, seeded(seed, 0, _POOLER)) if pooler == "shared" else None
         sure = [fresh_linear(nn.Linear(width, 1), seeded(seed, layer, _CERTAINTY)) for layer in exits]
     return MultiExitModel(backbone, exits, heads, shared, sure if certainty else None, schema, tokenizer)
+
+
+def start_from_full(model: MultiExitModel, full: MultiExitModel) -> None:
+    """Give a model the full fine-tuned model's encoder, its last head and a shared pooler.
+
+    Raises
+    ------
+    UserError
+        The model's last exit is not after the full model's last layer.
+    """
+    if model.exits[-1] != full.exits[-1]:
+        raise UserError(
+            f"a method that starts from the full model needs an exit after its last layer, {full.exits[-1]}; the exits are "
+            f"{list(model.exits)}: add it to `exits`"
+        )
+    model.backbone.load_state_dict(full.backbone.state_dict())
+    model.heads[-1].load_state_dict(full.heads[-1].state_dict())
+    if model.pooler is not None and full.pooler is not None:
+        model.pooler.load_state_dict(full.pooler.state_dict())
 
 
 def full_exits(backbone_params: BackboneParams) -> tuple[int]:

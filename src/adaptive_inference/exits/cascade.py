@@ -44,10 +44,10 @@ class MultiModel(ExitModule):
         """Whether every member has a certainty head."""
         return all(member.has_certainty for member in self._members)
 
-    def steps(self, batch: Batch, detach: bool = False, certainty: bool = True) -> Iterator[ExitStep]:
+    def steps(self, batch: Batch, gradient: str = "shared", certainty: bool = True) -> Iterator[ExitStep]:
         """Run member after member from the tokens; a member not asked for is not run."""
         for index, member in enumerate(self._members):
-            for step in member.steps(batch, detach, certainty):
+            for step in member.steps(batch, gradient, certainty):
                 yield replace(step, index=index)
 
     def save_pretrained(self, folder: str | Path) -> None:

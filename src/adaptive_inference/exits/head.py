@@ -48,17 +48,67 @@ class ExitHead(nn.Module):
         self, hidden_BNH: Tensor, tokens_BN: Tensor | None, shared: nn.Linear | None = None
     ) -> Tensor:
         """Return what classifier and certainty head read, (B, H), with a fresh dropout mask."""
-        if self.read == "first":
-            read_BH = hidden_BNH[:, 0]
-        elif tokens_BN is None:
-            read_BH = hidden_BNH.mean(dim=1)
-        else:
-            weight_BN1 = tokens_BN.unsqueeze(-1).to(hidden_BNH.dtype)
-            read_BH = (hidden_BNH * weight_BN1).sum(dim=1) / weight_BN1.sum(dim=1).clamp(min=1.0)
+        read_BH = read_tokens(hidden_BNH, tokens_BN, self.read)
         if self.activation is not None:
             dense = shared if self.dense is None else self.dense
             read_BH = self.activation(dense(self.input_dropout(read_BH) if self.training else read_BH))
         return self.dropout(read_BH) if self.training else read_BH
+
+
+class AttentionHead(nn.Module):
+    """FastBERT's student head: narrow, attend over the tokens, read, dense, classify; pabee_leebert.md 1.1.
+
+    Dense H -> 128 and tanh, self-attention of 2 heads, the token(s) that ``read`` says, dense and tanh, linear.
+    Parameters as in `ExitHead`.
+    """
+
+    WIDTH, HEADS = 128, 2
+
+    def __init__(self, hidden_size: int, outputs: int, read: str, recipe: HeadRecipe) -> None:
+        super().__init__()
+        self.read = read
+        self.narrow = nn.Linear(hidden_size, self.WIDTH)
+        self.query_key_value = nn.Linear(self.WIDTH, 3 * self.WIDTH)
+        self.mix = nn.Linear(self.WIDTH, self.WIDTH)
+        self.dense = nn.Linear(self.WIDTH, self.WIDTH)
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.classifier = nn.Linear(self.WIDTH, outputs)
+
+    def features(
+        self, hidden_BNH: Tensor, tokens_BN: Tensor | None, shared: nn.Linear | None = None
+    ) -> Tensor:
+        """Return what the classifier reads, (B, 128); ``shared`` is not used."""
+        narrow_BNW = torch.tanh(self.narrow(hidden_BNH))
+        split = self.query_key_value(narrow_BNW).unflatten(-1, (3, self.HEADS, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = split  # each (B, heads, N, W / heads)
+        scores = query @ key.transpose(-1, -2) / key.shape[-1] ** 0.5
+        if tokens_BN is not None:
+            scores = scores.masked_fill(~tokens_BN.bool()[:, None, None], torch.finfo(scores.dtype).min)
+        mixed_BNW = (self.dropout(scores.softmax(-1)) @ value).transpose(1, 2).flatten(2)
+        return torch.tanh(self.dense(read_tokens(self.mix(mixed_BNW), tokens_BN, self.read)))
+
+
+def read_tokens(hidden_BNH: Tensor, tokens_BN: Tensor | None, read: str) -> Tensor:
+    """Return the ``first`` token's state or the ``mean`` over tokens that are no padding, (B, H)."""
+    if read == "first":
+        return hidden_BNH[:, 0]
+    if tokens_BN is None:
+        return hidden_BNH.mean(dim=1)
+    weight_BN1 = tokens_BN.unsqueeze(-1).to(hidden_BNH.dtype)
+    return (hidden_BNH * weight_BN1).sum(dim=1) / weight_BN1.sum(dim=1).clamp(min=1.0)
+
+
+def make_heads(
+    count: int, hidden_size: int, outputs: int, pooler: str, read: str, recipe: HeadRecipe, inner: str
+) -> list[ExitHead | AttentionHead]:
+    """Return the heads of a model; ``inner: attention`` gives all but the last one FastBERT's form."""
+    attentive = count - 1 if inner == "attention" else 0
+    return [
+        AttentionHead(hidden_size, outputs, read, recipe)
+        if index < attentive
+        else ExitHead(hidden_size, outputs, pooler, read, recipe)
+        for index in range(count)
+    ]
 
 
 def seeded(seed: int, *parts: int) -> torch.Generator:

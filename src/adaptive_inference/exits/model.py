@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from adaptive_inference.exits.predict import Predictions
 
 
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def scale_gradient(values: Tensor, factor: float) -> Tensor:
+    """Return the values themselves; the gradient that flows back through them is multiplied by a factor."""
+    return _ScaledGradient.apply(values, factor)
+
+
 @dataclass
 class ExitStep:
     """What is known when an exit is reached.
@@ -85,7 +101,7 @@ class ExitModule(nn.Module):
         """Whether exits say how sure they are (LTE)."""
         raise NotImplementedError
 
-    def steps(self, batch: Batch, detach: bool = False, certainty: bool = True) -> Iterator[ExitStep]:
+    def steps(self, batch: Batch, gradient: str = "shared", certainty: bool = True) -> Iterator[ExitStep]:
         """Run layers, exit after exit, only as far as the caller asks."""
         raise NotImplementedError
 
@@ -170,24 +186,27 @@ class MultiExitModel(ExitModule):
         """Whether the model has certainty heads."""
         return self.certainty_heads is not None
 
-    def steps(self, batch: Batch, detach: bool = False, certainty: bool = True) -> Iterator[ExitStep]:
+    def steps(self, batch: Batch, gradient: str = "shared", certainty: bool = True) -> Iterator[ExitStep]:
         """Run layers up to each exit in turn; nothing beyond the exit last asked for is computed.
 
         Parameters
         ----------
         batch
             See `Backbone.embed`.
-        detach
-            Hand each block's state to the next one without its gradient (SWEET, sweet.md 1.3). The head always
-            reads the state with its gradient, so a loss trains its own block and head, and nothing else but
-            a shared pooler.
+        gradient
+            How gradients run backwards; no value changes. ``shared``: as usual. ``blockwise``: each block's state is
+            handed to the next one without its gradient (SWEET, sweet.md 1.3), while the head reads it with its
+            gradient, so that a loss trains its own block and head, and nothing else but a shared pooler.
+            ``equilibrium``: what enters a state is the mean of the gradients of all exits above it, rather than their
+            sum: with n exits from here on, 1 / n of its own head's and (n - 1) / n of the deeper layers'
+            (ElasticBERT, pabee_leebert.md 1.5).
         certainty
             False leaves the certainty heads out.
 
         Yields
         ------
         ExitStep
-            Once it is consumed, its loss may be back-propagated at once (with ``detach``): nothing that follows
+            Once it is consumed, its loss may be back-propagated at once (with ``blockwise``): nothing that follows
             needs its graph.
         """
         backbone, layer = self.backbone, 0
@@ -197,12 +216,16 @@ class MultiExitModel(ExitModule):
             while layer < exit_layer:
                 hidden_BNH = backbone.run_layer(layer, hidden_BNH, context)
                 layer += 1
-            head = self._heads[index]
-            features_BH = head.features(hidden_BNH, context.tokens_BN, self.pooler)
+            head, own_BNH = self._heads[index], hidden_BNH
+            if gradient == "equilibrium":
+                above = len(self.exits) - index
+                own_BNH = scale_gradient(hidden_BNH, 1 / above)
+                hidden_BNH = scale_gradient(hidden_BNH, 1 - 1 / above)
+            features_BH = head.features(own_BNH, context.tokens_BN, self.pooler)
             logits_BC = head.classifier(features_BH)
             sure_B = torch.sigmoid(self._certainty[index](features_BH)).squeeze(-1) if certain else None
-            yield ExitStep(index, exit_layer, logits_BC, sure_B, hidden_BNH)
-            if detach:
+            yield ExitStep(index, exit_layer, logits_BC, sure_B, own_BNH)
+            if gradient == "blockwise":
                 hidden_BNH, context = hidden_BNH.detach(), context.detach()
 
     def blocks(self) -> list[list[nn.Parameter]]:

@@ -19,7 +19,7 @@ from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import WEIGHT_FILE, adapter
 from adaptive_inference.data.task import SCHEMA_FILE, Schema
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.head import ExitHead
+from adaptive_inference.exits.head import AttentionHead, make_heads
 from adaptive_inference.exits.layout import CALIBRATION_FILE, CARD_FILE, MULTI_EXIT, MULTI_MODEL, locate
 from adaptive_inference.exits.model import ExitModule, MultiExitModel
 from adaptive_inference.exits.weights import load_weights, save_weights
@@ -62,7 +62,8 @@ def load_model(folder: str | Path, expected: type[Model] = ExitModule) -> Model:
 def save_multi_exit(model: MultiExitModel, folder: Path, card: bool = True) -> None:
     """Write one multi-exit model; files of an earlier model in the folder are replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    head = model.heads[0]
+    head = model.heads[-1]
+    attentive = isinstance(model.heads[0], AttentionHead)
     write_json(
         folder / "config.json",
         {
@@ -72,6 +73,7 @@ def save_multi_exit(model: MultiExitModel, folder: Path, card: bool = True) -> N
             "outputs": head.classifier.out_features,
             "pooler": head.pooler,
             "read": head.read,
+            "inner_head": "attention" if attentive else "as_backbone",
             "certainty": model.certainty_heads is not None,
             "backbone": _plain_config(model.backbone),
         },
@@ -141,7 +143,9 @@ def _empty_model(home: Path, body: dict[str, Any]) -> MultiExitModel:
     stock = AutoModel.from_config(AutoConfig.for_model(family, **settings))
     backbone = adapter(family)(stock, body["num_layers"])
     width, recipe = backbone.hidden_size, backbone.head_recipe
-    heads = [ExitHead(width, body["outputs"], body["pooler"], body["read"], recipe) for _ in body["exits"]]
+    heads = make_heads(
+        len(body["exits"]), width, body["outputs"], body["pooler"], body["read"], recipe, body["inner_head"]
+    )
     pooler = torch.nn.Linear(width, width) if body["pooler"] == "shared" else None
     sure = [torch.nn.Linear(width, 1) for _ in body["exits"]] if body["certainty"] else None
     return MultiExitModel(backbone, body["exits"], heads, pooler, sure, *load_companions(home))

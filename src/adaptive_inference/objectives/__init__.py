@@ -13,7 +13,7 @@ from adaptive_inference.params import module_names
 
 if TYPE_CHECKING:
     from adaptive_inference.objectives.base import Objective
-    from adaptive_inference.params import MethodTraining
+    from adaptive_inference.params_training import MethodTraining
 
 
 def load_objective(name: str, method: MethodTraining) -> Objective:

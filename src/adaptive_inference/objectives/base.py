@@ -1,11 +1,13 @@
 """What an objective is.
 
-Shape suffixes: B rows, C outputs.
+Shape suffixes: B rows, C outputs, E exits.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,8 +15,32 @@ from torch import Tensor
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import ExitStep
-    from adaptive_inference.params import MethodTraining
+    from adaptive_inference.exits.model import ExitStep, MultiExitModel
+    from adaptive_inference.params_training import MethodTraining
+
+    Batches = Iterable[tuple[Sequence[ExitStep], Tensor]]
+
+
+@dataclass(frozen=True)
+class StepTaken:
+    """What an objective may look at right after the optimiser has stepped.
+
+    Attributes
+    ----------
+    step
+        Optimiser steps taken before this one.
+    rate
+        Learning rate of the network in this step.
+    first
+        Runs the step's own batches again, through the changed network and without gradient.
+    second
+        The same for as many rows of the other half (see `Objective.splits_rows`).
+    """
+
+    step: int
+    rate: float
+    first: Callable[[], Batches]
+    second: Callable[[], Batches]
 
 
 class Objective:
@@ -27,22 +53,39 @@ class Objective:
 
     Attributes
     ----------
-    detach
-        The state handed from block to block carries no gradient (SWEET): each loss trains its own block.
+    gradient
+        How gradients run through the model; see `MultiExitModel.steps`.
     needs_certainty
         The model must have certainty heads.
+    starts_from_full
+        The model starts with the weights of the full fine-tuned model, not with the pre-trained ones.
+    splits_rows
+        In each epoch, one half of the rows trains the network and the other half something else.
     kinds
         Kinds of task that the loss is defined for.
     """
 
     needs_certainty: bool = False
+    starts_from_full: bool = False
+    splits_rows: bool = False
     kinds: tuple[str, ...] = ("classification", "regression")
 
     def __init__(self, method: MethodTraining) -> None:
-        self.detach = method.gradient == "blockwise"
+        self.gradient = method.gradient
+
+    def attach(self, model: MultiExitModel, seed: int) -> None:
+        """Take note of the model that will be trained, once, before its optimiser is made."""
+
+    def enter_training(self, model: MultiExitModel) -> None:
+        """Put the model into training mode; called before every batch."""
+        if not model.training:
+            model.train()
+
+    def begin(self, step: int) -> None:
+        """Take note of how many optimiser steps were taken; called before every batch."""
 
     def exit_loss(self, step: ExitStep, labels_B: Tensor) -> Tensor:
-        """Return the scalar loss of one exit.
+        """Return the scalar loss of one exit that depends on no other.
 
         Parameters
         ----------
@@ -52,6 +95,24 @@ class Objective:
             (B,) int64 classes, or float scores.
         """
         raise NotImplementedError
+
+    def losses(self, steps: Sequence[ExitStep], labels_B: Tensor) -> list[Tensor]:
+        """Return the E scalar losses, in the order of the exits; overridden where exits depend on each other."""
+        return [self.exit_loss(step, labels_B) for step in steps]
+
+    def after_step(self, taken: StepTaken) -> None:
+        """Do what follows an optimiser step, such as learning the weights of the losses."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a resumed training needs to know of the objective."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` returned."""
+
+    def report(self) -> dict[str, Any] | None:
+        """Return what is worth keeping beside each row of the history, as plain JSON; None: nothing."""
+        return None
 
     def check_kind(self, kind: str) -> None:
         """Refuse a kind of task that the loss is not defined for.

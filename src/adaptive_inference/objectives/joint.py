@@ -1,7 +1,7 @@
-"""All exits trained together: the sum over exits of the mean task loss.
+"""All exits trained together: a weighted sum over exits of the mean task loss.
 
-With ``gradient: shared`` this is early exit (EE): block i is trained by the losses of all exits above it. With
-``gradient: blockwise`` it is SWEET: by its own exit's loss alone. With a single exit it is plain fine-tuning.
+Early exit (EE), SWEET, PABEE, ElasticBERT and BERxiT are this sum; they differ in its weights (``weights``), in how far
+each loss reaches (``gradient``) and in when it is taken (``alternate``). With a single exit it is plain fine-tuning.
 """
 
 from __future__ import annotations
@@ -13,16 +13,38 @@ from torch import Tensor
 from adaptive_inference.objectives.base import Objective, task_loss
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import ExitStep
-    from adaptive_inference.params import MethodTraining
+    from adaptive_inference.exits.model import ExitStep, MultiExitModel
+    from adaptive_inference.params_training import MethodTraining
 
 
 class Joint(Objective):
-    """Unweighted, as in the published code (sweet.md 1.3)."""
+    """Sum over exits of weight times task loss.
+
+    ``weights: uniform`` are 1 each (sweet.md 1.3), ``depth`` the exit's layer over the sum of all exits' layers
+    (pabee_leebert.md 1.2). With ``alternate``, steps 0, 2, 4, ... train the last exit alone (pabee_leebert.md 1.5).
+    """
+
+    def __init__(self, method: MethodTraining) -> None:
+        super().__init__(method)
+        self.by_depth, self.alternate = method.weights == "depth", method.alternate
+        self.weights: dict[int, float] = {}
+        self.last, self.last_alone = 0, False
+
+    def attach(self, model: MultiExitModel, seed: int) -> None:
+        """Weigh the model's exits; see `Objective.attach`."""
+        total = sum(model.exits)
+        self.weights = {layer: layer / total if self.by_depth else 1.0 for layer in model.exits}
+        self.last = model.exits[-1]
+
+    def begin(self, step: int) -> None:
+        """See `Objective.begin`."""
+        self.last_alone = self.alternate and step % 2 == 0
 
     def exit_loss(self, step: ExitStep, labels_B: Tensor) -> Tensor:
         """See `Objective.exit_loss`."""
-        return task_loss(step.logits, labels_B)
+        if self.last_alone and step.layer != self.last:
+            return step.logits.new_zeros(())  # no gradient: what it alone trains rests in this step
+        return self.weights.get(step.layer, 1.0) * task_loss(step.logits, labels_B)
 
 
 def build(method: MethodTraining) -> Joint:

@@ -78,4 +78,14 @@ def parameter_counts(model: MultiExitModel) -> dict[str, int]:
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:
     """Write ``history.jsonl``, one sorted object per line."""
-    write_text(folder / "history.jsonl", "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+    _write_lines(folder / "history.jsonl", rows)
+
+
+def write_trajectory(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write ``weights.jsonl``, the learned weights of the losses over training; nothing where none are learned."""
+    if rows:
+        _write_lines(folder / "weights.jsonl", rows)
+
+
+def _write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_text(file, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))

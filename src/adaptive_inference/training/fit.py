@@ -20,7 +20,8 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.weights import load_weights
 from adaptive_inference.objectives.base import Objective
-from adaptive_inference.params import MethodTraining, Runtime, Training
+from adaptive_inference.params import Runtime
+from adaptive_inference.params_training import MethodTraining, Training
 from adaptive_inference.records import digest_json, read_json, write_json
 from adaptive_inference.training.arithmetic import fast_cpu
 from adaptive_inference.training.progress import OnLog, Progress, Row
@@ -42,6 +43,8 @@ class FitResult:
     ----------
     history
         Rows of ``history.jsonl``; see `progress.Progress`.
+    trajectory
+        Rows of ``weights.jsonl``: the learned weights of the losses at each row of the history; else empty.
     best_epoch
         From 1; its weights are the model's now.
     development_quality
@@ -53,6 +56,7 @@ class FitResult:
     """
 
     history: list[Row]
+    trajectory: list[dict[str, Any]]
     best_epoch: int
     development_quality: dict[int, float]
     train_loss: float
@@ -120,7 +124,7 @@ def fit(
         not finite.
     """
     objective.check_kind(schema.kind)
-    if objective.detach and model.backbone.shares_layers and len(model.exits) > 1:
+    if objective.gradient == "blockwise" and model.backbone.shares_layers and len(model.exits) > 1:
         raise UserError(
             f"gradient: blockwise needs layers of their own for each block, and {model.backbone.config.model_type} runs "
             "the same weights in all of them; use gradient: shared, or an encoder such as BERT"
@@ -154,15 +158,17 @@ def fit(
         if checkpoint:
             logger.info("resuming from %s", Path(checkpoint).name)
             progress.restore(Path(checkpoint))
-        trainer.train(resume_from_checkpoint=checkpoint)
+        if not progress.exhausted(training.patience):  # a run killed right after its early stop
+            trainer.train(resume_from_checkpoint=checkpoint)
         load_weights(model, scratch / BEST_FILE)
     progress.stop_clock()
     return FitResult(
         history=progress.history,
+        trajectory=progress.trajectory,
         best_epoch=progress.best_epoch,
         development_quality=dict(zip(model.exits, progress.quality, strict=True)),
         train_loss=progress.train_loss,
-        steps=trainer.state.max_steps,
+        steps=int(progress.history[-1]["step"]),
         steps_run=progress.steps_run,
         seconds=progress.seconds,
     )
@@ -182,7 +188,8 @@ def make_trainer(
     progress: Progress,
 ) -> ExitTrainer:
     """Set up the trainer that `fit` runs; arguments as there."""
-    batches = math.ceil(len(train_features) / training.batch_size)
+    rows = len(train_features) - (len(train_features) // 2 if objective.splits_rows else 0)
+    batches = math.ceil(rows / training.batch_size)
     steps = math.ceil(batches / training.gradient_accumulation) * training.epochs
     return ExitTrainer(
         model,

@@ -13,7 +13,8 @@ from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.build import build_model
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.objectives.base import Objective
-from adaptive_inference.params import Backbone, MethodTraining, Runtime, Training
+from adaptive_inference.params import Backbone, Runtime
+from adaptive_inference.params_training import MethodTraining, Training
 from adaptive_inference.records import read_json, write_json
 from adaptive_inference.training.cell import Rows
 from adaptive_inference.training.fit import DEVELOPMENT_BATCH, fit

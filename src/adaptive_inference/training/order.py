@@ -48,24 +48,56 @@ def epoch_order(
     return [row for batch in shuffled + last for row in batch]
 
 
-class EpochOrder(Sampler[int]):
-    """`epoch_order` as the sampler of a data loader, which calls `set_epoch`."""
+def split_halves(rows: int, seed: int, epoch: int) -> tuple[list[int], list[int]]:
+    """Cut rows into two random halves, anew for each epoch (pabee_leebert.md 1.4: D1 and D2).
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group_by_length: bool) -> None:
-        self.lengths, self.batch_size, self.seed, self.group_by_length = (
+    An odd row goes to the first half. Rows stand in ascending order.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 500_009) % 2**63)
+    drawn = torch.randperm(rows, generator=generator).tolist()
+    first = rows - rows // 2
+    return sorted(drawn[:first]), sorted(drawn[first:])
+
+
+def other_half(
+    lengths: Sequence[int], batch_size: int, seed: int, epoch: int, group_by_length: bool
+) -> list[int]:
+    """Return the second half of `split_halves` in its own `epoch_order`."""
+    rows = split_halves(len(lengths), seed, epoch)[1]
+    return _ordered(rows, lengths, batch_size, seed, epoch, group_by_length)
+
+
+def _ordered(
+    rows: list[int], lengths: Sequence[int], batch_size: int, seed: int, epoch: int, group_by_length: bool
+) -> list[int]:
+    order = epoch_order([lengths[row] for row in rows], batch_size, seed, epoch, group_by_length)
+    return [rows[place] for place in order]
+
+
+class EpochOrder(Sampler[int]):
+    """`epoch_order` as the sampler of a data loader, which calls `set_epoch`; with ``halved``, of the first half."""
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, group_by_length: bool, halved: bool = False
+    ) -> None:
+        self.lengths, self.settings, self.halved, self.epoch = (
             lengths,
-            batch_size,
-            seed,
-            group_by_length,
+            (batch_size, seed, group_by_length),
+            halved,
+            0,
         )
-        self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        rows = len(self.lengths)
+        return rows - rows // 2 if self.halved else rows
 
     def __iter__(self) -> Iterator[int]:
-        return iter(epoch_order(self.lengths, self.batch_size, self.seed, self.epoch, self.group_by_length))
+        size, seed, grouped = self.settings
+        rows = list(range(len(self.lengths)))
+        if self.halved:
+            rows = split_halves(len(rows), seed, self.epoch)[0]
+        return iter(_ordered(rows, self.lengths, size, seed, self.epoch, grouped))

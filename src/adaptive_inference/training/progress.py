@@ -18,7 +18,7 @@ Row = dict[str, float]
 OnLog = Callable[[Row, int], None]
 
 _FILE = "progress.json"
-_SAVED = ("history", "pending", "best_epoch", "best_quality", "quality", "steps_run", "seconds")
+_SAVED = ("history", "trajectory", "pending", "best_epoch", "best_quality", "quality", "steps_run", "seconds")
 
 
 @dataclass
@@ -35,6 +35,10 @@ class Progress:
         Rows of ``history.jsonl``: ``step``, ``epoch``, ``loss`` (sum over exits), ``exitK_loss``,
         ``learning_rate``; at an epoch's end also ``developmentK_quality`` and their mean, ``development_quality``.
         Losses are means over the steps since the row before.
+    observe
+        What else is worth keeping at each row; None: nothing.
+    trajectory
+        What `observe` returned, with its step.
     pending
         Losses per exit of each optimiser step since the last row.
     learning_rate
@@ -48,6 +52,8 @@ class Progress:
     exits: tuple[int, ...]
     on_log: OnLog
     history: list[Row] = field(default_factory=list)
+    observe: Callable[[], dict[str, Any] | None] = lambda: None
+    trajectory: list[dict[str, Any]] = field(default_factory=list)
     pending: list[list[float]] = field(default_factory=list)
     learning_rate: float = 0.0
     best_epoch: int = 0
@@ -85,6 +91,8 @@ class Progress:
             row["development_quality"] = sum(quality) / len(quality)
         self.history.append(row)
         self._report(row)
+        if (observed := self.observe()) is not None:
+            self.trajectory.append({"step": step} | observed)
 
     def is_best(self, quality: Sequence[float], epoch: int) -> bool:
         """Compare an epoch's mean quality with the best so far; the earlier epoch wins a tie."""
@@ -93,6 +101,11 @@ class Progress:
             return False
         self.best_epoch, self.best_quality, self.quality = epoch, mean, list(quality)
         return True
+
+    def exhausted(self, patience: int | None) -> bool:
+        """Return whether so many epochs in a row were no better than the best."""
+        scored = sum("development_quality" in row for row in self.history)
+        return patience is not None and scored - self.best_epoch >= patience
 
     @property
     def train_loss(self) -> float:

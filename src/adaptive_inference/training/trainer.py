@@ -10,11 +10,13 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -23,17 +25,18 @@ from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.outputs import collect_outputs
 from adaptive_inference.evaluation.quality import predict, quality
-from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.exits.model import ExitStep, MultiExitModel
 from adaptive_inference.exits.weights import full_disk_is_os_error, load_weights, save_weights
-from adaptive_inference.objectives.base import Objective
-from adaptive_inference.params import MethodTraining, Training
-from adaptive_inference.training.order import EpochOrder
+from adaptive_inference.objectives.base import Objective, StepTaken
+from adaptive_inference.params_training import MethodTraining, Training
+from adaptive_inference.training.order import EpochOrder, other_half
 from adaptive_inference.training.progress import Progress
 
 logger = logging.getLogger("adaptive_inference")
 
 WEIGHT_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
+OBJECTIVE_FILE = "objective.safetensors"
 
 
 class ExitTrainer(Trainer):
@@ -82,7 +85,7 @@ class ExitTrainer(Trainer):
             args,
             data_collator=lambda rows: collate(rows, pad),
             train_dataset=train_features,
-            callbacks=[Pace(progress, log_every, training.save_every)],
+            callbacks=[Pace(self, progress, log_every, training.save_every)],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -94,6 +97,12 @@ class ExitTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.objective, self.method, self.training, self.schema = objective, method, training, schema
         self.development_features, self.progress, self.precision = development_features, progress, precision
+        self._pad, self._batches = (
+            pad,
+            [],
+        )  # batches since the optimiser last stepped, where they are asked for again
+        objective.attach(model, args.seed)
+        progress.observe = objective.report
         self._clip_groups = model.blocks() if method.clip == "per_block" else [list(model.parameters())]
         self._checkpoint_home: str | None = None
 
@@ -102,7 +111,9 @@ class ExitTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochOrder:
         lengths = [feature["length"] for feature in self.train_dataset]
         rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return EpochOrder(lengths, rows, self.args.seed, self.training.group_by_length)
+        return EpochOrder(
+            lengths, rows, self.args.seed, self.training.group_by_length, self.objective.splits_rows
+        )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW (betas 0.9, 0.999; eps 1e-8) with the heads' own rate; norms and biases do not decay."""
@@ -140,9 +151,11 @@ class ExitTrainer(Trainer):
         UserError
             The loss of an exit is not finite.
         """
-        if not self.model.training:
-            self.model.train()
+        self.objective.enter_training(self.model)
+        self.objective.begin(self.state.global_step)
         inputs = self._prepare_inputs(inputs)
+        if self.objective.splits_rows:
+            self._batches.append(inputs)
         share = 1.0 / self.current_gradient_accumulation_steps
         losses_E = self._backward(inputs, share)
         values = losses_E.tolist()  # the only wait for the device in a step
@@ -157,19 +170,48 @@ class ExitTrainer(Trainer):
         With ``backward: block_local`` each loss is back-propagated as soon as it exists, which frees its block's
         activations before the next block runs (sweet.md 1.3): the same gradients, less memory.
         """
-        local = self.method.backward == "block_local"
-        steps = self.model.steps(inputs, detach=self.objective.detach)
-        losses: list[Tensor] = []
+        steps = self.model.steps(inputs, self.objective.gradient)
+        if self.method.backward == "whole":
+            with self._autocast():
+                losses_E = torch.stack(self.objective.losses(list(steps), inputs["labels"]))
+            self.accelerator.backward(losses_E.sum() * share)
+            return losses_E.detach()
+        losses = []
         for _ in self.model.exits:
             with self._autocast():
                 loss = self.objective.exit_loss(next(steps), inputs["labels"])
-            if local:
-                self.accelerator.backward(loss * share)
-            losses.append(loss.detach() if local else loss)
-        losses_E = torch.stack(losses)
-        if not local:
-            self.accelerator.backward(losses_E.sum() * share)
-        return losses_E.detach()
+            self.accelerator.backward(loss * share)
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+    def after_step(self, rate: float) -> None:
+        """Let the objective follow a step of the optimiser; ``rate`` is the network's in that step."""
+        step, batches, self._batches = self.state.global_step, self._batches, []
+        taken = StepTaken(step, rate, lambda: self._again(batches), lambda: self._again(self._others(step)))
+        with torch.no_grad():
+            self.objective.after_step(taken)
+
+    def _again(self, batches: Sequence[dict[str, Tensor]]) -> Iterator[tuple[list[ExitStep], Tensor]]:
+        """Run batches through the network as it is now, in training mode."""
+        for inputs in batches:
+            with self._autocast():
+                yield list(self.model.steps(inputs)), inputs["labels"]
+
+    def _others(self, step: int) -> list[dict[str, Tensor]]:
+        """Return batches of the half of the rows that the network does not learn from in this epoch.
+
+        The n-th step of an epoch has its n-th batches: nothing to remember over a kill.
+        """
+        features, size = self.train_dataset, self.args.train_batch_size
+        rows = size * self.args.gradient_accumulation_steps
+        steps = math.ceil((len(features) - len(features) // 2) / rows)
+        epoch, within = divmod(step, steps)
+        lengths = [feature["length"] for feature in features]
+        order = other_half(lengths, rows, self.args.seed, epoch, self.training.group_by_length)
+        start = within * rows % len(order)
+        drawn = order[start : start + rows]
+        parts = (drawn[at : at + size] for at in range(0, len(drawn), size))
+        return [self._prepare_inputs(collate([features[row] for row in part], self._pad)) for part in parts]
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -218,6 +260,9 @@ class ExitTrainer(Trainer):
             named,
         )
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {})
+        if self.progress.exhausted(self.training.patience):
+            logger.info("no better epoch since epoch %d: stopping", self.progress.best_epoch)
+            self.control.should_training_stop = True
         return {}
 
     # ------------------------------------------------------------------ checkpoints
@@ -235,6 +280,8 @@ class ExitTrainer(Trainer):
             self._checkpoint_home = None
         (written,) = aside.iterdir()
         self.progress.save(written)
+        if state := self.objective.state():
+            save_file({name: item.contiguous() for name, item in state.items()}, written / OBJECTIVE_FILE)
         shutil.rmtree(home / written.name, ignore_errors=True)
         os.replace(written, home / written.name)
         for older in home.glob("checkpoint-*"):
@@ -249,6 +296,9 @@ class ExitTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint) / WEIGHT_FILE)
+        saved = Path(resume_from_checkpoint) / OBJECTIVE_FILE
+        if saved.is_file():
+            self.objective.restore(load_file(saved, device=str(self.args.device)))
 
 
 class Pace(TrainerCallback):
@@ -258,14 +308,20 @@ class Pace(TrainerCallback):
     resumed run skip the scoring.
     """
 
-    def __init__(self, progress: Progress, log_every: int, save_every: int) -> None:
-        self.progress, self.log_every, self.save_every = progress, log_every, save_every
+    def __init__(self, trainer: ExitTrainer, progress: Progress, log_every: int, save_every: int) -> None:
+        self.trainer, self.progress, self.log_every, self.save_every = (
+            trainer,
+            progress,
+            log_every,
+            save_every,
+        )
 
     def on_optimizer_step(
         self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any
     ) -> None:
-        """Note the rate that was used, before the scheduler moves on."""
+        """Note the rate that was used, before the scheduler moves on; let the objective follow the step."""
         self.progress.learning_rate = float(lr_scheduler.get_last_lr()[0])
+        self.trainer.after_step(self.progress.learning_rate)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write a row and save, each at its own pace."""

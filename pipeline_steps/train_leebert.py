@@ -1,0 +1,23 @@
+r"""Train one encoder with exits by any other objective: PABEE, ElasticBERT, BERxiT, DeeBERT, FastBERT, LeeBERT.
+
+Which of them is said by the method's section. DeeBERT and FastBERT start from the full model (`--full`) and train the
+inner exits alone. Reads the splits of a task and writes `model/` (loadable), `history.jsonl`, `metrics.json` and, where
+the weights of the losses are learned, `weights.jsonl`. A killed run resumes when it is started again.
+
+Examples::
+
+    python pipeline_steps/train_leebert.py --task tiers --backbone minilm --seed 0 --method leebert \
+        --data runs/tiers/minilm/seed0/data/splits --full runs/tiers/minilm/seed0/full/train/model \
+        --out runs/tiers/minilm/seed0/leebert/train --timings runs/tiers/minilm/seed0/leebert/train_timings.json
+    python pipeline_steps/train_leebert.py --params presets/smoke.yaml --task tiers --backbone tiny --seed 0 \
+        --method pabee --data runs/tiers/tiny/seed0/data/splits --full runs/tiers/tiny/seed0/full/train/model \
+        --out /tmp/pabee/train --timings /tmp/pabee/train_timings.json
+"""
+
+from __future__ import annotations
+
+from stage import run_stage
+from training_stage import train_exits
+
+if __name__ == "__main__":
+    run_stage(train_exits, __doc__, inputs=("data", "full"), per_method=True, timings=True)

@@ -1,0 +1,60 @@
+"""What the scripts that train one model with exits share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stage import Stage
+
+
+def train_exits(stage: Stage) -> None:
+    """Train a method's model by its objective and save it; a stage with the input ``full`` may start from that."""
+    from adaptive_inference.data.task import load_schema
+    from adaptive_inference.errors import UserError
+    from adaptive_inference.exits import MultiExitModel
+    from adaptive_inference.exits.build import build_model, start_from_full
+    from adaptive_inference.objectives import load_objective
+    from adaptive_inference.records import environment
+    from adaptive_inference.training.cell import Rows, parameter_counts, write_history, write_trajectory
+    from adaptive_inference.training.fit import fit
+
+    params, cell = stage.params, stage.cell
+    backbone, method = params.backbone(cell.backbone), params.method(cell.method).train
+
+    schema = load_schema(stage.inputs["data"])
+    objective = load_objective(method.objective, method)
+    model = build_model(
+        backbone, schema, cell.seed, objective.needs_certainty, method.exits, inner_head=method.inner_head
+    )
+    if objective.starts_from_full:
+        if "full" not in stage.inputs:
+            raise UserError(
+                f"objective {method.objective!r} starts from the full model, which stage {stage.name} does not read; list "
+                f"{cell.method!r} under trained_by.train_leebert"
+            )
+        start_from_full(model, MultiExitModel.from_pretrained(stage.inputs["full"]))
+    rows = Rows.load(stage.inputs["data"], schema, model.tokenizer)
+    record = stage.begin("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
+
+    result = fit(
+        model,
+        objective,
+        rows.train,
+        rows.development,
+        schema,
+        params.training_of(cell.method),
+        method,
+        params.runtime,
+        cell.seed,
+        stage.scratch,
+        on_log=stage.tracker.log,
+        identity=record.record_id,
+    )
+
+    model.save_pretrained(stage.out / "model")
+    write_history(stage.out, result.history)
+    write_trajectory(stage.out, result.trajectory)
+    record.metrics |= result.metrics | parameter_counts(model)
+    record.details |= {"exits": list(model.exits), "steps": result.steps, "rows": rows.details}
+    stage.timings |= result.timings | {"environment": environment()}
