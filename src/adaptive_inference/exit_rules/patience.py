@@ -40,7 +40,9 @@ class Patience(ExitRule):
     def __post_init__(self) -> None:
         """Refuse a tolerance that is no distance."""
         if not 0 <= self.tolerance < np.inf:
-            raise UserError(f"tolerance {self.tolerance:g} of exit rule 'patience' must be 0 or more, e.g. 0.1")
+            raise UserError(
+                f"tolerance {self.tolerance:g} of exit rule 'patience' must be 0 or more, e.g. 0.1"
+            )
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return 1 to E - 1, whatever ``count``; 0 for a single exit."""
