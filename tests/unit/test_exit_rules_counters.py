@@ -15,6 +15,7 @@ from adaptive_inference.evaluation.curves import Yardstick, sweep
 from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.evaluation.points import check_agreement
 from adaptive_inference.exit_rules import load_rule, load_rules
+from adaptive_inference.reporting.names import rule_key, rule_name
 
 
 def of_labels(*rows, classes=2):
@@ -293,6 +294,15 @@ def test_the_rules_of_a_method_stand_once_each_and_in_one_spelling():
         load_rules(["patience", "patience(tolerance=0.1)"])
     with pytest.raises(UserError, match=r"must be written 'patience\(tolerance=0\.2\)'"):
         load_rules(["patience(tolerance=.20)"])
+
+
+def test_a_rule_with_options_is_shown_and_sorted_with_its_family():
+    rules = ["zeta", "voting", "patience(tolerance=0.2)", "oracle", "patience", "confidence"]
+    assert sorted(rules, key=rule_key) == [
+        "confidence", "patience", "patience(tolerance=0.2)", "voting", "oracle", "zeta",
+    ]  # fmt: skip
+    assert rule_name("patience_confidence(patience=3)") == "patience + confidence (patience=3)"
+    assert [rule_name(name) for name in ("voting", "zeta", "zeta(a=1)")] == ["voting", "zeta", "zeta(a=1)"]
 
 
 # ---- what is refused or warned of

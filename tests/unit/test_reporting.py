@@ -18,7 +18,7 @@ from adaptive_inference.records import Cell, read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.bands import band
 from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.names import method_key, natural_key, point_name, rule_key, rule_name
+from adaptive_inference.reporting.names import method_key, natural_key, point_name
 from adaptive_inference.reporting.prose import latex, main_latex, main_markdown
 from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
 from adaptive_inference.reporting.tables import cell_text, csv_tables, first_exit_difference
@@ -398,12 +398,3 @@ def test_a_member_copied_from_the_full_model_counts_with_its_training_time(tmp_p
         40.0,
         40.0,
     ]
-
-
-def test_a_rule_with_options_is_shown_and_sorted_with_its_family():
-    rules = ["zeta", "voting", "patience(tolerance=0.2)", "oracle", "patience", "confidence"]
-    assert sorted(rules, key=rule_key) == [
-        "confidence", "patience", "patience(tolerance=0.2)", "voting", "oracle", "zeta",
-    ]  # fmt: skip
-    assert rule_name("patience_confidence(patience=3)") == "patience + confidence (patience=3)"
-    assert [rule_name(name) for name in ("voting", "zeta", "zeta(a=1)")] == ["voting", "zeta", "zeta(a=1)"]

@@ -202,7 +202,8 @@ class ExitRule(ABC):
         """
         if kind not in self.kinds:
             raise UserError(
-                f"exit rule {self.name!r} does not work for a {kind} task, only for {' or '.join(self.kinds)}; use fixed"
+                f"exit rule {self.name!r} does not work for a {kind} task, only for {' or '.join(self.kinds)}; use patience "
+                "or fixed"
             )
         if self.needs_certainty and not has_certainty:
             raise UserError(
