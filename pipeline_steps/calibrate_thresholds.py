@@ -31,13 +31,13 @@ def main(stage: Stage) -> None:
     from adaptive_inference.data.task import load_schema, load_split
     from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality
     from adaptive_inference.evaluation.outputs import collect_outputs, pick_device
-    from adaptive_inference.exit_rules import load_rule
+    from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
     from adaptive_inference.records import write_json
 
     params, method, data = stage.params, stage.cell.method, stage.inputs["data"]
     names = params.method(method).rules
-    rules, full_depth = {name: load_rule(name) for name in names}, load_rule("fixed")
+    rules, full_depth = load_rules(names), load_rule("fixed")
     device = pick_device(params.runtime.device)
     full = load_model(stage.inputs["full"]).to(device)
     model = full if method == "full" else load_model(stage.inputs["model"]).to(device)

@@ -32,13 +32,13 @@ def main(stage: Stage) -> None:
     from adaptive_inference.evaluation.outputs import collect_outputs, pick_device
     from adaptive_inference.evaluation.points import measure_point
     from adaptive_inference.evaluation.wallclock import WallClock
-    from adaptive_inference.exit_rules import load_rule
+    from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
     from adaptive_inference.records import environment, read_json, write_json
 
     params, method, seed, data = stage.params, stage.cell.method, stage.cell.seed, stage.inputs["data"]
     names, protocol = params.method(method).rules, params.evaluation
-    rules = {name: load_rule(name) for name in (*names, "fixed")}  # before the code's digest is taken
+    rules = load_rules(names) | {"fixed": load_rule("fixed")}  # before the code's digest is taken
     device = pick_device(params.runtime.device)
     full = load_model(stage.inputs["full"]).to(device)
     model = full if method == "full" else load_model(stage.inputs["model"]).to(device)

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 import presets
 from adaptive_inference.errors import UserError
-from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.params import Params, load_params
 from adaptive_inference.records import Cell
@@ -105,7 +105,7 @@ def check_rules(params: Params) -> None:
             try:
                 if task.kind == "regression":
                     load_objective(train.objective, train).check_kind(task.kind)
-                for rule in map(load_rule, method.rules):
+                for rule in load_rules(method.rules).values():
                     certain = not rule.needs_certainty or rule.name == train.objective
                     rule.check(task.kind, certain or load_objective(train.objective, train).needs_certainty)
             except UserError as error:

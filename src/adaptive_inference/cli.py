@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "file", metavar="FILE", nargs="?", type=Path, help="texts or JSONL; default: standard input"
     )
     predict.add_argument(
-        "--rule", help="exit rule, e.g. confidence; default: the calibration's recommendation"
+        "--rule",
+        help="exit rule, e.g. confidence or 'patience(tolerance=0.2)'; default: the calibration's recommendation",
     )
     predict.add_argument("--threshold", type=float, help="the rule's threshold; default: the calibrated one")
     predict.add_argument("--batch-size", type=int, default=1, help="rows at once; only 1 for the time being")

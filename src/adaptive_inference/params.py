@@ -243,7 +243,7 @@ class Params(Section):
         for name, method in self.methods.items():
             _require_module("objectives", method.train.objective, f"methods.{name}.train.objective")
             for rule in method.rules:
-                _require_module("exit_rules", rule, f"methods.{name}.rules")
+                _require_module("exit_rules", rule.partition("(")[0], f"methods.{name}.rules")
         return self
 
     def method(self, name: str) -> Method:

@@ -25,6 +25,7 @@ from adaptive_inference.params import Backbone
 
 SCHEMA = Schema("toy", "classification", ("a", "b", "c"), "accuracy", 32)
 RULES = ("confidence", "entropy", "uncertainty", "margin", "learning_to_exit", "fixed")
+COUNTERS = ("patience", "patience_confidence", "voting")
 
 
 def model_of(exits=(1, 2, 4), certainty=True, family="bert"):
@@ -65,7 +66,7 @@ def toy_outputs(rows=200, exits=(1, 4, 6, 12), cost=None, seed=0, tiers=None) ->
 YARDSTICK = Yardstick("accuracy", "classification", 3, 12)
 
 
-@pytest.mark.parametrize("name", [*RULES, "oracle"])
+@pytest.mark.parametrize("name", [*RULES, *COUNTERS, "oracle"])
 def test_a_curve_equals_a_loop_over_its_thresholds(name):
     outputs, rule = toy_outputs(), load_rule(name)
     generator = np.random.default_rng(1)
@@ -98,6 +99,16 @@ def test_both_ends_of_a_curve_are_the_first_exit_and_the_full_model():
         assert (np.diff(curve.layers_speedup) <= 1e-12).all()
 
 
+def test_a_curve_of_a_rule_that_counts_begins_as_early_as_it_can_and_ends_with_the_full_model():
+    outputs = toy_outputs()
+    for name, fastest in (("patience", 12 / 4), ("patience_confidence", 12 / 4), ("voting", 12.0)):
+        curve = sweep(load_rule(name), outputs, YARDSTICK, load_rule(name).grid(3, 50, 4))
+        assert curve.layers_speedup[0] <= fastest
+        assert curve.layers_speedup[0] == fastest or name == "patience"  # exits may disagree
+        assert curve.layers_speedup[-1] == 1.0
+        assert (np.diff(curve.layers_speedup) <= 1e-12).all()
+
+
 def test_a_cascade_costs_its_cumulative_layers_and_can_cost_more_than_the_full_model():
     outputs, rule = toy_outputs(cost=(1, 5, 11, 23)), load_rule("confidence")
     curve = sweep(rule, outputs, YARDSTICK, np.array([0.0, 2.0]))
@@ -125,7 +136,7 @@ def test_the_engine_leaves_where_the_sweep_says_for_every_rule_and_threshold(cas
     outputs = calibrate(raw, calibrator)
     examples = [collate([feature], 0) for feature in features]
     differing = left = 0
-    for name in RULES:
+    for name in (*RULES, *COUNTERS):
         rule = load_rule(name)
         if rule.needs_certainty and cascade:
             continue

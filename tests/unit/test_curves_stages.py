@@ -207,3 +207,28 @@ def test_a_regression_task_goes_through_with_the_fixed_rule_and_refuses_the_othe
 def test_a_rule_that_needs_certainty_heads_is_refused_for_a_model_without(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="certainty heads"):
         run(folder, tmp_path, monkeypatch, method="multi_model", rules=("learning_to_exit",))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rules"),
+    [
+        ("classification", ("patience", "patience_confidence(patience=3)", "voting", "patience_confidence")),
+        ("regression", ("patience(tolerance=0.25)", "patience")),
+    ],
+)
+def test_rules_that_count_exits_keep_their_names_from_params_to_timings(
+    folder, tmp_path, monkeypatch, kind, rules
+):
+    calibration, record, curves, timings = run(folder, tmp_path, monkeypatch, rules=rules, kind=kind)
+    assert sorted(curves) == sorted(rules)
+    for rows in (calibration["operating_points"], record.details["rows"]):
+        assert {row["rule"] for row in rows} == set(rules)
+    timed = {row["rule"] for row in timings["rows"]}
+    assert timed == {row["rule"] for row in calibration["operating_points"] if row["threshold"] is not None}
+    assert calibration["recommended"]["rule"] in (*rules, "fixed")
+    assert all(row["differing"] <= row["near_threshold"] for row in record.details["engine_agreement"])
+
+
+def test_a_rule_in_another_spelling_is_refused_by_the_stage_too(folder, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"must be written 'patience\(tolerance=0\.25\)'"):
+        run(folder, tmp_path, monkeypatch, rules=("patience(tolerance=.25)",), kind="regression")

@@ -12,7 +12,11 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import ExitRule, load_rule
 
 SCORE_RULES = ("confidence", "entropy", "uncertainty", "margin", "learning_to_exit")
-RULES = (*SCORE_RULES, "fixed")
+COUNTERS = (
+    "patience", "patience_confidence", "patience_confidence(patience=1)", "patience_confidence(patience=3)", "voting",
+)  # fmt: skip
+RULES = (*SCORE_RULES, "fixed", *COUNTERS)
+COUNTS_EXITS = ("patience", "voting")  # their thresholds are whole numbers
 
 
 def online_exits(rule: ExitRule, logits: np.ndarray, certainty: np.ndarray, threshold: float) -> np.ndarray:
@@ -44,7 +48,7 @@ def case(seed: int, rows: int = 40, exits: int = 4, classes: int = 3, scale: flo
 @given(
     logits=hnp.arrays(
         np.float32,
-        st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(2, 9)),
+        st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(2, 9)),
         # few distinct values: ties between classes and between score and threshold are the rule, not the exception
         elements=st.sampled_from([-100.0, -3.0, -1.0, 0.0, 0.5, 1.0, 3.0, 100.0])
         | st.floats(-30, 30, width=32),
@@ -57,7 +61,12 @@ def case(seed: int, rows: int = 40, exits: int = 4, classes: int = 3, scale: flo
 def test_online_equals_offline(name, logits, at, threshold, take_score):
     rule = load_rule(name)
     certainty = 1 / (1 + np.exp(-logits[..., 0].astype(np.float64)))
-    if take_score and name != "fixed":  # a threshold that is exactly some row's score
+    if name in COUNTS_EXITS:
+        threshold = float(1 + at)
+    elif take_score and name.startswith("patience_confidence"):
+        scores = load_rule("uncertainty").score(logits.astype(np.float64)).ravel()
+        threshold = float(scores[at % len(scores)])
+    elif take_score and name != "fixed":  # a threshold that is exactly some row's score
         scores = rule.score(logits.astype(np.float64), certainty).ravel()
         threshold = float(scores[at % len(scores)])
     offline = rule.exit_indices(logits, certainty, None, np.array([threshold]))[0]
@@ -67,7 +76,7 @@ def test_online_equals_offline(name, logits, at, threshold, take_score):
 @pytest.mark.parametrize("name", RULES)
 def test_online_answers_a_row_alone_as_in_a_batch(name):
     rule, (logits, certainty, _) = load_rule(name), case(1)
-    threshold = 0.6
+    threshold = 2.0 if name in COUNTS_EXITS else 0.6
     together = online_exits(rule, logits, certainty, threshold)
     alone = [online_exits(rule, logits[[i]], certainty[[i]], threshold)[0] for i in range(len(logits))]
     np.testing.assert_array_equal(together, alone)
@@ -76,7 +85,7 @@ def test_online_answers_a_row_alone_as_in_a_batch(name):
 @pytest.mark.parametrize("name", [*RULES, "oracle"])
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("count", [2, 11, 100])
-def test_grid_runs_from_the_first_exit_to_full_depth_and_mean_layers_never_fall(name, classes, count):
+def test_grid_runs_from_the_fastest_to_full_depth_and_mean_layers_never_fall(name, classes, count):
     rule, (logits, certainty, labels) = load_rule(name), case(2, classes=classes)
     logits[:5] = 0.0  # exact ties at every exit
     logits[5:10] = [900.0] + [0.0] * (classes - 1)  # probability rounds to exactly 1
@@ -86,7 +95,10 @@ def test_grid_runs_from_the_first_exit_to_full_depth_and_mean_layers_never_fall(
     exits = rule.exit_indices(logits, certainty, labels, grid)
     assert (np.diff(exits.mean(1)) >= 0).all()
     if name != "oracle":
-        assert (exits[0] == 0).all()
+        alike = np.zeros_like(logits)  # undecided at every exit: as fast as a rule that counts can be
+        fastest = {"patience": 1, "patience_confidence": 1, "patience_confidence(patience=3)": 2}.get(name, 0)
+        assert (rule.exit_indices(alike, certainty, labels, grid)[0] == fastest).all()
+        assert name == "patience" or (exits[0] == fastest).all()
         assert (exits[-1] == logits.shape[1] - 1).all()
 
 

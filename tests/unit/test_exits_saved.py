@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -154,6 +155,18 @@ def test_weights_of_another_shape_are_told(tmp_path):
         load_model(tmp_path / "two")
 
 
+def test_an_entropy_threshold_above_ln_c_is_refused_from_a_user_and_taken_from_a_calibration():
+    model, leaves_all = build(), 1.01 * math.log(2)  # the first of the rule's own grid
+    model.calibration = calibration() | {
+        "operating_points": points(("max_loss_1", "entropy", leaves_all, 0.9, 4.0, True))
+    }
+    assert model.predict(TEXTS).exit_layers.tolist() == [1, 1, 1]
+    assert model.predict(TEXTS, rule="entropy").exit_layers.tolist() == [1, 1, 1]
+    for rule in ("entropy", None):
+        with pytest.raises(UserError, match=r"entropy threshold 0\.7.* is above ln 2 = 0\.6931"):
+            model.predict(TEXTS, rule=rule, threshold=leaves_all)
+
+
 def test_predict_without_calibration_runs_the_whole_model():
     answer = build().predict(TEXTS)
     assert answer.exit_layers.tolist() == [4, 4, 4]
@@ -173,6 +186,7 @@ def test_predict_takes_the_recommended_operating_point_unless_told_otherwise():
 
     assert operating_point(model, "entropy") == ("entropy", 0.01)
     assert operating_point(model, "margin") == ("margin", 0.3)
+    assert operating_point(model, "patience( tolerance=.2 )", 2.0) == ("patience(tolerance=0.2)", 2.0)
     with pytest.raises(
         UserError, match=r"no calibrated threshold for rule 'uncertainty'.*confidence, entropy, margin"
     ):

@@ -99,7 +99,23 @@ def test_a_rule_that_needs_heads_which_the_method_lacks_is_refused_before_the_ru
         stage_settings.check_rules(with_method("sweet", rules=["learning_to_exit"]))
 
 
-@pytest.mark.parametrize("rules", [["confidence"], ["fixed"]])
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (["patience", "patience(tolerance=0.10)"], "stands twice"),
+        (["patience(tolerance=.2)"], r"must be written 'patience\(tolerance=0\.2\)'"),
+        (["patience_confidence(paitence=2)"], "did you mean 'patience'"),
+    ],
+)
+def test_a_rule_under_two_spellings_or_with_options_that_it_lacks_is_refused_before_the_run(rules, message):
+    stage_settings.check_rules(with_method("sweet", rules=["patience", "patience(tolerance=0.2)", "voting"]))
+    with pytest.raises(SystemExit, match=rf"methods\.sweet.*{message}"):
+        stage_settings.check_rules(with_method("sweet", rules=rules))
+
+
+@pytest.mark.parametrize(
+    "rules", [["confidence"], ["fixed"], ["voting"], ["patience_confidence"], ["patience(tolerance=0.0)"]]
+)
 def test_a_rule_or_objective_that_a_regression_cannot_use_is_refused_before_the_run(rules):
     body = SMOKE.model_dump(mode="json")
     body["tasks"]["tiers"] |= {

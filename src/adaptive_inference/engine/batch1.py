@@ -1,13 +1,14 @@
 """One row at a time: run layers until the rule fires, and no further.
 
 What is left out matters as much as what is done: no mask for an unpadded row, no test at the last exit, no loss, one
-transfer from the device per exit (that of the logits), and the rule itself in numpy on C numbers.
+transfer from the device per exit (that of the logits), and the rule itself in numpy on C numbers. For rules that count
+exits in a row, no head where no decision can fall (`engine.lazy`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor
 
 from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.engine.lazy import find_exit
 from adaptive_inference.errors import UserError
-from adaptive_inference.exit_rules import ExitRule, load_rule
-from adaptive_inference.exits.model import ExitModule, ExitStep
+from adaptive_inference.exit_rules import ExitRule, OnlineRule, OnlineStreak, load_rule
+from adaptive_inference.exits.model import ExitModule, ExitStep, LateStep
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -55,6 +57,8 @@ class Batch1Engine:
         As the rule defines it; None where the rule allows it (``fixed``: full depth).
     calibration
         A `Calibrator`, the content of ``calibration.json``, or None: the model's own, or no calibration.
+    lazy
+        Leave out heads that decide nothing, where the rule allows it; False runs every head passed. Same answers.
 
     Raises
     ------
@@ -68,6 +72,7 @@ class Batch1Engine:
         rule: str | ExitRule,
         threshold: float | None = None,
         calibration: Calibrator | Mapping[str, Any] | None = None,
+        lazy: bool = True,
     ) -> None:
         self.model = model.eval()
         self.rule = load_rule(rule) if isinstance(rule, str) else rule
@@ -83,7 +88,10 @@ class Batch1Engine:
             raise UserError(
                 "the threshold is not a number; give one of the rule's range, see docs/exit_rules.md"
             )
-        self.rule.online(threshold)  # refuses a bad threshold now rather than at the first row
+        online = self.rule.online(threshold)  # refuses a bad threshold now rather than at the first row
+        if threshold is not None:
+            self.rule.warn_if_idle(threshold, len(model.exits))
+        self._lazy = lazy and isinstance(online, OnlineStreak)
         self._last = len(model.exits) - 1
         self._device = model.device
 
@@ -98,10 +106,12 @@ class Batch1Engine:
             other keys are ignored.
         """
         rule = self.rule.online(self.threshold)
-        for step in self.model.steps(self._inputs(features), certainty=self.rule.needs_certainty):
-            if step.index == self._last or self._leaves(rule, step):
-                return ExitDecision(step.logits, step.index, step.layer)
-        raise RuntimeError("a model without exits")
+        steps = self.model.steps(self._inputs(features), certainty=self.rule.needs_certainty, late=self._lazy)
+        if self._lazy:
+            step = find_exit(steps, self._last, rule, self._read, together=self._device.type != "cpu")
+        else:
+            step = next(step for step in steps if step.index == self._last or self._leaves(rule, step))
+        return ExitDecision(step.logits, step.index, step.layer)
 
     def _inputs(self, features: Mapping[str, Any]) -> dict[str, Tensor]:
         if features["input_ids"].shape[0] != 1:
@@ -113,7 +123,14 @@ class Batch1Engine:
             del row["attention_mask"]
         return {name: item.to(self._device, non_blocking=True) for name, item in row.items()}
 
-    def _leaves(self, rule: Any, step: ExitStep) -> bool:
+    def _read(self, steps: Sequence[LateStep]) -> list[np.ndarray]:
+        """Return the calibrated logits of some exits, each (1, C), by one transfer."""
+        logits = torch.cat([step.logits for step in steps]).float().cpu().numpy()
+        return [
+            self.calibrator.logits(row[None], step.index) for row, step in zip(logits, steps, strict=True)
+        ]
+
+    def _leaves(self, rule: OnlineRule, step: ExitStep) -> bool:
         if step.certainty is None:
             logits, certainty = step.logits.float().cpu().numpy(), None
         else:  # one transfer for both

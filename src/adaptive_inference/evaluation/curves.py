@@ -77,6 +77,7 @@ def sweep(rule: ExitRule, outputs: ExitOutputs, yardstick: Yardstick, thresholds
         ``(T,)``.
     """
     rule.check(yardstick.kind, outputs.certainty is not None)
+    rule.warn_if_idle(thresholds, len(outputs.exits))
     exits = rule.exit_indices(outputs.logits, outputs.certainty, outputs.labels, thresholds)
     rows = np.arange(len(outputs.labels))
     predictions = predict(outputs.logits, yardstick.kind)[rows, exits]

@@ -13,7 +13,7 @@ from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.evaluation.quality import quality
 from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exit_rules import load_rule
-from adaptive_inference.exit_rules.base import TOLERANCE, ExitRule
+from adaptive_inference.exit_rules.base import TOLERANCE, ExitRule, near_tie
 
 #: What an operating point without a threshold has no value of.
 MEASURED = (
@@ -113,8 +113,9 @@ def check_agreement(
     """Compare where an engine let rows leave, and its answers, with the offline sweep.
 
     Rounding may differ between a padded batch and a row alone. Logits agree within 1e-5 of their largest, so a row may
-    leave elsewhere only where its score lies that close to the threshold, and answer otherwise only where its two
-    largest logits do; such rows are counted.
+    leave elsewhere only where its score lies that close to the threshold (for a rule that compares classes: where its
+    two largest logits lie that close at an exit on its way), and answer otherwise only where its two largest logits do;
+    such rows are counted. Scores of a regression task are compared in where they leave.
 
     Parameters
     ----------
@@ -146,8 +147,7 @@ def check_agreement(
     tolerance = tolerance_E[offline]
     differs = offline != exits
     if logits.shape[-1] > 1:
-        first, second = np.moveaxis(np.sort(logits, axis=-1)[:, [-1, -2]], -1, 0)
-        near = near | (first - second <= tolerance)
+        near = near | near_tie(logits, tolerance)
         differs = differs | (logits.argmax(-1) != predictions)
     if (differs & ~near).any():
         raise RuntimeError(

@@ -10,13 +10,17 @@ Shapes: N rows, B rows of a batch, E exits, C classes, T thresholds.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from adaptive_inference.errors import UserError
+
+logger = logging.getLogger("adaptive_inference")
 
 #: Rows whose score lies this close to the threshold may leave elsewhere when logits differ by rounding.
 TOLERANCE = 1e-5
@@ -47,13 +51,51 @@ class OnlineRule(ABC):
         """Keep the state of these rows only, in this order (others have left the batch)."""
 
 
+class OnlineStreak(OnlineRule):
+    """Leaves at the exit that completes a run of ``needed`` consecutive exits that hold.
+
+    Whether an exit holds depends on its own logits and, where the rule ``compares``, on those of the exit before: then
+    the first exit never holds. So an engine may look at a run from its newest exit backwards, see `engine.lazy`.
+
+    Parameters
+    ----------
+    needed
+        Length of the run; infinity never fires.
+    """
+
+    compares: ClassVar[bool] = False
+
+    def __init__(self, needed: float) -> None:
+        self.needed = needed
+        self._run_B: np.ndarray | None = None
+        self._older: np.ndarray | None = None
+
+    @abstractmethod
+    def holds(self, older: np.ndarray | None, newer: np.ndarray) -> np.ndarray:
+        """Say which rows hold, ``(B,)``, from the logits ``(B, C)`` of the exit before and of the exit itself."""
+
+    def leave(self, k: int, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
+        """Lengthen each row's run or start it anew; see `OnlineRule.leave`."""
+        if self._run_B is None:
+            self._run_B = np.zeros(len(logits), np.int64)
+        if not (self.compares and self._older is None):
+            self._run_B = (self._run_B + 1) * self.holds(self._older, logits)
+        self._older = logits
+        return self._run_B == self.needed
+
+    def select(self, rows: np.ndarray) -> None:
+        """Keep the runs of these rows; see `OnlineRule.select`."""
+        if self._run_B is not None and self._older is not None:
+            self._run_B, self._older = self._run_B[rows], self._older[rows]
+
+
 class ExitRule(ABC):
     """When a row stops.
 
+    A rule with options is a frozen dataclass whose fields are the options, each with a default.
+
     Attributes
     ----------
-    name
-        The file's name, the key in params and tables.
     kinds
         Kinds of task that the rule makes sense for.
     needs_certainty
@@ -62,17 +104,28 @@ class ExitRule(ABC):
         False when the rule looks at labels: a bound, never an answer.
     """
 
-    name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]] = ("classification",)
     needs_certainty: ClassVar[bool] = False
     attainable: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The file's name and the options that are not at their default: the key in params and tables."""
+        changed = [
+            f"{option.name}={type(option.default)(getattr(self, option.name))!r}"
+            for option in sorted(fields(self) if is_dataclass(self) else (), key=lambda option: option.name)
+            if getattr(self, option.name) != option.default
+        ]
+        file = type(self).__module__.rpartition(".")[2]
+        return f"{file}({', '.join(changed)})" if changed else file
 
     @abstractmethod
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return at most ``count`` thresholds from the fastest to the slowest.
 
-        The first sends every row out at the first exit and the last sends every row through the whole model, so
-        that mean layers never fall along a grid and a curve always holds both ends.
+        The first is the fastest that the rule can do (the first exit for a rule that needs one look, a later one for
+        a rule that counts exits) and the last sends every row through the whole model. Mean layers never fall along
+        a grid, so that a curve always holds both ends.
         """
 
     @abstractmethod
@@ -116,6 +169,29 @@ class ExitRule(ABC):
         """Mark rows ``(N,)`` that may leave elsewhere when their logits change by rounding, one tolerance or ``(E,)``."""
         return np.zeros(len(logits), bool)
 
+    def never_fires(self, threshold: float, num_exits: int) -> bool:
+        """Whether no row whatever can leave by the rule at a model of so many exits."""
+        return False
+
+    def warn_if_idle(self, thresholds: float | np.ndarray, num_exits: int) -> None:
+        """Log a warning where a threshold can never fire: the rule then costs time and saves none."""
+        idle = [f"{item:g}" for item in np.atleast_1d(thresholds) if self.never_fires(float(item), num_exits)]
+        if idle:
+            shown = ", ".join(idle[:3]) + (", ..." if len(idle) > 3 else "")
+            logger.warning(
+                "exit rule %s at threshold %s can never fire with %d exits: every row runs the whole model",
+                self.name, shown, num_exits,
+            )  # fmt: skip
+
+    def check_threshold(self, threshold: float, num_classes: int) -> None:  # noqa: B027 - most rules take any
+        """Refuse a threshold of a user's own that makes no sense (those of a grid are not asked).
+
+        Raises
+        ------
+        UserError
+            The threshold lies outside what the score can be.
+        """
+
     def check(self, kind: str, has_certainty: bool) -> None:
         """Refuse a task or a model that the rule cannot work with.
 
@@ -126,7 +202,8 @@ class ExitRule(ABC):
         """
         if kind not in self.kinds:
             raise UserError(
-                f"exit rule {self.name!r} does not work for a {kind} task, only for {' or '.join(self.kinds)}; use fixed"
+                f"exit rule {self.name!r} does not work for a {kind} task, only for {' or '.join(self.kinds)}; use patience "
+                "or fixed"
             )
         if self.needs_certainty and not has_certainty:
             raise UserError(
@@ -152,22 +229,14 @@ class ScoreRule(ExitRule):
         labels: np.ndarray | None,
         thresholds: np.ndarray,
     ) -> np.ndarray:
-        """Count the exits at which the best score so far does not fire yet; see `ExitRule.exit_indices`."""
+        """Return the first exit whose score fires; see `ExitRule.exit_indices`."""
         inner = slice(0, logits.shape[1] - 1)
         score = self.score(logits[:, inner], None if certainty is None else certainty[:, inner])
-        # fmax and fmin pass over a score that is not a number, as the online comparison does.
-        best = (np.fmax if self.fires is np.greater_equal else np.fmin).accumulate(score, axis=1)
-        thresholds = np.asarray(thresholds, dtype=np.float64)[:, None]
-        exits = np.zeros((len(thresholds), len(logits)), dtype=np.int64)
-        for k in range(best.shape[1]):
-            exits += ~self.fires(best[:, k], thresholds)
-        return exits
+        return first_firing(score, thresholds, self.fires)
 
     def online(self, threshold: float | None) -> OnlineRule:
         """Return the comparison at one threshold."""
-        if threshold is None:
-            raise UserError(f"exit rule {self.name!r} needs a threshold; see the grid in docs/exit_rules.md")
-        return _OnlineScore(self, float(threshold))
+        return _OnlineScore(self, required(self, threshold))
 
     def near_threshold(
         self,
@@ -186,6 +255,69 @@ class _OnlineScore(OnlineRule):
 
     def leave(self, k: int, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         return self.rule.fires(self.rule.score(logits, certainty), self.threshold)
+
+
+def required(rule: ExitRule, threshold: float | None) -> float:
+    """Return the threshold of a rule that cannot do without, or refuse."""
+    if threshold is None:
+        raise UserError(f"exit rule {rule.name!r} needs a threshold; see the grid in docs/exit_rules.md")
+    return float(threshold)
+
+
+def whole_numbers(rule: ExitRule, thresholds: np.ndarray | float, least: int) -> np.ndarray:
+    """Return thresholds that count exits, or refuse what is no count; infinity (never) is one.
+
+    Raises
+    ------
+    UserError
+        A threshold is below ``least`` or no whole number.
+    """
+    counts = np.asarray(thresholds, dtype=np.float64)
+    bad = counts[~((counts >= least) & (np.floor(counts) == counts))]
+    if bad.size:
+        raise UserError(
+            f"exit rule {rule.name!r} counts exits: its threshold is a whole number from {least}, not {bad[0]:g}"
+        )
+    return counts
+
+
+def first_firing(
+    score_NK: np.ndarray, thresholds: np.ndarray, fires: Callable[..., np.ndarray]
+) -> np.ndarray:
+    """Return the first exit whose score fires, for all thresholds at once.
+
+    Parameters
+    ----------
+    score_NK
+        Scores of the K = E - 1 exits before the last, which answers whatever its score.
+    thresholds
+        ``(T,)``.
+    fires
+        `numpy.greater_equal`, `numpy.less_equal` or `numpy.less`.
+
+    Returns
+    -------
+    array of int, ``(T, N)``
+        Counts the exits at which the best score so far does not fire yet.
+    """
+    # fmax and fmin pass over a score that is not a number, as the online comparison does.
+    best = (np.fmax if fires is np.greater_equal else np.fmin).accumulate(score_NK, axis=1)
+    thresholds = np.asarray(thresholds, dtype=np.float64)[:, None]
+    exits = np.zeros((len(thresholds), len(best)), dtype=np.int64)
+    for k in range(best.shape[1]):
+        exits += ~fires(best[:, k], thresholds)
+    return exits
+
+
+def up_to_exit(marked_NE: np.ndarray, exits_N: np.ndarray) -> np.ndarray:
+    """Return the rows ``(N,)`` that are marked at the exit where they leave or at one before it."""
+    return (marked_NE & (np.arange(marked_NE.shape[1]) <= exits_N[:, None])).any(1)
+
+
+def near_tie(logits: np.ndarray, tolerance: float | np.ndarray) -> np.ndarray:
+    """Mark answers whose two largest logits lie within the tolerance, ``(..., C) -> (...)``."""
+    second, first = np.moveaxis(np.partition(logits, -2, axis=-1)[..., -2:], -1, 0)
+    return first - second <= tolerance
 
 
 def doubt_grid(count: int) -> np.ndarray:
@@ -209,3 +341,8 @@ def entropy_of(logits: np.ndarray) -> np.ndarray:
     z, e = shifted_exponentials(logits)
     total = e.sum(-1)
     return np.maximum(np.log(total) - (e * z).sum(-1) / total, 0.0)
+
+
+def normalised_entropy(logits: np.ndarray) -> np.ndarray:
+    """Return the entropy divided by ln C, in [0, 1], ``(..., C) -> (...)``; rounding cannot carry it over 1."""
+    return np.minimum(entropy_of(logits) / np.log(logits.shape[-1]), 1.0)

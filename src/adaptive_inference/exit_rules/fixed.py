@@ -10,7 +10,6 @@ from adaptive_inference.exit_rules.base import ExitRule, OnlineRule
 class Fixed(ExitRule):
     """Threshold = exit index (0-based); None, or one past the end, is the last exit."""
 
-    name = "fixed"
     kinds = ("classification", "regression")
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:

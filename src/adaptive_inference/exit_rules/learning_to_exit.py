@@ -10,7 +10,6 @@ from adaptive_inference.exit_rules.base import ScoreRule
 class LearningToExit(ScoreRule):
     """Certainty of the exit's second head after min-max calibration, in [0, 1], ``>=`` threshold."""
 
-    name = "learning_to_exit"
     needs_certainty = True
 
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:

@@ -10,8 +10,6 @@ from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, shifted_ex
 class Margin(ScoreRule):
     """Largest minus second largest softmax probability, ``>=`` threshold; 0 on a tie."""
 
-    name = "margin"
-
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the difference of the two largest probabilities."""
         exponentials = shifted_exponentials(logits)[1]

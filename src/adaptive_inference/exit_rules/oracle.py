@@ -11,7 +11,6 @@ from adaptive_inference.exit_rules.base import ExitRule, OnlineRule
 class Oracle(ExitRule):
     """First exit whose prediction is the label; the last one where none is. Has no threshold."""
 
-    name = "oracle"
     attainable = False
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:

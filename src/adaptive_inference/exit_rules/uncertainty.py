@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, entropy_of
+from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, normalised_entropy
 
 
 class Uncertainty(ScoreRule):
     """Entropy divided by ln C, in [0, 1], ``<=`` threshold."""
 
-    name = "uncertainty"
     fires = np.less_equal
 
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
-        """Return the normalised entropy; rounding cannot carry it over 1."""
-        return np.minimum(entropy_of(logits) / np.log(logits.shape[-1]), 1.0)
+        """Return the normalised entropy."""
+        return normalised_entropy(logits)
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return 1 down to 0, closer together towards 0, then -0.01."""

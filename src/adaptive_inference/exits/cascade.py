@@ -11,7 +11,7 @@ from torch import nn
 
 from adaptive_inference.backbones.base import Batch
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.model import ExitModule, ExitStep, MultiExitModel
+from adaptive_inference.exits.model import ExitModule, ExitStep, LateStep, MultiExitModel
 
 
 class MultiModel(ExitModule):
@@ -44,10 +44,12 @@ class MultiModel(ExitModule):
         """Whether every member has a certainty head."""
         return all(member.has_certainty for member in self._members)
 
-    def steps(self, batch: Batch, gradient: str = "shared", certainty: bool = True) -> Iterator[ExitStep]:
+    def steps(
+        self, batch: Batch, gradient: str = "shared", certainty: bool = True, late: bool = False
+    ) -> Iterator[ExitStep | LateStep]:
         """Run member after member from the tokens; a member not asked for is not run."""
         for index, member in enumerate(self._members):
-            for step in member.steps(batch, gradient, certainty):
+            for step in member.steps(batch, gradient, certainty, late):
                 yield replace(step, index=index)
 
     def save_pretrained(self, folder: str | Path) -> None:

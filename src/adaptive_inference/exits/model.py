@@ -5,8 +5,9 @@ Shape suffixes: B rows, N tokens, H hidden width, E exits, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,29 @@ class ExitStep:
 
 
 @dataclass
+class LateStep:
+    """An `ExitStep` whose head runs when its answer is first read, if it ever is; for inference only."""
+
+    index: int
+    layer: int
+    answer: Callable[[], tuple[Tensor, Tensor | None]]
+
+    @cached_property
+    def _answers(self) -> tuple[Tensor, Tensor | None]:
+        return self.answer()
+
+    @property
+    def logits(self) -> Tensor:
+        """See `ExitStep.logits`."""
+        return self._answers[0]
+
+    @property
+    def certainty(self) -> Tensor | None:
+        """See `ExitStep.certainty`."""
+        return self._answers[1]
+
+
+@dataclass
 class ExitBatch:
     """Every exit's answer: ``logits`` (B, E, C) and ``certainty`` (B, E) or None."""
 
@@ -101,7 +125,9 @@ class ExitModule(nn.Module):
         """Whether exits say how sure they are (LTE)."""
         raise NotImplementedError
 
-    def steps(self, batch: Batch, gradient: str = "shared", certainty: bool = True) -> Iterator[ExitStep]:
+    def steps(
+        self, batch: Batch, gradient: str = "shared", certainty: bool = True, late: bool = False
+    ) -> Iterator[ExitStep | LateStep]:
         """Run layers, exit after exit, only as far as the caller asks."""
         raise NotImplementedError
 
@@ -186,7 +212,9 @@ class MultiExitModel(ExitModule):
         """Whether the model has certainty heads."""
         return self.certainty_heads is not None
 
-    def steps(self, batch: Batch, gradient: str = "shared", certainty: bool = True) -> Iterator[ExitStep]:
+    def steps(
+        self, batch: Batch, gradient: str = "shared", certainty: bool = True, late: bool = False
+    ) -> Iterator[ExitStep | LateStep]:
         """Run layers up to each exit in turn; nothing beyond the exit last asked for is computed.
 
         Parameters
@@ -202,6 +230,8 @@ class MultiExitModel(ExitModule):
             (ElasticBERT, pabee_leebert.md 1.5).
         certainty
             False leaves the certainty heads out.
+        late
+            Hand out `LateStep`, whose heads run only where they are read.
 
         Yields
         ------
@@ -216,17 +246,28 @@ class MultiExitModel(ExitModule):
             while layer < exit_layer:
                 hidden_BNH = backbone.run_layer(layer, hidden_BNH, context)
                 layer += 1
-            head, own_BNH = self._heads[index], hidden_BNH
+            own_BNH, tokens_BN = hidden_BNH, context.tokens_BN
             if gradient == "equilibrium":
                 above = len(self.exits) - index
                 own_BNH = scale_gradient(hidden_BNH, 1 / above)
                 hidden_BNH = scale_gradient(hidden_BNH, 1 - 1 / above)
-            features_BH = head.features(own_BNH, context.tokens_BN, self.pooler)
-            logits_BC = head.classifier(features_BH)
-            sure_B = torch.sigmoid(self._certainty[index](features_BH)).squeeze(-1) if certain else None
-            yield ExitStep(index, exit_layer, logits_BC, sure_B, own_BNH)
+            if late:
+                answer = partial(self._answer, index, own_BNH, tokens_BN, certain)
+                yield LateStep(index, exit_layer, answer)
+            else:
+                logits_BC, sure_B = self._answer(index, own_BNH, tokens_BN, certain)
+                yield ExitStep(index, exit_layer, logits_BC, sure_B, own_BNH)
             if gradient == "blockwise":
                 hidden_BNH, context = hidden_BNH.detach(), context.detach()
+
+    def _answer(
+        self, index: int, hidden_BNH: Tensor, tokens_BN: Tensor | None, certain: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return logits (B, C) and certainty (B,) of one exit."""
+        head = self._heads[index]
+        features_BH = head.features(hidden_BNH, tokens_BN, self.pooler)
+        sure_B = torch.sigmoid(self._certainty[index](features_BH)).squeeze(-1) if certain else None
+        return head.classifier(features_BH), sure_B
 
     def blocks(self) -> list[list[nn.Parameter]]:
         """Return the parameters that belong to each exit's block, each parameter once.

@@ -152,14 +152,17 @@ def operating_point(
     Raises
     ------
     UserError
-        No threshold is given for a rule that the calibration has no operating point of.
+        No threshold is given for a rule that the calibration has no operating point of, or one that makes no sense.
     """
     recommended = recommendation(model)
+    rule = None if rule is None else load_rule(rule).name
     if rule is None and threshold is not None and recommended["rule"] == "fixed":
         raise UserError(
             f"threshold {threshold:g} needs a rule: this model has no recommended one to apply it to; name one, e.g. "
             "rule confidence"
         )
+    if threshold is not None and model.schema is not None and model.schema.labels is not None:
+        load_rule(rule or recommended["rule"]).check_threshold(threshold, len(model.schema.labels))
     if rule is None or (rule == recommended["rule"] and threshold is None):
         return recommended["rule"], recommended["threshold"] if threshold is None else threshold
     if (

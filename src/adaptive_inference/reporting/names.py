@@ -60,8 +60,9 @@ def method_name(method: str) -> str:
 
 
 def rule_name(rule: str) -> str:
-    """Return how an exit rule is shown."""
-    return RULES.get(rule, rule)
+    """Return how an exit rule is shown, options as they are."""
+    file, bracket, options = rule.partition("(")
+    return RULES[file] + (f" ({options}" if bracket else "") if file in RULES else rule
 
 
 def point_name(point: str) -> str:
@@ -83,9 +84,9 @@ def method_key(method: str) -> tuple[Any, ...]:
 
 
 def rule_key(rule: str) -> tuple[Any, ...]:
-    """Sort key of a rule: the order of `RULES`, then unknown ones by name."""
-    names = list(RULES)
-    return (names.index(rule) if rule in RULES else len(names), rule)
+    """Sort key of a rule: the order of `RULES`, a rule's options by name, then unknown rules by name."""
+    names, file = list(RULES), rule.partition("(")[0]
+    return (names.index(file) if file in RULES else len(names), rule)
 
 
 def natural_key(text: str) -> tuple[Any, ...]:
