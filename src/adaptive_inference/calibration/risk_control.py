@@ -83,8 +83,7 @@ def least_rows(delta: float, epsilon: float) -> int:
     delta`` asks for slightly more, since ``-ln(1 - delta) > delta``.
     """
     _check_fractions(delta, epsilon)
-    rows = ceil(log(epsilon) / log1p(-delta) - 1e-9)  # 0.9^2 at epsilon 0.81 is 2 rows, not 3
-    return max(1, rows)
+    return max(1, ceil(log(epsilon) / log1p(-delta)))
 
 
 def halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
