@@ -64,7 +64,7 @@ class TestPValue:
         assert len(rows) == 5
         for _, _, lost, mean, _, _, p, *_ in rows:
             assert float(mean) == int(lost) / 500
-            assert float(p) == pytest.approx(p_value_by_hand(Fraction(lost), 500, Fraction(1, 20)), rel=0.04)
+            assert float(p) == pytest.approx(p_value_by_hand(Fraction(lost), 500, Fraction(1, 20)), rel=0.004)
         losses = TestCertify.losses(*(int(row[2]) for row in rows), n=500)
         assert "returned" in rows[certify(losses, 0.05, 0.05)][7]
 
