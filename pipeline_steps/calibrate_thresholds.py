@@ -13,20 +13,27 @@ Nothing here sees the reported split, unless ``calibration.calibrate_on: evaluat
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from stage import Stage, run_stage
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from adaptive_inference.evaluation.curves import Yardstick
     from adaptive_inference.evaluation.outputs import ExitOutputs
     from adaptive_inference.exit_rules import ExitRule
+    from adaptive_inference.params import Risk
+
+logger = logging.getLogger("adaptive_inference")
 
 
 def main(stage: Stage) -> None:
     """Fit, choose, write."""
     from adaptive_inference.calibration.fit import fit_calibrator, reliability_by_exit
     from adaptive_inference.calibration.operating_points import recommend, static_points
+    from adaptive_inference.calibration.risk_control import check_kind, halves
     from adaptive_inference.data.encode import encode
     from adaptive_inference.data.task import load_schema, load_split
     from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality
@@ -43,16 +50,22 @@ def main(stage: Stage) -> None:
     model = full if method == "full" else load_model(stage.inputs["model"]).to(device)
     record = stage.begin("calibration", "goal", f"methods.{method}.rules", "evaluation.batch_size", "runtime")
     schema, split = load_schema(data), load_split(data, params.calibration.calibrate_on)
+    fitting = certifying = None
+    if params.goal.risk:  # nothing that decides a prediction may have seen the rows that certify
+        check_kind(schema.kind)
+        warn_of_few(len(split), params.goal.risk)
+        fitting, certifying = halves(len(split), stage.cell.seed)
     features, batch_size = encode(split, model.tokenizer, schema.max_length), params.evaluation.batch_size
     raw = collect_outputs(model, features, batch_size)
     yardstick = Yardstick(schema.metric, schema.kind, schema.outputs, full.exits[-1])
     reference = raw if model is full else collect_outputs(full, features, batch_size)
     full_quality = exit_quality(reference, yardstick)[-1]["quality"]
 
-    calibrator = fit_calibrator(raw, schema.kind, params.calibration.temperature)
+    fitted_on = raw if fitting is None else raw.take(fitting)
+    calibrator = fit_calibrator(fitted_on, schema.kind, params.calibration.temperature)
     outputs = calibrate(raw, calibrator)
     before, after = (reliability_by_exit(item, schema.kind) for item in (raw, outputs))
-    points = choose_points(stage, rules, outputs, yardstick, full_quality)
+    points = choose_points(stage, rules, outputs, yardstick, full_quality, reference, certifying)
     if hasattr(model, "members"):
         alone = [item["quality"] for item in exit_quality(outputs, yardstick)]
         points += static_points(model.exits, alone, yardstick.num_layers, full_quality, params.goal.max_loss)
@@ -88,9 +101,15 @@ def choose_points(
     outputs: ExitOutputs,
     yardstick: Yardstick,
     full_quality: float,
+    full: ExitOutputs,
+    certifying: np.ndarray | None,
 ) -> list[dict[str, Any]]:
-    """Return one operating point per rule and goal; the full model has one, its last exit."""
-    from adaptive_inference.calibration.operating_points import choose, point
+    """Return one operating point per rule and goal; the full model has one, its last exit.
+
+    ``full`` are the full model's outputs on the same rows, ``certifying`` the rows that certify a risk, if one is asked for.
+    """
+    from adaptive_inference.calibration.operating_points import choose, point, risk_point
+    from adaptive_inference.calibration.risk_control import LOSSES
     from adaptive_inference.evaluation.curves import sweep_all
 
     if stage.cell.method == "full":
@@ -99,7 +118,22 @@ def choose_points(
     for name, curve in sweep_all(rules, outputs, yardstick, stage.params.calibration.thresholds).items():
         columns = (curve.thresholds, curve.quality, curve.layers_speedup)
         points += choose(name, *columns, full_quality, goal.max_loss, goal.min_speedup)
+        if goal.risk and rules[name].attainable:
+            full_answers = full.logits[:, -1].argmax(-1)
+            losses = LOSSES[goal.risk.loss](curve.predictions, full_answers, outputs.labels)[:, certifying]
+            points.append(risk_point(name, *columns, losses, goal.risk.delta, goal.risk.epsilon))
     return points
+
+
+def warn_of_few(rows: int, risk: Risk) -> None:
+    """Say in the log that no threshold can be certified on so few rows; the points will say it again."""
+    from adaptive_inference.calibration.risk_control import check_rows
+    from adaptive_inference.errors import UserError
+
+    try:
+        check_rows(rows, risk.delta, risk.epsilon)
+    except UserError as error:
+        logger.warning("no threshold will qualify: %s", error)
 
 
 if __name__ == "__main__":

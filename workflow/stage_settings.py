@@ -85,6 +85,7 @@ def checked_params() -> Params:
             f"error: two cells would be named {', '.join(twice)}; rename a task, backbone or method"
         )
     check_rules(params)
+    check_risk(params)
     linked = [path.as_posix() for path in Path("data").rglob("*") if path.is_symlink() and path.is_dir()]
     if linked:
         raise SystemExit(
@@ -110,6 +111,23 @@ def check_rules(params: Params) -> None:
                     rule.check(task.kind, certain or load_objective(train.objective, train).needs_certainty)
             except UserError as error:
                 raise SystemExit(f"error: {where}: {error}") from None
+
+
+def check_risk(params: Params) -> None:
+    """Stop where a risk is to be certified on a task that has no such risk, or too few rows, before anything is trained."""
+    risk = params.goal.risk
+    if risk is None:
+        return
+    from adaptive_inference.calibration.risk_control import check_kind, check_rows
+    from adaptive_inference.data.splits import most_calibration_rows
+
+    for name, task in params.tasks.items():
+        try:
+            check_kind(task.kind)
+            if params.calibration.calibrate_on == "calibration":
+                check_rows(most_calibration_rows(task, Path("data")), risk.delta, risk.epsilon)
+        except UserError as error:
+            raise SystemExit(f"error: tasks.{name}: {error}") from None
 
 
 def cores(workflow: Any) -> int:

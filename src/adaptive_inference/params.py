@@ -20,6 +20,8 @@ from adaptive_inference.yaml_file import read_yaml
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman", "pearson_spearman")
 
+OpenFraction = Annotated[float, Field(gt=0.0, lt=1.0)]
+
 
 class Generated(Section):
     """The generated classification task."""
@@ -142,6 +144,17 @@ class Calibration(Section):
     thresholds: Annotated[int, Field(ge=2)] = Field(100, description="Thresholds of every rule's grid.")
 
 
+class Risk(Section):
+    """A guarantee: P(risk <= delta) >= 1 - epsilon, see docs/risk_control.md."""
+
+    loss: Literal["accuracy", "consistency"] = Field(
+        "accuracy",
+        description="Of a row: 1 where only the full model is right, or where the answer differs from its answer.",
+    )
+    delta: OpenFraction = Field(description="Greatest mean loss, a fraction.")
+    epsilon: OpenFraction = Field(0.05, description="Greatest probability that the guarantee fails.")
+
+
 class Goal(Section):
     """How operating points are chosen, always on the calibration split."""
 
@@ -151,6 +164,7 @@ class Goal(Section):
     min_speedup: list[Annotated[float, Field(ge=1.0)]] = Field(
         [2.0], description="For each value: the best quality at >= that many times fewer layers."
     )
+    risk: Risk | None = Field(None, description="The fastest threshold of certified risk; absent: none.")
 
 
 class Evaluation(Section):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptive_inference.data.encode import collate, encode
-from adaptive_inference.data.splits import make_splits
+from adaptive_inference.data.splits import make_splits, most_calibration_rows
 from adaptive_inference.data.statistics import describe, shared_texts
 from adaptive_inference.data.task import SPLITS, Example, Schema, Split, load_schema, load_split, save_split
 from adaptive_inference.errors import UserError
@@ -51,6 +51,22 @@ def test_a_large_train_file_gives_five_hundred_calibration_rows(tmp_path):
     assert {name: len(split) for name, split in splits.items()} == {
         "train": 2000, "development": 500, "calibration": 500, "evaluation": 500,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {},
+        {"evaluation_rows": 77},
+        {"calibration_rows": 9},
+        {"evaluation": "train.jsonl"},
+        {"source": "generated", "train": None, "generated": Generated(rows=700, evaluation_rows=150)},
+    ],
+)
+def test_the_calibration_rows_are_known_before_anything_is_cut(tmp_path, task):
+    given = local(tmp_path, 613).model_copy(update=task)
+    _, splits = make_splits("mine", given, tmp_path, seed=2)
+    assert most_calibration_rows(given, tmp_path) == len(splits["calibration"])
 
 
 def test_the_seed_draws_all_but_the_evaluation_split(tmp_path):

@@ -12,6 +12,7 @@ from adaptive_inference.records import read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.collect import collect
 from adaptive_inference.reporting.handout import hand_out
+from adaptive_inference.reporting.prose import main_markdown
 from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
 
 
@@ -274,3 +275,24 @@ def test_an_evaluation_of_another_model_than_was_calibrated_is_not_reported(tmp_
         write_json(file, read_json(file) | {"inputs": {"model": digest}})
     (missing,) = collect(root, params).missing
     assert "another model" in missing.why
+
+
+def test_a_certified_risk_is_shown_and_explained_but_no_candidate(tmp_path):
+    params = invented_params(seeds=[0], goal={"max_loss": 1.0, "risk": {"delta": 0.05, "epsilon": 0.1}})
+
+    def certify(cell, rows, timings):
+        for row in [row for row in rows if row["operating_point"] == "max_loss_1"]:
+            rows.append(row | {"operating_point": "risk_0.05", "calibration_layers_speedup": 9.0})
+
+    write_run(tmp_path, params, edit=certify)
+    results = collect(tmp_path, params)
+    rows, (choice,) = aggregate(results), recommend(results)
+    certified = [row for row in rows if row.operating_point == "risk_0.05"]
+    assert certified
+    assert choice.row not in certified
+    assert choice.candidates == len([row for row in rows if row.method != "full" and row.attainable]) - len(
+        [row for row in certified if row.attainable]
+    )
+    text = main_markdown(results, rows, [choice])
+    assert "| risk ≤ 0.05 |" in text
+    assert "with probability 0.9 for each method, rule and seed by itself (accuracy loss" in text

@@ -127,3 +127,54 @@ def test_a_rule_or_objective_that_a_regression_cannot_use_is_refused_before_the_
     body["methods"]["learning_to_exit"]["rules"] = rules
     with pytest.raises(SystemExit, match=r"methods\.learning_to_exit.*regression"):
         stage_settings.check_rules(parse_params(body))
+
+
+def with_risk(task=None, **risk):
+    body = SMOKE.model_dump(mode="json")
+    body["goal"]["risk"] = risk
+    body["tasks"]["tiers"] |= task or {}
+    return parse_params(body)
+
+
+@pytest.mark.parametrize(
+    ("rows", "calibration_rows", "match"),
+    [
+        (1600, 300, None),  # 150 certify, 149 are needed
+        (
+            1600,
+            290,
+            r"tasks\.tiers: goal\.risk: delta 0\.02 .*needs 149 rows .*290 calibration rows give 145",
+        ),
+        (300, 300, "40 calibration rows give 20"),  # a fifth of what the evaluation split leaves
+    ],
+)
+def test_a_risk_that_no_calibration_split_of_this_task_can_certify_is_refused_before_the_run(
+    rows, calibration_rows, match
+):
+    generated = {"rows": rows, "evaluation_rows": 100}
+    params = with_risk({"generated": generated, "calibration_rows": calibration_rows}, delta=0.02)
+    if match is None:
+        stage_settings.check_risk(params)
+    else:
+        with pytest.raises(SystemExit, match=match):
+            stage_settings.check_risk(params)
+    stage_settings.check_risk(SMOKE)  # asks for none
+
+
+def test_the_rows_of_a_file_are_counted_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 250)
+    task = {"source": "local", "generated": None, "train": "a.csv"}
+    stage_settings.check_risk(
+        with_risk(task, delta=0.1)
+    )  # 500 rows: 100 evaluation, 80 calibration, 40 certify
+    with pytest.raises(SystemExit, match=r"80 calibration rows give 40"):
+        stage_settings.check_risk(with_risk(task, delta=0.05))
+
+
+def test_a_risk_of_a_regression_is_refused_before_the_run_and_names_the_task():
+    task = {"source": "local", "generated": None, "train": "a.csv", "labels": None}
+    task |= {"kind": "regression", "metric": "pearson"}
+    with pytest.raises(SystemExit, match=r"tasks\.tiers: goal\.risk.*regression"):
+        stage_settings.check_risk(with_risk(task, delta=0.1))

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from adaptive_inference.calibration.risk_control import certify, hoeffding_bentkus
+
 ROUNDING = 1e-9  #: a goal met up to float rounding is met
 
 
@@ -52,6 +54,48 @@ def choose(
         fast = layers_speedup >= ratio - ROUNDING
         points.append(pick(f"min_speedup_{ratio:g}", fast, quality, layers_speedup))
     return points
+
+
+def risk_point(
+    rule: str,
+    thresholds: np.ndarray,
+    quality: np.ndarray,
+    layers_speedup: np.ndarray,
+    losses: np.ndarray,
+    delta: float,
+    epsilon: float,
+) -> dict[str, Any]:
+    """Return ``risk_DELTA``: the fastest threshold whose risk is certified, or one that says that none is.
+
+    Parameters
+    ----------
+    rule, thresholds, quality, layers_speedup
+        As in `choose`, from the fastest to the slowest (`ExitRule.grid`).
+    losses
+        Of the rows that certify, ``(T, N)`` in [0, 1]; see `risk_control.LOSSES`.
+    delta, epsilon
+        See `risk_control.certify`.
+
+    Returns
+    -------
+    dict
+        As `point`, with ``epsilon``, the observed ``risk`` on the ``rows`` that certify, and its ``p_value``; those of the
+        slowest threshold, where the walk ended at once, if none qualifies.
+    """
+    safest_first = losses[::-1]
+    found = certify(safest_first, delta, epsilon)
+    risk, rows = float(safest_first[found or 0].mean()), losses.shape[1]
+    evidence = {
+        "epsilon": epsilon,
+        "risk": risk,
+        "rows": rows,
+        "p_value": float(hoeffding_bentkus(risk, rows, delta)),
+    }
+    name = f"risk_{delta:g}"
+    if found is None:
+        return point(name, rule, None, None, None, False) | evidence
+    best = len(losses) - 1 - found
+    return point(name, rule, thresholds[best], quality[best], layers_speedup[best], True) | evidence
 
 
 def static_points(

@@ -95,6 +95,23 @@ def make_splits(name: str, task: Task, folder: Path, seed: int) -> tuple[Schema,
     return source.schema, splits
 
 
+def most_calibration_rows(task: Task, folder: Path) -> int:
+    """Return how many calibration rows `make_splits` may carve, cutting nothing; for hub tasks what is asked for.
+
+    A carve may fall short of it where texts repeat.
+    """
+    if task.source == "hub":
+        return task.calibration_rows
+    if task.source == "generated":
+        asked = task.generated or Generated()
+        rest = asked.rows - asked.evaluation_rows
+    else:
+        rest = len(_table(task, folder, "train", task.train or "").rows)
+        if task.evaluation is None:
+            rest -= rest // 5 if task.evaluation_rows is None else task.evaluation_rows
+    return max(0, min(task.calibration_rows, rest // 5))
+
+
 def _enough(origin: str, rows: int) -> None:
     if rows < FEWEST_ROWS:
         raise UserError(

@@ -57,6 +57,12 @@ class ExitOutputs:
             layers_cost=(self.exits[k],),
         )
 
+    def take(self, rows: np.ndarray) -> ExitOutputs:
+        """Return the outputs of some rows, by their indices."""
+        columns = ("logits", "certainty", "labels", "ids", "lengths", "tiers")
+        found = {name: getattr(self, name) for name in columns}
+        return replace(self, **{name: None if all_ is None else all_[rows] for name, all_ in found.items()})
+
 
 def collect_outputs(
     model: MultiExitModel | MultiModel,

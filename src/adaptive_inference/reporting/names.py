@@ -72,7 +72,14 @@ def point_name(point: str) -> str:
         return f"≤ {lost} {'point' if lost in ('1', '1.0') else 'points'} lost"
     if point.startswith("min_speedup_"):
         return f"≥ {point.removeprefix('min_speedup_')}× fewer layers"
+    if is_certified(point):
+        return f"risk ≤ {point.removeprefix('risk_')}"
     return "all layers" if point == "full" else "member alone" if static_layers(point) is not None else point
+
+
+def is_certified(point: str) -> bool:
+    """Whether an operating point carries a guarantee of its own risk, ``risk_DELTA``."""
+    return point.startswith("risk_")
 
 
 def method_key(method: str) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.collect import Results
-from adaptive_inference.reporting.names import method_name, point_name, rule_name
+from adaptive_inference.reporting.names import is_certified, method_name, point_name, rule_name
 from adaptive_inference.reporting.recommendation import Choice
 from adaptive_inference.reporting.tables import exit_rows, first_exit_difference
 
@@ -137,6 +137,12 @@ def _notes(results: Results, rows: Sequence[Row]) -> list[str]:
         )
     if any(not row.attainable for row in rows):
         notes.append("The oracle looks at the labels: a bound, not a method.")
+    risk = results.params.goal.risk
+    if risk and any(is_certified(row.operating_point) for row in rows):
+        notes.append(
+            f"risk ≤ {risk.delta:g}: the fastest threshold certified on the calibration split, with probability "
+            f"{1 - risk.epsilon:g} for each method, rule and seed by itself ({risk.loss} loss against the full model)."
+        )
     seeds = sorted({point.cell.seed for point in results.points if point.wallclock})
     if seeds:
         named = ", ".join(str(seed) for seed in seeds)

@@ -9,7 +9,7 @@ from typing import Any
 from adaptive_inference.params import Params
 from adaptive_inference.reporting.aggregate import TOLERANCE, Row, aggregate
 from adaptive_inference.reporting.collect import Point, Results
-from adaptive_inference.reporting.names import method_name, point_name, rule_name, static_layers
+from adaptive_inference.reporting.names import is_certified, method_name, point_name, rule_name, static_layers
 
 #: Measures of speed by which candidates are ranked, best first, and where each was measured.
 MEASURES = {
@@ -45,7 +45,8 @@ def recommend(results: Results) -> list[Choice]:
     Candidates must be faster: fewer layers on the calibration split (so the full model's own copy is none) and, where it
     was measured, wall-clock with an interval above 1. They are ranked by measured wall-clock if all of them were timed,
     else by layers. Wall-clock is timed on texts of the evaluation split, so *speed* is chosen there, labels aside; quality
-    never is. Rules that look at the labels (the oracle) are no candidates.
+    never is. Rules that look at the labels (the oracle) are no candidates, nor are points of certified risk: the guarantee
+    of each would not survive a choice among them.
     """
     rows = aggregate(results)
     pairs = results.pairs()
@@ -65,7 +66,11 @@ def recommend(results: Results) -> list[Choice]:
 
 def _choose(task: str, backbone: str, rows: list[Row], max_loss: float, folder: str) -> Choice:
     full = next((row for row in rows if row.method == "full" and row.points), None)
-    others = [row for row in rows if row.method != "full" and row.attainable]
+    others = [
+        row
+        for row in rows
+        if row.method != "full" and row.attainable and not is_certified(row.operating_point)
+    ]
     if full is None:
         why = "the full model has no record yet, so nothing can be held against it"
         return Choice(task, backbone, None, None, False, "", len(others), 0, folder, why)
