@@ -68,11 +68,16 @@ def test_area_of_a_constant_is_the_constant(cost, value):
 def test_areas_of_two_parts_make_the_whole(found, share):
     low, high = found.cost[0], found.cost[-1]
     middle = low + share * (high - low)
-    parts = area_under(found, low, middle) * (middle - low) + area_under(found, middle, high) * (high - middle)
+    parts = area_under(found, low, middle) * (middle - low) + area_under(found, middle, high) * (
+        high - middle
+    )
     assert parts == pytest.approx(area_under(found, low, high) * (high - low))
 
 
-@given(st.lists(st.tuples(st.sampled_from([1.0, 1.5, 2.0, 4.0]), qualities), min_size=2, max_size=8), st.randoms())
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 1.5, 2.0, 4.0]), qualities), min_size=2, max_size=8),
+    st.randoms(),
+)
 def test_the_order_of_the_points_changes_nothing(points, random):
     moved = random.sample(points, len(points))
     first, second = (cost_curve(*zip(*pairs, strict=True)) for pairs in (points, moved))

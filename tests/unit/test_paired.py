@@ -49,7 +49,9 @@ answers = st.lists(st.lists(st.integers(0, 1), min_size=8, max_size=8), min_size
 def test_a_difference_turns_its_sign_with_the_order_of_the_methods(first, random):
     second = [[random.randint(0, 1) for _ in row] for row in first]
     there, back = difference(first, second), difference(second, first)
-    np.testing.assert_allclose([there.mean, there.low, there.high], [-back.mean, -back.high, -back.low], atol=1e-12)
+    np.testing.assert_allclose(
+        [there.mean, there.low, there.high], [-back.mean, -back.high, -back.low], atol=1e-12
+    )
     assert there.p_value == back.p_value
     assert there.std == pytest.approx(back.std)
 
@@ -93,7 +95,10 @@ def coverage(seeds: int, training: float, trials: int = 200) -> tuple[float, flo
     generator, held = np.random.default_rng(0), []
     for _ in range(trials):
         ease, labels = generator.normal(0.8, 1, 200), generator.integers(0, 2, 200)
-        skill, noise = generator.normal(0, training, (2 * seeds, 1)), generator.normal(0, 0.5, (2 * seeds, 200))
+        skill, noise = (
+            generator.normal(0, training, (2 * seeds, 1)),
+            generator.normal(0, 0.5, (2 * seeds, 200)),
+        )
         sets = np.where(ease + skill + noise > 0, labels, 1 - labels)
         scored = resample_quality("accuracy", sets, labels, 2, 200, int(generator.integers(10**9)))
         first, second = scored.of(range(seeds)), scored.of(range(seeds, 2 * seeds))
