@@ -63,6 +63,7 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
     from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markdown
     from adaptive_inference.reporting.comparisons import compare, comparisons_csv, comparisons_markdown
     from adaptive_inference.reporting.figures import draw_figures
+    from adaptive_inference.reporting.forest import draw_differences
     from adaptive_inference.reporting.handout import hand_out
     from adaptive_inference.reporting.prose import main_latex, main_markdown
     from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
@@ -81,6 +82,7 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
     for name, text in texts.items():
         write_text(out / "tables" / name, text)
     draw_figures(results, rows, choices, out / "figures")
+    draw_differences(comparisons, out / "figures")
     handed_out = {choice.model for choice in choices if hand_out(results, rows, choice, runs, out)}
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
     write_text(out / "recommendation.md", as_markdown(choices, results, shown_as, handed_out))

@@ -23,6 +23,7 @@ from adaptive_inference.reporting.comparisons import (
     sign_note,
     signs,
 )
+from adaptive_inference.reporting.forest import draw_differences
 from adaptive_inference.reporting.prose import main_markdown
 from adaptive_inference.reporting.recommendation import recommend
 from keep_records import keep_records
@@ -215,6 +216,17 @@ def test_without_answers_there_is_no_row_and_the_main_table_stays_as_it_was(tmp_
     assert "Nothing to compare" in comparisons_markdown(found)
     assert main_markdown(results, rows, choices, found) == main_markdown(results, rows, choices)
     assert not set("†‡§") & set(main_markdown(results, rows, choices))
+
+
+def test_the_forest_plot_is_drawn_where_there_is_something_to_compare(tmp_path, comparisons):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        assert draw_differences(comparisons, folder) == ["tiers-minilm-differences"]
+        assert draw_differences([], folder) == []
+    first, second = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
+    assert sorted(first) == ["tiers-minilm-differences.png", "tiers-minilm-differences.svg"]
+    assert first == second
 
 
 # ---- areas -----------------------------------------------------------------------------------------------------------
