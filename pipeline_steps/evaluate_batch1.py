@@ -31,10 +31,11 @@ def main(stage: Stage) -> None:
     from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality
     from adaptive_inference.evaluation.outputs import collect_outputs, pick_device
     from adaptive_inference.evaluation.points import measure_point
+    from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
     from adaptive_inference.evaluation.wallclock import WallClock
     from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
-    from adaptive_inference.records import environment, read_json, write_json
+    from adaptive_inference.records import environment, read_json, write_json, write_text
 
     params, method, seed, data = stage.params, stage.cell.method, stage.cell.seed, stage.inputs["data"]
     names, protocol = params.method(method).rules, params.evaluation
@@ -56,10 +57,11 @@ def main(stage: Stage) -> None:
     write_json(stage.out / "curves.json", {name: curve.to_json() for name, curve in curves.items()})
 
     clock = WallClock(full, features, protocol, seed) if seed in protocol.timed_seeds else None
-    rows, timed, agreements, measured = [], [], [], {}
+    rows, answers, timed, agreements, measured = [], [], [], [], {}
     for point in calibration["operating_points"]:
         candidate, rule = own.answering(point), rules[point["rule"]]
         rows.append(measure_point(point, candidate, parameter_count(full), protocol.bootstrap, seed))
+        answers.append(point_predictions(point, candidate))
         if clock is None or point["threshold"] is None or not rule.attainable:
             continue
         same = (candidate.method, rule.name, point["threshold"])  # two goals may choose one threshold
@@ -71,9 +73,11 @@ def main(stage: Stage) -> None:
         }
         timed.append(key | timing)
         agreements.append(key | agreement)
+    write_text(stage.out / "predictions.json", predictions_text(own, answers))
     stage.timings |= {"environment": environment(), "rows": timed}
 
-    record.details = {"rows": rows, "exits": exit_quality(outputs, base), "engine_agreement": agreements}
+    record.details = {"rows": rows, "engine_agreement": agreements}
+    record.details["exits"] = exit_quality(outputs, own.yardstick(rules["fixed"]))
     record.details |= {key: calibration["recommended"][key] for key in ("rule", "operating_point")}
     record.details["calibrated_on"] = calibration["calibrated_on"]
     record.metrics = headline(rows, method, calibration["recommended"])

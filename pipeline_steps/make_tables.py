@@ -60,18 +60,29 @@ def main() -> None:
 def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa: ANN001 - `collect.Results`
     """Write tables, figures, recommendation and model into ``out``; commands in the texts name it ``shown_as``."""
     from adaptive_inference.reporting.aggregate import aggregate
+    from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markdown
+    from adaptive_inference.reporting.comparisons import compare, comparisons_csv, comparisons_markdown
     from adaptive_inference.reporting.figures import draw_figures
+    from adaptive_inference.reporting.forest import draw_differences
     from adaptive_inference.reporting.handout import hand_out
     from adaptive_inference.reporting.prose import main_latex, main_markdown
     from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
     from adaptive_inference.reporting.tables import csv_tables
 
     rows, choices = aggregate(results), recommend(results)
-    for name, text in csv_tables(results, rows).items():
+    comparisons, areas = compare(results, rows), area_rows(results)
+    texts = csv_tables(results, rows) | {
+        "main.md": main_markdown(results, rows, choices, comparisons),
+        "main.tex": main_latex(results, rows, choices),
+        "comparisons.csv": comparisons_csv(comparisons),
+        "comparisons.md": comparisons_markdown(comparisons),
+        "areas.csv": areas_csv(areas),
+        "areas.md": areas_markdown(areas),
+    }
+    for name, text in texts.items():
         write_text(out / "tables" / name, text)
-    write_text(out / "tables" / "main.md", main_markdown(results, rows, choices))
-    write_text(out / "tables" / "main.tex", main_latex(results, rows, choices))
     draw_figures(results, rows, choices, out / "figures")
+    draw_differences(comparisons, out / "figures")
     handed_out = {choice.model for choice in choices if hand_out(results, rows, choice, runs, out)}
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
     write_text(out / "recommendation.md", as_markdown(choices, results, shown_as, handed_out))

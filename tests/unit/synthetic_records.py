@@ -62,8 +62,13 @@ def write_data(root: Path, params: Params, cell: Cell) -> None:
     record.save(cell.folder(root) / "data")
 
 
-def write_cell(root: Path, params: Params, cell: Cell, edit: Any = None, tiers: bool = True) -> None:
-    """Write training, calibration and evaluation of one cell; ``edit(cell, rows, timings)`` may change them."""
+def write_cell(
+    root: Path, params: Params, cell: Cell, edit: Any = None, tiers: bool = True, answers: bool = False
+) -> None:
+    """Write training, calibration and evaluation of one cell; ``edit(cell, rows, timings)`` may change them.
+
+    ``answers`` adds predictions.json: each row's quality as answers to 1000 rows, the first of them right.
+    """
     folder = cell.folder(root)
     _write_train(folder, params, cell)
     _write_calibration(folder, params, cell)
@@ -127,7 +132,20 @@ def write_cell(root: Path, params: Params, cell: Cell, edit: Any = None, tiers: 
     record.details = {"rows": rows, "exits": layers}
     record.save(folder / "evaluation")
     write_json(folder / "evaluation" / "curves.json", curves)
+    if answers:
+        write_json(folder / "evaluation" / "predictions.json", _answers(rows))
     write_json(folder / "timings.json", {"environment": ENVIRONMENT, "rows": timings})
+
+
+def _answers(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    labels = np.arange(1000) % 2
+    points = [
+        {name: row[name] for name in ("method", "rule", "operating_point")}
+        | {"predictions": np.where(np.arange(1000) < round(1000 * row["quality"]), labels, 1 - labels)}
+        for row in rows
+        if row["threshold"] is not None
+    ]
+    return {"ids": np.arange(1000), "labels": labels, "num_classes": 2, "points": points}
 
 
 def _row(

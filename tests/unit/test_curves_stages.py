@@ -14,6 +14,7 @@ import calibrate_thresholds
 import evaluate_batch1
 from adaptive_inference.data.task import Example, Schema, save_split
 from adaptive_inference.errors import UserError
+from adaptive_inference.evaluation.quality import quality
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.params import Backbone, parse_params
 from adaptive_inference.records import Cell
@@ -163,6 +164,31 @@ def test_a_cascade_has_its_members_alone_as_rows(folder, tmp_path, monkeypatch):
     assert calibration["recommended"]["rule"] in ("confidence", "fixed")
 
 
+def test_kept_answers_give_the_reported_quality_again(folder, tmp_path, monkeypatch):
+    for method in ("multi_model", "sweet"):
+        goal = {"min_speedup": [1.5, 50.0]}
+        _, record, *_ = run(folder, tmp_path / method, monkeypatch, method=method, seed=1, goal=goal)
+        file = tmp_path / method / "evaluate_batch1" / "predictions.json"
+        body = json.loads(file.read_text())
+        assert body["ids"] == list(range(24))
+        assert body["num_classes"] == 2
+        measured = {
+            (row["method"], row["rule"], row["operating_point"]): row["quality"]
+            for row in record.details["rows"]
+            if row["threshold"] is not None  # no threshold is 50 times faster
+        }
+        labels = np.array(body["labels"])
+        assert measured == {
+            (p["method"], p["rule"], p["operating_point"]): np.mean(np.array(p["predictions"]) == labels)
+            for p in body["points"]
+        }
+        lines = file.read_text().splitlines()
+        assert sum("predictions" in line for line in lines) == len(measured)
+        costs = [item["layers_speedup"] for item in record.details["exits"]]
+        assert costs == ([4.0, 4 / 3, 4 / 7] if method == "multi_model" else [4.0, 2.0, 1.0])
+        assert all(item["flops_speedup"] > 0 for item in record.details["exits"])
+
+
 def test_nothing_is_timed_and_records_are_equal_for_other_seeds_and_again(folder, tmp_path, monkeypatch):
     *_, timings = run(folder, tmp_path / "a", monkeypatch, seed=1)
     assert timings["rows"] == []
@@ -171,6 +197,7 @@ def test_nothing_is_timed_and_records_are_equal_for_other_seeds_and_again(folder
         "calibrate_thresholds/calibration.json",
         "evaluate_batch1/metrics.json",
         "evaluate_batch1/curves.json",
+        "evaluate_batch1/predictions.json",
     ):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -201,6 +228,10 @@ def test_a_regression_task_goes_through_with_the_fixed_rule_and_refuses_the_othe
     assert calibration["temperatures"] == [1.0] * 3
     assert calibration["reliability"] == {"before": [], "after": []}
     assert record.details["rows"][0]["metric"] == "pearson"
+    body = json.loads((tmp_path / "a/evaluate_batch1/predictions.json").read_text())
+    (row,) = [row for row in record.details["rows"] if row["operating_point"] == "min_speedup_1.5"]
+    answers = {point["operating_point"]: point["predictions"] for point in body["points"]}["min_speedup_1.5"]
+    assert quality("pearson", answers, body["labels"]) == row["quality"]
     with pytest.raises(UserError, match="regression"):
         run(folder, tmp_path / "b", monkeypatch, rules=("confidence",), kind="regression")
 

@@ -12,6 +12,7 @@ from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.evaluation.cost import flops_speedup, layers_speedup
 from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.evaluation.quality import predict, quality
+from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exit_rules.base import ExitRule
 
 
@@ -103,9 +104,13 @@ def sweep_all(
 
 
 def exit_quality(outputs: ExitOutputs, yardstick: Yardstick) -> list[dict[str, Any]]:
-    """Return the quality of each exit when every row is forced to leave there."""
-    answers = predict(outputs.logits, yardstick.kind).T
-    values = np.atleast_1d(quality(yardstick.metric, answers, outputs.labels, yardstick.num_classes))
+    """Return quality and cost of each exit when every row is forced to leave there; FLOPs where they are asked for."""
+    forced = load_rule("fixed")
+    grid = forced.grid(yardstick.num_classes, len(outputs.exits), len(outputs.exits))
+    curve = sweep(forced, outputs, yardstick, grid)
+    columns = curve.to_json()
+    del columns["thresholds"]
     return [
-        {"layer": layer, "quality": float(value)} for layer, value in zip(outputs.exits, values, strict=True)
+        {"layer": layer} | {name: float(column[k]) for name, column in columns.items()}
+        for k, layer in enumerate(outputs.exits)
     ]

@@ -63,7 +63,7 @@ def measure_point(
     }
     if point["threshold"] is None:
         return row | dict.fromkeys(MEASURED)
-    curve = sweep(rule, outputs, yardstick, np.array([point["threshold"]]))
+    curve = sweep_point(point, candidate)
     answers = curve.predictions[0]
     low, high = bootstrap(
         lambda rows: quality(yardstick.metric, answers[rows], outputs.labels[rows], yardstick.num_classes),
@@ -81,6 +81,12 @@ def measure_point(
         "exit_counts": _counts(exits, outputs),
         "tiers": _by_tier(outputs, curve, exits, yardstick),
     }
+
+
+def sweep_point(point: Mapping[str, Any], candidate: Candidate) -> Curve:
+    """Return the curve of an operating point's one threshold on the candidate's rows."""
+    rule = load_rule(point["rule"])
+    return sweep(rule, candidate.outputs, candidate.yardstick(rule), np.array([point["threshold"]]))
 
 
 def _counts(exits: np.ndarray, outputs: ExitOutputs) -> dict[str, int]:

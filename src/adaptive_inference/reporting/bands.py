@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaptive_inference.reporting.curve_area import common_range, cost_curve
+
 
 @dataclass(frozen=True)
 class Band:
@@ -23,8 +25,7 @@ def band(
 ) -> Band | None:
     """Interpolate the curves of the seeds on a common grid.
 
-    Linear in *cost* (1 / speed-up), not in speed-up: a mixture of two thresholds costs the mixture of their costs, so
-    every interpolated point could be reached. The grid covers the costs that all seeds reach; nothing is extrapolated.
+    Linear in cost, see `curve_area`. The grid covers the costs that all seeds reach; nothing is extrapolated.
 
     Parameters
     ----------
@@ -38,19 +39,13 @@ def band(
     Band or None
         None where no seed has a curve, or their costs do not overlap.
     """
-    curves = []
-    for speedup, quality in zip(speedups, qualities, strict=True):
-        pairs = [(1.0 / s, q) for s, q in zip(speedup, quality, strict=True) if s and q is not None]
-        if pairs:
-            cost, inverse = np.unique(np.array([c for c, _ in pairs]), return_inverse=True)
-            total = np.bincount(inverse, weights=np.array([q for _, q in pairs]))
-            curves.append((cost, total / np.bincount(inverse)))
-    if not curves:
+    found = [cost_curve(speedup, quality) for speedup, quality in zip(speedups, qualities, strict=True)]
+    curves = [curve for curve in found if curve is not None]
+    reached = common_range(curves)
+    if reached is None:
         return None
-    low, high = max(cost[0] for cost, _ in curves), min(cost[-1] for cost, _ in curves)
-    if low > high:
-        return None
+    low, high = reached
     grid = np.linspace(high, low, points if high > low else 1)
-    values = np.stack([np.interp(grid, cost, quality) for cost, quality in curves])
+    values = np.stack([curve.at(grid) for curve in curves])
     std = values.std(axis=0, ddof=1) if len(curves) > 1 else None
     return Band(1.0 / grid, values.mean(axis=0), std, len(curves))

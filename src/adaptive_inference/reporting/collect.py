@@ -69,6 +69,7 @@ class CellFiles:
     evaluation: Record
     calibration: Record
     curves: Mapping[str, Mapping[str, list[float]]]
+    predictions: Mapping[str, Any] = field(default_factory=dict)  #: empty in records older than the file
 
 
 @dataclass
@@ -200,7 +201,8 @@ def _read_cell(cell: Cell, found: Found) -> tuple[CellFiles, list[Point]]:
             )
         )
     calibration = found["calibrate_thresholds", cell][0]
-    return CellFiles(cell, record, calibration, _optional(folder / "curves.json")), points
+    files = (_optional(folder / name) for name in ("curves.json", "predictions.json"))
+    return CellFiles(cell, record, calibration, *files), points
 
 
 def _training_seconds(method: str, timings: Mapping[str, Any], full: Mapping[str, Any]) -> float | None:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.collect import Results
+from adaptive_inference.reporting.comparisons import Comparison, sign_note, signs
+from adaptive_inference.reporting.markdown import number, spread_text, table_line
 from adaptive_inference.reporting.names import is_certified, method_name, point_name, rule_name
 from adaptive_inference.reporting.recommendation import Choice
 from adaptive_inference.reporting.tables import exit_rows, first_exit_difference
@@ -17,9 +19,17 @@ WALLCLOCK = ("Wall-clock ×", "95 % interval")
 LAST = "Leaves after layer: share"
 
 
-def main_markdown(results: Results, rows: Sequence[Row], choices: Iterable[Choice]) -> str:
-    """Return ``main.md``: one table per task and backbone, what each exit can do, and what to know when reading it."""
-    chosen = _chosen(choices)
+def main_markdown(
+    results: Results,
+    rows: Sequence[Row],
+    choices: Iterable[Choice],
+    comparisons: Sequence[Comparison] = (),
+) -> str:
+    """Return ``main.md``: one table per task and backbone, what each exit can do, and what to know when reading it.
+
+    Significant differences among ``comparisons`` are marked in the cells of quality and of its loss.
+    """
+    chosen, signed = _chosen(choices), signs(comparisons)
     lines = ["# Results", ""]
     if not rows:
         lines += ["Nothing is evaluated yet.", ""]
@@ -28,12 +38,22 @@ def main_markdown(results: Results, rows: Sequence[Row], choices: Iterable[Choic
         lines += [f"## {task}, {backbone} ({here[0].metric.replace('_', ' and ')})", ""]
         timed = any(row.wallclock_speedup is not None for row in here)
         headers = (*HEADERS, *(WALLCLOCK if timed else ()), LAST)
-        lines += [_line(headers), _line(["---", "---", "---", *["---:"] * (len(headers) - 4), "---"])]
+        lines += [
+            table_line(headers),
+            table_line(["---", "---", "---", *["---:"] * (len(headers) - 4), "---"]),
+        ]
         for row in here:
             bold = _key(row) in chosen
-            lines.append(_line([_bold(text) if bold and text else text for text in _cells(row, timed)]))
+            lines.append(
+                table_line(
+                    [
+                        _bold(text) if bold and text else text
+                        for text in _cells(row, timed, signed.get(_key(row), {}))
+                    ]
+                )
+            )
         lines += ["", *_exits(results, task, backbone)]
-    return "\n".join([*lines, *_notes(results, rows)])
+    return "\n".join([*lines, *_notes(results, rows, comparisons)])
 
 
 def _key(row: Row) -> tuple[str, ...]:
@@ -48,20 +68,11 @@ def _bold(text: str) -> str:
     return f"**{text}**"
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def number(value: float | None, form: str) -> str:
-    """Return a formatted number, empty where nothing was measured."""
-    return "" if value is None else format(value, form).replace("-", "−")
-
-
-def _cells(row: Row, timed: bool) -> list[str]:
+def _cells(row: Row, timed: bool, sign: Mapping[str, str]) -> list[str]:
     seeds = str(row.seeds) if row.seeds == row.evaluated else f"{row.seeds} of {row.evaluated}"
     cells = [method_name(row.method), rule_name(row.rule), _point(row), seeds]
-    cells += [number(row.quality_mean, ".4f"), number(row.quality_std, ".4f")]
-    cells += ["" if row.method == "full" else number(row.quality_difference, "+.4f")]
+    cells += [number(row.quality_mean, ".4f") + sign.get("early_exit", ""), number(row.quality_std, ".4f")]
+    cells += ["" if row.method == "full" else number(row.quality_difference, "+.4f") + sign.get("full", "")]
     cells += [number(row.layers_speedup, ".2f"), number(row.flops_speedup, ".2f")]
     if timed:
         cells += [number(row.wallclock_speedup, ".2f"), _interval(row)]
@@ -91,13 +102,13 @@ def _exits(results: Results, task: str, backbone: str) -> list[str]:
         return []
     lines = ["Each exit by itself (every row forced to leave there), mean ± std over seeds:", ""]
     lines += [
-        _line(["Method", *(f"layer {layer}" for layer in layers)]),
-        _line(["---", *["---:"] * len(layers)]),
+        table_line(["Method", *(f"layer {layer}" for layer in layers)]),
+        table_line(["---", *["---:"] * len(layers)]),
     ]
     for method in methods:
         found = [lookup.get((method, layer)) for layer in layers]
-        cells = [_spread(row["quality_mean"], row["quality_std"]) if row else "" for row in found]
-        lines.append(_line([method_name(method), *cells]))
+        cells = [spread_text(row["quality_mean"], row["quality_std"]) if row else "" for row in found]
+        lines.append(table_line([method_name(method), *cells]))
     for row in first_exit_difference(results, "sweet", "early_exit"):
         if (row["task"], row["backbone"]) == (task, backbone):
             lines += ["", _first_exit_sentence(row)]
@@ -114,17 +125,15 @@ def _first_exit_sentence(row: dict) -> str:
     )
 
 
-def _spread(mean: float | None, std: float | None) -> str:
-    return number(mean, ".4f") + (f" ± {std:.4f}" if std is not None else "")
-
-
-def _notes(results: Results, rows: Sequence[Row]) -> list[str]:
+def _notes(results: Results, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
     notes = [
         "Quality is a fraction of the evaluation split. Speed-ups are cost of the full fine-tuned model / cost of the "
         "method; layers, FLOPs and batch-1 wall-clock are never mixed. Means over seeds, std with n − 1; empty: not "
         "measured. Operating points were chosen on the calibration split, so a goal may be missed here. "
         "Bold: the recommendation (chosen on calibration, see recommendation.md).",
     ]
+    if comparisons:
+        notes.append(sign_note(comparisons))
     leaked = {
         files.cell.task
         for files in results.cells
@@ -200,7 +209,7 @@ def main_latex(results: Results, rows: Sequence[Row], choices: Iterable[Choice])
             if (row.task, row.backbone) != (task, backbone):
                 continue
             cells = [method_name(row.method), rule_name(row.rule), _point(row), str(row.seeds)]
-            cells += [_spread(row.quality_mean, row.quality_std)]
+            cells += [spread_text(row.quality_mean, row.quality_std)]
             cells += [number(row.layers_speedup, ".2f"), number(row.flops_speedup, ".2f")]
             cells += [number(row.wallclock_speedup, ".2f")] if timed else []
             wrap: Callable[[str], str] = (

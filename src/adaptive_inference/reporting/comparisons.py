@@ -1,0 +1,300 @@
+"""Methods against references at an equal budget: paired differences, what is significant, and how it is shown.
+
+A budget is a goal ``min_speedup_Y``: at least Y times fewer layers. Each method enters with one operating point, the
+rule and threshold that were best on the calibration split; the evaluation split chooses nothing.
+"""
+
+# ruff: noqa: RUF001 - signs that readers see
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.reporting.aggregate import TOLERANCE, Row
+from adaptive_inference.reporting.collect import Results
+from adaptive_inference.reporting.markdown import number, table_line
+from adaptive_inference.reporting.names import (
+    method_name,
+    natural_key,
+    point_name,
+    rule_key,
+    rule_name,
+    static_layers,
+)
+from adaptive_inference.reporting.paired import Scored, holm, paired_bootstrap, resample_quality
+from adaptive_inference.reporting.tables import csv_text
+
+#: What methods are compared with: the plainest early exit at the same goal, and the full model.
+REFERENCES = ("early_exit", "full")
+GOAL = "min_speedup_"
+LEVEL = 0.05  #: of Holm's adjusted p-value
+#: The smallest p-value is 2 / (resamples + 1): few resamples could not pass Holm's correction in a long table.
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of ``comparisons.csv``: method minus reference over the same rows and seeds."""
+
+    task: str
+    backbone: str
+    goal: str
+    method: str
+    rule: str
+    reference: str
+    reference_rule: str
+    metric: str
+    rows: int
+    seeds: int
+    difference_mean: float
+    difference_std: float | None
+    difference_low: float
+    difference_high: float
+    p_value: float
+    p_holm: float
+    comparisons: int  #: of this task and backbone: what Holm corrects for
+    significant: bool
+    layers_speedup: float | None
+    reference_layers_speedup: float | None
+
+
+COLUMNS = [field.name for field in fields(Comparison)]
+
+#: (method, rule, operating point, seed) -> index among the sets of answers.
+Key = tuple[str, str, str, int]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All answers of one task and backbone: every seed and method answered the same rows."""
+
+    sets: dict[Key, list[float]]
+    labels: np.ndarray
+    num_classes: int
+
+
+def compare(results: Results, rows: Sequence[Row], resamples: int = RESAMPLES) -> list[Comparison]:
+    """Return every comparison that the records allow, in table order; none where they keep no answers.
+
+    Raises
+    ------
+    UserError
+        The records of one task answered different rows.
+    """
+    found = []
+    for task, backbone in results.pairs():
+        answers = _answers(results, task, backbone)
+        here = [row for row in rows if (row.task, row.backbone) == (task, backbone)]
+        if answers is not None:
+            found += _compare_here(here, answers, resamples)
+    return found
+
+
+def _answers(results: Results, task: str, backbone: str) -> Answers | None:
+    """Collect the answers of all cells of a task and backbone, None where no record holds any."""
+    sets: dict[Key, list[float]] = {}
+    first: Mapping[str, Any] = {}
+    for files in results.cells:
+        body, cell = files.predictions, files.cell
+        if (cell.task, cell.backbone) != (task, backbone) or not body:
+            continue
+        first = first or body
+        if any(body[name] != first[name] for name in ("ids", "labels", "num_classes")):
+            raise UserError(
+                f"{cell.name} answered other evaluation rows than the cells before it: rows can only be compared in "
+                "pairs when they are the same; run prepare_data and all after it again for this task"
+            )
+        for point in body["points"]:
+            key = (point["method"], point["rule"], point["operating_point"], cell.seed)
+            sets[key] = point["predictions"]
+    return Answers(sets, np.array(first["labels"]), first["num_classes"]) if first else None
+
+
+def _compare_here(rows: Sequence[Row], answers: Answers, resamples: int) -> list[Comparison]:
+    full = [row for row in rows if row.method == "full"]
+    pairs = []
+    for goal in sorted(
+        {r.operating_point for r in rows if r.operating_point.startswith(GOAL)}, key=natural_key
+    ):
+        entries = at_goal(rows, goal)
+        for reference in [row for row in entries if row.method == REFERENCES[0]] + full:
+            pairs += [(goal, row, reference) for row in entries if row is not reference]
+    pairs = [(goal, a, b, _shared_seeds(a, b, answers)) for goal, a, b in pairs]
+    pairs = [pair for pair in pairs if pair[-1]]
+    if not pairs:
+        return []
+    wanted = list(dict.fromkeys(_key(r, s) for _, a, b, seeds in pairs for r in (a, b) for s in seeds))
+    sets = np.array([answers.sets[key] for key in wanted])
+    scored = resample_quality(rows[0].metric, sets, answers.labels, answers.num_classes, resamples)
+
+    def of(row: Row, seeds: Sequence[int]) -> Scored:
+        return scored.of([wanted.index(_key(row, seed)) for seed in seeds])
+
+    return _corrected(
+        [_comparison(goal, a, b, of(a, seeds), of(b, seeds), answers) for goal, a, b, seeds in pairs]
+    )
+
+
+def at_goal(rows: Iterable[Row], goal: str) -> list[Row]:
+    """Return the best operating point of each method within a budget, chosen on the calibration split.
+
+    Of a method's rules the one that meets the goal on the most seeds, then the best mean calibration quality, then the
+    most layers saved. The ``static_K`` are one method: of those that are fast enough the best on calibration.
+    """
+    least = float(goal.removeprefix(GOAL)) - TOLERANCE
+    best: dict[str, Row] = {}
+    for row in rows:
+        static = static_layers(row.method) is not None
+        fast = static and row.calibration_speedup is not None and row.calibration_speedup >= least
+        if not (fast or row.operating_point == goal) or not row.attainable or row.calibration_quality is None:
+            continue
+        family = "static" if static else row.method
+        if family not in best or _rank(row) < _rank(best[family]):
+            best[family] = row
+    return list(best.values())
+
+
+def _rank(row: Row) -> tuple[Any, ...]:
+    return (
+        -row.seeds,
+        -(row.calibration_quality or 0.0),
+        -(row.calibration_speedup or 0.0),
+        rule_key(row.rule),
+    )
+
+
+def _key(row: Row, seed: int) -> Key:
+    return row.method, row.rule, row.operating_point, seed
+
+
+def _shared_seeds(a: Row, b: Row, answers: Answers) -> list[int]:
+    seeds = sorted({point.cell.seed for point in a.points} & {point.cell.seed for point in b.points})
+    return [seed for seed in seeds if _key(a, seed) in answers.sets and _key(b, seed) in answers.sets]
+
+
+def _comparison(
+    goal: str, row: Row, reference: Row, first: Scored, second: Scored, answers: Answers
+) -> Comparison:
+    difference = paired_bootstrap(first, second)
+    return Comparison(
+        task=row.task,
+        backbone=row.backbone,
+        goal=goal,
+        method=row.method,
+        rule=row.rule,
+        reference=reference.method,
+        reference_rule=reference.rule,
+        metric=row.metric,
+        rows=len(answers.labels),
+        seeds=difference.seeds,
+        difference_mean=difference.mean,
+        difference_std=difference.std,
+        difference_low=difference.low,
+        difference_high=difference.high,
+        p_value=difference.p_value,
+        p_holm=1.0,  # set with the whole table at hand
+        comparisons=0,
+        significant=False,
+        layers_speedup=row.layers_speedup,
+        reference_layers_speedup=reference.layers_speedup,
+    )
+
+
+def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    adjusted = holm([item.p_value for item in comparisons])
+    return [
+        replace(item, p_holm=p, comparisons=len(comparisons), significant=p < LEVEL)
+        for item, p in zip(comparisons, adjusted, strict=True)
+    ]
+
+
+def comparisons_csv(comparisons: Iterable[Comparison]) -> str:
+    """Return ``comparisons.csv``; ``significant`` is true or false in words."""
+    rows = (asdict(item) | {"significant": str(item.significant).lower()} for item in comparisons)
+    return csv_text(COLUMNS, rows)
+
+
+# ---- signs in the main table -----------------------------------------------------------------------------------------
+
+BETTER, WORSE, DIFFERS = "†", "‡", "§"
+
+
+def signs(comparisons: Iterable[Comparison]) -> dict[tuple[str, ...], dict[str, str]]:
+    """Return, per row of the main table and reference, the sign of a significant difference.
+
+    Only rows that stand in the table under the goal itself: a ``static_K`` may serve several goals.
+    """
+    found: dict[tuple[str, ...], dict[str, str]] = {}
+    for item in comparisons:
+        key = (item.task, item.backbone, item.method, item.rule, item.goal)
+        if item.significant:
+            sign = BETTER if item.difference_mean > 0 else WORSE
+            found.setdefault(key, {})[item.reference] = DIFFERS if item.reference == "full" else sign
+    return found
+
+
+def sign_note(comparisons: Sequence[Comparison]) -> str:
+    """Return the note that explains the signs and says n."""
+    n = dict.fromkeys(_n(item) for item in comparisons)
+    return (
+        f"{BETTER} better, {WORSE} worse than {method_name(REFERENCES[0])} at the same goal; {DIFFERS} differs from the "
+        f"full model: paired bootstrap, p < {LEVEL} after Holm's correction ({'; '.join(n)}). Per method and goal only "
+        "the rule that was best on calibration is compared: no sign elsewhere says nothing. See comparisons.md."
+    )
+
+
+def _n(item: Comparison) -> str:
+    seeds = f"{item.seeds} seed{'' if item.seeds == 1 else 's'}"
+    return f"{item.task}, {item.backbone}: n = {item.rows} rows, {seeds}, {item.comparisons} comparisons"
+
+
+# ---- for readers -----------------------------------------------------------------------------------------------------
+
+HEADERS = (
+    "Goal",
+    "Method",
+    "Reference",
+    "Rows",
+    "Seeds",
+    "Difference",
+    "± std",
+    "95 % interval",
+    "p (Holm)",
+    "",
+)
+NOTES = (
+    "Method minus reference, quality as a fraction, mean over seeds, on the same evaluation rows. Each method enters with "
+    "the rule and threshold that were best on the calibration split with at least the goal's layers speed-up.",
+    "± std: over seeds, n − 1; empty for one seed. Interval and p-value: bootstrap that draws rows and seeds again, always "
+    f"the same for both methods ({RESAMPLES} resamples). With few seeds it takes the chance of training as smaller than it "
+    "is, with one seed as none: then it speaks of these trained models only (docs/protocol.md, Statistics).",
+    f"**significant**: p < {LEVEL} after Holm's correction over all comparisons of the task and backbone. The interval is "
+    "not corrected. Not significant does not mean equal.",
+)
+
+
+def comparisons_markdown(comparisons: Sequence[Comparison]) -> str:
+    """Return ``comparisons.md``."""
+    lines = ["# Differences between methods at an equal budget", ""]
+    if not comparisons:
+        return "\n".join(
+            [*lines, "Nothing to compare: the records keep no answers to rows (predictions.json).", ""]
+        )
+    for task, backbone in dict.fromkeys((item.task, item.backbone) for item in comparisons):
+        here = [item for item in comparisons if (item.task, item.backbone) == (task, backbone)]
+        lines += [f"## {task}, {backbone} ({here[0].metric.replace('_', ' and ')})", ""]
+        lines += [table_line(HEADERS), table_line([*["---"] * 3, *["---:"] * 6, "---"])]
+        for item in here:
+            interval = f"{number(item.difference_low, '+.4f')} to {number(item.difference_high, '+.4f')}"
+            cells = [point_name(item.goal), f"{method_name(item.method)}, {rule_name(item.rule)}"]
+            cells += [f"{method_name(item.reference)}, {rule_name(item.reference_rule)}"]
+            cells += [str(item.rows), str(item.seeds), number(item.difference_mean, "+.4f")]
+            cells += [number(item.difference_std, ".4f"), interval, number(item.p_holm, ".4f")]
+            lines.append(table_line([*cells, "**significant**" if item.significant else ""]))
+        lines.append("")
+    return "\n".join([*lines, "Notes", "", *(f"- {note}" for note in NOTES), ""])

@@ -1,0 +1,90 @@
+"""Whole curves in one number: area under quality against cost, and the ELUE score. Pure functions of arrays.
+
+Cost is a share of the full model's, 1 / speed-up. Between two points a curve is the straight line *in cost*, not in
+speed-up: a random mixture of two thresholds costs the mixture of their costs, so every point of the line could be
+reached. Points of equal cost count as their mean, for the same reason. Where more cost gives less quality the curve
+goes down: taking the best so far would choose on the split that is reported. Nothing is extrapolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+#: Shares of the full model's FLOPs at which methods are scored: evenly spaced, so that no region weighs more because a
+#: rule's thresholds crowd there (pabee_leebert.md, section 6).
+SHARES = np.arange(1, 21) / 20
+
+
+@dataclass(frozen=True)
+class CostCurve:
+    """Quality at each of P increasing costs."""
+
+    cost: np.ndarray  #: (P,)
+    quality: np.ndarray  #: (P,)
+
+    def covers(self, low: float, high: float) -> bool:
+        """Return whether all costs from ``low`` to ``high`` lie between points of the curve."""
+        return bool(self.cost[0] <= low and high <= self.cost[-1])
+
+    def at(self, cost: np.ndarray) -> np.ndarray:
+        """Return the interpolated quality; only for costs that the curve covers."""
+        return np.interp(cost, self.cost, self.quality)
+
+
+def cost_curve(speedup: Sequence[float | None], quality: Sequence[float | None]) -> CostCurve | None:
+    """Return the curve through points given by speed-up, in any order; None where none of them was measured."""
+    pairs = [(1.0 / s, q) for s, q in zip(speedup, quality, strict=True) if s and q is not None]
+    if not pairs:
+        return None
+    cost, inverse = np.unique(np.array([c for c, _ in pairs]), return_inverse=True)
+    total = np.bincount(inverse, weights=np.array([q for _, q in pairs]))
+    return CostCurve(cost, total / np.bincount(inverse))
+
+
+def common_range(curves: Sequence[CostCurve]) -> tuple[float, float] | None:
+    """Return the costs that all curves cover, or None where they share none."""
+    if not curves:
+        return None
+    low, high = max(curve.cost[0] for curve in curves), min(curve.cost[-1] for curve in curves)
+    return (float(low), float(high)) if low <= high else None
+
+
+def area_under(curve: CostCurve, low: float, high: float) -> float | None:
+    """Return the area under a curve from ``low`` to ``high`` divided by its width: a mean quality.
+
+    None where the curve does not cover the range, or the range has no width.
+    """
+    if not low < high or not curve.covers(low, high):
+        return None
+    inside = curve.cost[(curve.cost > low) & (curve.cost < high)]
+    cost = np.concatenate([[low], inside, [high]])
+    return float(np.trapezoid(curve.at(cost), cost) / (high - low))
+
+
+@dataclass(frozen=True)
+class Elue:
+    """A score, how many points it is the mean of, and how many lay outside the baseline's costs."""
+
+    score: float | None
+    used: int
+    excluded: int
+
+
+def elue_score(points: CostCurve, baseline: CostCurve) -> Elue:
+    """Return the mean of (quality - the baseline's quality at the same cost) over points (pabee_leebert.md, section 6).
+
+    Undefined outside the baseline's costs: such points are left out and counted; None where none is left.
+    """
+    inside = (points.cost >= baseline.cost[0]) & (points.cost <= baseline.cost[-1])
+    used = int(inside.sum())
+    gained = points.quality[inside] - baseline.at(points.cost[inside])
+    return Elue(float(gained.mean()) if used else None, used, len(inside) - used)
+
+
+def at_shares(curve: CostCurve, shares: np.ndarray = SHARES) -> CostCurve:
+    """Return the curve's own points at the given costs, those that it covers."""
+    reached = shares[(shares >= curve.cost[0]) & (shares <= curve.cost[-1])]
+    return CostCurve(reached, curve.at(reached))

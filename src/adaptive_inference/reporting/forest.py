@@ -1,0 +1,64 @@
+"""Forest plot of the paired differences: who is better than a reference at an equal budget, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptive_inference.reporting.comparisons import REFERENCES, Comparison
+from adaptive_inference.reporting.names import method_name, point_name
+from adaptive_inference.reporting.style import canvas, colour, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
+    """Write ``TASK-BACKBONE-differences`` where there are comparisons, one panel per reference; return the names."""
+    names = []
+    for task, backbone in dict.fromkeys((item.task, item.backbone) for item in comparisons):
+        here = [item for item in comparisons if (item.task, item.backbone) == (task, backbone)]
+        panels = {name: [item for item in here if item.reference == name] for name in REFERENCES}
+        panels = {name: items for name, items in panels.items() if items}
+        lines = max(map(len, panels.values()))
+        with canvas(4.6 * len(panels), 1.3 + 0.24 * lines, 1, len(panels)) as (figure, axes):
+            for axis, (reference, items) in zip(axes, panels.items(), strict=True):
+                _draw(axis, items)
+                axis.set_xlabel(f"difference to {method_name(reference).lower()}, {_metric(here)}")
+            axes[0].set_title(f"{task}, {backbone}", loc="left")
+            figure.supxlabel(_caption(here), fontsize=8)
+            save(figure, folder, f"{task}-{backbone}-differences")
+        names.append(f"{task}-{backbone}-differences")
+    return names
+
+
+def _draw(axes: Axes, items: Sequence[Comparison]) -> None:
+    for place, item in enumerate(items):
+        axes.plot(
+            [item.difference_low, item.difference_high],
+            [place, place],
+            color=colour(item.method),
+            linewidth=1.6,
+        )
+        axes.plot(
+            item.difference_mean, place, "o", markersize=6, markeredgecolor=colour(item.method),
+            markerfacecolor=colour(item.method) if item.significant else "white",
+        )  # fmt: skip
+    axes.axvline(0.0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(items)), [f"{method_name(i.method)}, {point_name(i.goal)}" for i in items])
+    axes.locator_params(axis="x", nbins=5)
+    axes.invert_yaxis()  # the table's order, from above
+    axes.grid(visible=False, axis="y")
+
+
+def _metric(items: Sequence[Comparison]) -> str:
+    return items[0].metric.replace("_", " and ")
+
+
+def _caption(items: Sequence[Comparison]) -> str:
+    seeds = sorted({item.seeds for item in items})
+    return (
+        f"{items[0].rows} rows, seeds: {' or '.join(map(str, seeds))}; bar: 95 % interval, not corrected; "
+        f"filled: significant (Holm, {items[0].comparisons} comparisons)"
+    )

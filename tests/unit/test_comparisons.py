@@ -1,0 +1,301 @@
+"""Comparison and area tables from synthetic records."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from synthetic_records import invented_params, write_cell, write_run
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.records import Cell, read_json, write_json
+from adaptive_inference.reporting.aggregate import aggregate
+from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markdown
+from adaptive_inference.reporting.collect import collect
+from adaptive_inference.reporting.comparisons import (
+    RESAMPLES,
+    at_goal,
+    compare,
+    comparisons_csv,
+    comparisons_markdown,
+    sign_note,
+    signs,
+)
+from adaptive_inference.reporting.forest import draw_differences
+from adaptive_inference.reporting.prose import main_markdown
+from adaptive_inference.reporting.recommendation import recommend
+from keep_records import keep_records
+
+FOLDER = Path("tiers/minilm")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return invented_params()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, params) -> Path:
+    root = tmp_path_factory.mktemp("answered") / "runs"
+    write_run(root, params, answers=True)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(runs, params):
+    return collect(runs, params)
+
+
+@pytest.fixture(scope="module")
+def comparisons(results):
+    return compare(results, aggregate(results), resamples=2000)
+
+
+def read(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def some_methods(*names: str, **sections):
+    """Return the default params with these methods only."""
+    body = invented_params().model_dump(mode="json")
+    methods = {name: body["methods"][name] for name in ("full", *names)}
+    trained_by = {stage: [name for name in own if name in names] for stage, own in body["trained_by"].items()}
+    return invented_params(methods=methods, trained_by=trained_by, **sections)
+
+
+def pick(comparisons, goal, method, reference):
+    (item,) = [c for c in comparisons if (c.goal, c.method, c.reference) == (goal, method, reference)]
+    return item
+
+
+# ---- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def test_every_method_meets_both_references_at_every_goal(comparisons):
+    pairs = [(c.goal, c.method, c.reference) for c in comparisons]
+    others = {"min_speedup_1.5": "static_4", "min_speedup_2": "static_2"}  # the best of those fast enough
+    assert pairs == [
+        (goal, method, reference)
+        for goal, static in others.items()
+        for reference in ("early_exit", "full")
+        for method in (static, "early_exit", "sweet", "multi_model", "learning_to_exit")
+        if method != reference
+    ]
+    assert {c.comparisons for c in comparisons} == {len(pairs)}
+
+
+def test_difference_is_that_of_the_tables_rows_and_n_is_said(comparisons, results):
+    rows = {(row.method, row.rule, row.operating_point): row for row in aggregate(results)}
+    item = pick(comparisons, "min_speedup_2", "sweet", "early_exit")
+    first, second = (rows[name, "confidence", "min_speedup_2"] for name in ("sweet", "early_exit"))
+    assert (item.rule, item.reference_rule) == ("confidence", "confidence")
+    assert item.difference_mean == pytest.approx(first.quality_mean - second.quality_mean, abs=0.001)
+    assert item.difference_low < item.difference_mean < item.difference_high
+    assert (item.rows, item.seeds) == (1000, 2)
+    assert item.layers_speedup == first.layers_speedup
+    assert item.significant == (item.p_holm < 0.05)
+    assert item.p_value <= item.p_holm <= item.p_value * item.comparisons
+
+
+def test_a_clear_difference_is_significant_and_a_tiny_one_is_not(comparisons):
+    worse = pick(comparisons, "min_speedup_2", "static_2", "full")  # 0.84 against 0.90
+    assert worse.significant
+    assert worse.difference_mean == pytest.approx(-0.06)
+    alike = pick(comparisons, "min_speedup_1.5", "learning_to_exit", "early_exit")
+    assert abs(alike.difference_mean) <= 0.002
+    assert not alike.significant
+
+
+def test_the_rule_is_chosen_on_calibration_and_never_on_evaluation(tmp_path, params):
+    def edit(cell, rows, timings):
+        for row in rows:
+            if row["rule"] == "margin":
+                row["calibration_quality"] = 0.99
+                row["quality"] = 0.5
+            if row["rule"] == "entropy":
+                row["quality"] = 1.0
+
+    write_run(tmp_path, params, edit=edit)
+    chosen = {row.method: row.rule for row in at_goal(aggregate(collect(tmp_path, params)), "min_speedup_2")}
+    assert chosen["early_exit"] == chosen["sweet"] == "margin"
+
+
+def test_a_rule_that_meets_the_goal_on_fewer_seeds_is_not_chosen_and_a_bound_never(tmp_path):
+    params = invented_params()
+    body = params.model_dump(mode="json")
+    body["methods"]["sweet"]["rules"] = ["confidence", "oracle"]
+    params = invented_params(methods=body["methods"])
+
+    def edit(cell, rows, timings):
+        for row in rows:
+            if row["method"] == "early_exit" and row["rule"] != "margin" and cell.seed == 1:
+                row |= dict.fromkeys(("threshold", "quality", "layers_speedup", "calibration_quality"))
+            if row["rule"] in ("oracle", "confidence"):
+                row["calibration_quality"] = row["calibration_quality"] and row["calibration_quality"] + 0.05
+
+    write_run(tmp_path, params, edit=edit)
+    chosen = {row.method: row.rule for row in at_goal(aggregate(collect(tmp_path, params)), "min_speedup_2")}
+    assert (chosen["early_exit"], chosen["sweet"]) == ("margin", "confidence")
+
+
+def test_a_seed_without_answers_is_no_part_of_n(tmp_path, params):
+    write_run(tmp_path, params, answers=True)
+    (tmp_path / FOLDER / "seed1/sweet/evaluation/predictions.json").unlink()
+    results = collect(tmp_path, params)
+    found = compare(results, aggregate(results), resamples=200)
+    item = pick(found, "min_speedup_2", "sweet", "full")
+    assert (item.seeds, item.difference_std) == (1, None)
+    assert pick(found, "min_speedup_2", "multi_model", "full").seeds == 2
+    assert "2 seeds" in sign_note(found)
+    assert "1 seed," in sign_note(found)
+    assert comparisons_markdown(found).count("| 1000 | 1 |") == 4  # against two references at two goals
+
+
+def test_answers_to_other_rows_are_refused(tmp_path, params):
+    write_run(tmp_path, params, answers=True)
+    file = tmp_path / FOLDER / "seed1/sweet/evaluation/predictions.json"
+    body = read_json(file)
+    write_json(file, body | {"ids": body["ids"][::-1]})
+    results = collect(tmp_path, params)
+    with pytest.raises(UserError, match="tiers-minilm-sweet-1 answered other evaluation rows"):
+        compare(results, aggregate(results), resamples=10)
+
+
+def test_csv_and_markdown_say_the_same(comparisons):
+    rows = read(comparisons_csv(comparisons))
+    assert len(rows) == len(comparisons)
+    assert {row["significant"] for row in rows} == {"true", "false"}
+    text = comparisons_markdown(comparisons)
+    assert text.count("**significant** |") == sum(row["significant"] == "true" for row in rows)
+    assert text.count("| 1000 | 2 |") == len(rows)
+    assert str(RESAMPLES) in text
+
+
+def test_comparing_twice_gives_the_same_table(results, comparisons):
+    assert compare(results, aggregate(results), resamples=2000) == comparisons
+
+
+def test_kept_records_are_enough_to_compare_again(tmp_path, runs, params, comparisons):
+    keep_records(runs, tmp_path, params)
+    kept = collect(tmp_path, params)
+    assert compare(kept, aggregate(kept), resamples=2000) == comparisons
+
+
+# ---- signs in the main table -----------------------------------------------------------------------------------------
+
+
+def test_the_main_table_marks_significant_differences_and_says_n(results, comparisons):
+    rows, choices = aggregate(results), recommend(results)
+    marked = main_markdown(results, rows, choices, comparisons).splitlines()
+    plain = main_markdown(results, rows, choices).splitlines()
+    note = [line for line in marked if line not in plain and line.startswith("- ")]
+    assert note == [f"- {sign_note(comparisons)}"]
+    assert "n = 1000 rows, 2 seeds, 18 comparisons" in note[0]
+    changed = [line for line in marked if line not in plain and line not in note]
+    shown = {key: found for key, found in signs(comparisons).items() if not key[2].startswith("static")}
+    assert len(changed) == len(shown) > 0
+    cleaned = [line.translate({ord(sign): None for sign in "†‡§"}) for line in changed]
+    assert set(cleaned) <= set(plain)
+    for key, found in shown.items():
+        for reference, sign in found.items():
+            item = pick(comparisons, key[4], key[2], reference)
+            better = item.difference_mean > 0
+            assert item.significant
+            assert sign == ("§" if reference == "full" else "†" if better else "‡")
+
+
+def test_without_answers_there_is_no_row_and_the_main_table_stays_as_it_was(tmp_path, params):
+    write_run(tmp_path, params)
+    results = collect(tmp_path, params)
+    rows, choices = aggregate(results), recommend(results)
+    found = compare(results, rows)
+    assert found == []
+    assert read(comparisons_csv(found)) == []
+    assert "Nothing to compare" in comparisons_markdown(found)
+    assert main_markdown(results, rows, choices, found) == main_markdown(results, rows, choices)
+    assert not set("†‡§") & set(main_markdown(results, rows, choices))
+
+
+def test_the_forest_plot_is_drawn_where_there_is_something_to_compare(tmp_path, comparisons):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        assert draw_differences(comparisons, folder) == ["tiers-minilm-differences"]
+        assert draw_differences([], folder) == []
+    first, second = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
+    assert sorted(first) == ["tiers-minilm-differences.png", "tiers-minilm-differences.svg"]
+    assert first == second
+
+
+# ---- areas -----------------------------------------------------------------------------------------------------------
+
+
+def test_areas_are_over_one_range_and_the_baseline_scores_zero(results):
+    rows = {(row["method"], row["rule"]): row for row in area_rows(results)}
+    assert next(iter(rows)) == ("static", "fixed")
+    assert len(rows) == 1 + 3 + 3 + 1 + 1
+    static = rows["static", "fixed"]
+    assert {(row["layers_low"], row["layers_high"]) for row in rows.values()} == {
+        (static["layers_low"], static["layers_high"])
+    }
+    for row in rows.values():
+        assert row["elue_baseline"] == "static"
+        assert 0.8 < row["area_layers_mean"] < 0.95
+        assert row["seeds"] == 2
+    assert static["elue_mean"] == 0.0
+    assert static["elue_points"] == 2 * 14  # shares 0.35 to 1 of a third and more
+    assert "first-K-layers models" in areas_markdown(list(rows.values()))
+
+
+def test_worked_area_of_the_static_family(tmp_path):
+    """Layers 2, 4, 6 of 6 at 0.84, 0.88, 0.90: (0.86 + 0.89) / 2 over costs 1/3 to 1."""
+    params = some_methods("multi_model", seeds=[0])
+    write_run(tmp_path, params)
+    for file in tmp_path.rglob("curves.json"):
+        write_json(file, {})
+    (row,) = area_rows(collect(tmp_path, params))
+    assert row["area_layers_mean"] == pytest.approx(0.875)
+    assert row["area_layers_std"] is None
+    assert (row["layers_low"], row["layers_high"]) == pytest.approx((1 / 3, 1))
+
+
+def test_without_static_models_the_baseline_is_early_exits_own_exits(tmp_path):
+    params = some_methods("early_exit", "sweet")
+    write_run(tmp_path, params)
+    rows = area_rows(collect(tmp_path, params))
+    assert {(row["elue_baseline"], row["elue_mean"], row["elue_points"]) for row in rows} == {
+        (None, None, None)
+    }
+    assert "none: the run has neither" in areas_markdown(rows)
+    for seed in (0, 1):
+        file = tmp_path / FOLDER / f"seed{seed}/early_exit/evaluation/metrics.json"
+        record = read_json(file)
+        for item in record["details"]["exits"]:
+            item["flops_speedup"] = 5 / item["layer"]
+        write_json(file, record)
+    rows = area_rows(collect(tmp_path, params))
+    assert {row["elue_baseline"] for row in rows} == {"early_exit exits"}
+    assert all(row["elue_mean"] is not None for row in rows)
+    assert all(row["elue_excluded"] == 2 for row in rows)  # 0.35, on two seeds, is below 2 layers of 5
+    assert "exits of early exit" in areas_markdown(rows)
+
+
+def test_a_seed_without_baseline_leaves_the_score_empty_and_the_area_there(tmp_path, params):
+    write_run(tmp_path, params)
+    (tmp_path / FOLDER / "seed1/multi_model/evaluation/metrics.json").unlink()
+    rows = {(row["method"], row["rule"]): row for row in area_rows(collect(tmp_path, params))}
+    assert rows["sweet", "margin"]["elue_mean"] is None
+    assert rows["sweet", "margin"]["area_layers_mean"] is not None
+    assert rows["static", "fixed"]["elue_mean"] == 0.0
+    assert rows["static", "fixed"]["seeds"] == 1
+
+
+def test_no_run_no_areas(tmp_path, params):
+    results = collect(tmp_path, params)
+    assert area_rows(results) == []
+    assert len(areas_csv([]).splitlines()) == 1
+    assert "No curve" in areas_markdown([])
+    write_cell(tmp_path, params, Cell("tiers", "minilm", 0, "full"))
+    assert area_rows(collect(tmp_path, params)) == []
