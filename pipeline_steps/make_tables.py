@@ -63,6 +63,7 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
     from adaptive_inference.reporting.figures import draw_figures
     from adaptive_inference.reporting.handout import hand_out
     from adaptive_inference.reporting.prose import main_latex, main_markdown
+    from adaptive_inference.reporting.published_table import published_csv, published_markdown, side_by_side
     from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
     from adaptive_inference.reporting.tables import csv_tables
 
@@ -71,6 +72,10 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
         write_text(out / "tables" / name, text)
     write_text(out / "tables" / "main.md", main_markdown(results, rows, choices))
     write_text(out / "tables" / "main.tex", main_latex(results, rows, choices))
+    published = side_by_side(results, rows)
+    if published:  # a task and a method that papers have numbers of
+        write_text(out / "tables" / "published.csv", published_csv(published))
+        write_text(out / "tables" / "published.md", published_markdown(published))
     draw_figures(results, rows, choices, out / "figures")
     handed_out = {choice.model for choice in choices if hand_out(results, rows, choice, runs, out)}
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))

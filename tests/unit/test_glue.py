@@ -258,7 +258,4 @@ def test_json_rows_make_the_same_submission(ask, rte, tsv, tmp_path):
     rows = read_table(tsv).rows
     file = tmp_path / "test.jsonl"
     file.write_text("".join(json.dumps(row | {"label": -1}) + "\n" for row in rows))
-    assert (
-        ask("predict", rte, file, "--format", "glue")[1]
-        == ask("predict", rte, tsv, "--format", "glue")[1]
-    )
+    assert ask("predict", rte, file, "--format", "glue")[1] == ask("predict", rte, tsv, "--format", "glue")[1]
