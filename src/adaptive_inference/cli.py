@@ -75,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL_DIR", type=Path, help="exported folder, or a method's run folder"
     )
     predict.add_argument(
-        "file", metavar="FILE", nargs="?", type=Path, help="texts or JSONL; default: standard input"
+        "file",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        help="texts or JSONL, default: standard input; GLUE: the test file",
     )
     predict.add_argument(
         "--rule", help="exit rule, e.g. confidence; default: the calibration's recommendation"
@@ -146,7 +150,15 @@ def _predict_glue(args: argparse.Namespace) -> None:
     from adaptive_inference.exits.predict import Predictor
 
     predictor = Predictor(load_model(args.model), args.rule, args.threshold)
-    found = [predictor.answer(row) for row in texts]
+    found = []
+    for row in texts:
+        found.append(predictor.answer(row))
+        if sys.stderr.isatty():  # hours, for the largest test set
+            print(
+                f"\r{len(found)} of {len(texts)}",
+                end="\n" if len(found) == len(texts) else "",
+                file=sys.stderr,
+            )
     text = submission(task, schema, [answer.label for answer in found])
     if args.out is None:
         sys.stdout.write(text)
