@@ -66,11 +66,13 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
     from adaptive_inference.reporting.forest import draw_differences
     from adaptive_inference.reporting.handout import hand_out
     from adaptive_inference.reporting.prose import main_latex, main_markdown
+    from adaptive_inference.reporting.published_table import published_csv, published_markdown, side_by_side
     from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
     from adaptive_inference.reporting.tables import csv_tables
 
     rows, choices = aggregate(results), recommend(results)
     comparisons, areas = compare(results, rows), area_rows(results)
+    published = side_by_side(results, rows)
     texts = csv_tables(results, rows) | {
         "main.md": main_markdown(results, rows, choices, comparisons),
         "main.tex": main_latex(results, rows, choices),
@@ -79,6 +81,8 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
         "areas.csv": areas_csv(areas),
         "areas.md": areas_markdown(areas),
     }
+    if published:  # a task and a method that papers have numbers of
+        texts |= {"published.csv": published_csv(published), "published.md": published_markdown(published)}
     for name, text in texts.items():
         write_text(out / "tables" / name, text)
     draw_figures(results, rows, choices, out / "figures")

@@ -24,12 +24,17 @@ PREDICT = """Answer texts with a saved model; each leaves at the first exit that
 
 Input is one text per line, or one JSON object per line with the key "text" or the task's own text columns (a task
 of two texts needs objects). Blank lines are skipped. Output is one JSON object per line, in the input's order:
-label, probability, probabilities, exit_layer (a score and exit_layer for a regression task)."""
+label, probability, probabilities, exit_layer (a score and exit_layer for a regression task).
+
+With --format glue the input is a test file of a GLUE task (JSONL, CSV, TSV or Parquet; labels are not looked at) and
+the output the TSV that the GLUE server takes; rows and mean exit layer are told on standard error."""
 
 PREDICT_EXAMPLES = """examples:
   echo 'a truly lovely film' | adaptive-inference predict exported/
   adaptive-inference predict runs/tiers/minilm/seed0/sweet texts.txt > answers.jsonl
-  adaptive-inference predict exported/ rows.jsonl --rule confidence --threshold 0.95"""
+  adaptive-inference predict exported/ rows.jsonl --rule confidence --threshold 0.95
+  adaptive-inference predict exported/ test.tsv --format glue --glue-task rte > RTE.tsv
+  adaptive-inference predict exported/ test.tsv --format glue --glue-task mnli-mm --out submission/"""
 
 EXPORT = """Gather a method's run into one folder that can be loaded, copied and published: weights, tokenizer,
 calibration and a model card with thresholds and quality."""
@@ -70,7 +75,11 @@ def _parser() -> argparse.ArgumentParser:
         "model", metavar="MODEL_DIR", type=Path, help="exported folder, or a method's run folder"
     )
     predict.add_argument(
-        "file", metavar="FILE", nargs="?", type=Path, help="texts or JSONL; default: standard input"
+        "file",
+        metavar="FILE",
+        nargs="?",
+        type=Path,
+        help="texts or JSONL, default: standard input; GLUE: the test file",
     )
     predict.add_argument(
         "--rule",
@@ -78,6 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--threshold", type=float, help="the rule's threshold; default: the calibrated one")
     predict.add_argument("--batch-size", type=int, default=1, help="rows at once; only 1 for the time being")
+    predict.add_argument(
+        "--format", choices=["json", "glue"], default="json", help="JSON lines (default), or GLUE's TSV"
+    )
+    predict.add_argument(
+        "--glue-task", metavar="TASK", help="e.g. rte, sst2, mnli-m, mnli-mm; default: the model's own task"
+    )
+    predict.add_argument(
+        "--out", help="file of --format glue, or a folder/ for a file of the server's name; default: print"
+    )
     predict.set_defaults(run=_predict)
     export = commands.add_parser(
         "export", help="gather a run", description=EXPORT, epilog=EXPORT_EXAMPLES, formatter_class=raw
@@ -99,6 +117,11 @@ def _predict(args: argparse.Namespace) -> None:
         raise UserError(f"--batch-size {args.batch_size} is not supported; use 1")
     if args.rule is not None:
         load_rule(args.rule)
+    if args.format == "glue":
+        _predict_glue(args)
+        return
+    if args.out is not None or args.glue_task is not None:
+        raise UserError("--out and --glue-task go with --format glue; add it, or leave them out")
     with _lines(args.file) as lines:
         from adaptive_inference.exits import load_model
         from adaptive_inference.exits.predict import Predictor
@@ -108,6 +131,45 @@ def _predict(args: argparse.Namespace) -> None:
             print(
                 json.dumps(_answer(predictor.answer(text), predictor.schema), ensure_ascii=False), flush=True
             )
+
+
+def _predict_glue(args: argparse.Namespace) -> None:
+    from adaptive_inference.data.glue import glue_task, read_texts, submission
+    from adaptive_inference.data.local import read_table
+    from adaptive_inference.data.task import Schema
+    from adaptive_inference.exits.layout import locate
+    from adaptive_inference.records import write_text
+
+    if args.file is None:
+        raise UserError(
+            "--format glue needs FILE, the test file of the task (.jsonl, .tsv, .csv or .parquet)"
+        )
+    schema = Schema.load(locate(args.model)[0])  # all that can be wrong is told before the model is loaded
+    task = glue_task(args.glue_task, schema)
+    texts = read_texts(read_table(args.file), task, schema)
+    from adaptive_inference.exits import load_model
+    from adaptive_inference.exits.predict import Predictor
+
+    predictor = Predictor(load_model(args.model), args.rule, args.threshold)
+    found = []
+    for row in texts:
+        found.append(predictor.answer(row))
+        if sys.stderr.isatty():  # hours, for the largest test set
+            print(
+                f"\r{len(found)} of {len(texts)}",
+                end="\n" if len(found) == len(texts) else "",
+                file=sys.stderr,
+            )
+    text = submission(task, schema, [answer.label for answer in found])
+    if args.out is None:
+        sys.stdout.write(text)
+    else:
+        folder = args.out.endswith("/") or Path(args.out).is_dir()
+        write_text(Path(args.out, task.file) if folder else Path(args.out), text)
+    layers = sum(answer.exit_layer for answer in found) / len(found)
+    print(f"{task.file}: {len(found)} rows, mean exit layer {layers:.2f}", file=sys.stderr)
+    if len(found) != task.rows:
+        print(f"note: GLUE's test set has {task.rows} rows, and the server wants them all", file=sys.stderr)
 
 
 def _answer(answer: Prediction, schema: Schema) -> dict[str, Any]:

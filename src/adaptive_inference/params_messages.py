@@ -28,6 +28,8 @@ def _fields_at(root: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """Return the keys allowed at a location of the params tree."""
     model: Any = root
     for part in location:
+        if isinstance(part, int):  # a place in a list: its sections are all alike
+            continue
         if isinstance(model, type) and issubclass(model, BaseModel):
             model = model.model_fields[str(part)].annotation
         elif getattr(model, "__origin__", None) is dict:
