@@ -86,8 +86,8 @@ def main(stage: Stage) -> None:
     write_json(stage.out / "calibration.json", body)
     record.metrics |= {"calibration_rows": len(split), "full_quality": full_quality}
     for k, layer in enumerate(model.exits):
-        record.metrics[f"exit{layer}_temperature"] = calibrator.temperatures[k]
-        if before:
+        if before:  # scores have no temperature, and no confidence that could be reliable
+            record.metrics[f"exit{layer}_temperature"] = calibrator.temperatures[k]
             record.metrics[f"exit{layer}_ece_before"] = before[k]["ece"]
             record.metrics[f"exit{layer}_ece_after"] = after[k]["ece"]
     record.details = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import subprocess
 import time
 import urllib.error
@@ -285,14 +286,16 @@ def all_points(record: Record, folder: Path, timings: dict[str, Any]) -> list[Po
     """Return every metric value of a record, in order and without repeats.
 
     Final metrics keep their names in all methods; per-step ones come from ``history.jsonl``; the curves of a rule
-    are ``RULE_quality``, ``RULE_layers_speedup`` and so on over the number of the threshold.
+    are ``RULE_quality``, ``RULE_layers_speedup`` and so on over the number of the threshold. MLflow refuses brackets and
+    the like in a name, so the options of a rule are set apart by spaces: ``patience tolerance 0.1_quality``.
     """
     points: list[Point] = []
     if (folder / "history.jsonl").is_file():
         for entry in read_jsonl(folder / "history.jsonl"):
             points += step_points(entry)
     if (folder / "curves.json").is_file():
-        for rule, curve in read_json(folder / "curves.json").items():
+        for key, curve in read_json(folder / "curves.json").items():
+            rule = re.sub(r"[^\w.\-]+", " ", key).strip()
             for name, values in curve.items():
                 for step, value in enumerate(values):
                     points += _point(f"{rule}_{name}", step, value)

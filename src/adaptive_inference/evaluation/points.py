@@ -121,7 +121,10 @@ def check_agreement(
     Rounding may differ between a padded batch and a row alone. Logits agree within 1e-5 of their largest, so a row may
     leave elsewhere only where its score lies that close to the threshold (for a rule that compares classes: where its
     two largest logits lie that close at an exit on its way), and answer otherwise only where its two largest logits do;
-    such rows are counted. Scores of a regression task are compared in where they leave.
+    such rows are counted.
+
+    The score of a regression task must be that of the exit at which the row left, up to the same rounding: no row is
+    excused from that.
 
     Parameters
     ----------
@@ -130,7 +133,7 @@ def check_agreement(
     outputs
         The same rows, calibrated.
     exits, predictions
-        The engine's exit indices and predicted classes, ``(N,)``.
+        The engine's exit indices, and its classes or scores, ``(N,)``.
 
     Returns
     -------
@@ -155,9 +158,13 @@ def check_agreement(
     if logits.shape[-1] > 1:
         near = near | near_tie(logits, tolerance)
         differs = differs | (logits.argmax(-1) != predictions)
-    if (differs & ~near).any():
+    wrong = differs & ~near
+    if logits.shape[-1] == 1:
+        distance = np.abs(outputs.logits[np.arange(len(exits)), exits, 0] - predictions)
+        wrong |= ~(distance <= tolerance_E[exits])
+    if wrong.any():
         raise RuntimeError(
             f"rule {rule.name} at {threshold}: the engine left elsewhere or answered otherwise than the offline sweep "
-            f"for rows {outputs.ids[differs & ~near].tolist()[:10]}; this is a defect of the engine or of the rule"
+            f"for rows {outputs.ids[wrong].tolist()[:10]}; this is a defect of the engine or of the rule"
         )
     return {"rows": len(offline), "near_threshold": int(near.sum()), "differing": int(differs.sum())}

@@ -2,7 +2,8 @@
 
 Every metric is a fraction (never percent), vectorised over leading axes: ``predictions`` is ``(..., N)`` and
 ``labels`` is ``(N,)`` or ``(..., N)``, so that one call scores all thresholds, or all resamples. The values equal
-scikit-learn's and SciPy's (tested); where those are undefined (a constant vector), the quality is 0.
+scikit-learn's and SciPy's (tested); where those are undefined (a constant vector), the quality is 0. Correlations lie
+in -1 to 1; ``pearson_spearman`` is the mean of the two, as GLUE reports STS-B.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def quality(
     Raises
     ------
     UserError
-        The metric is unknown or there are no rows.
+        The metric is unknown, there are no rows, or a score is not finite.
     """
     if metric not in METRICS:
         raise UserError(
@@ -52,6 +53,10 @@ def quality(
     predictions = np.asarray(predictions)
     if predictions.shape[-1] == 0:
         raise UserError(f"cannot score {metric} of an empty split; give it at least one row")
+    if predictions.dtype.kind == "f" and not np.isfinite(predictions).all():
+        raise UserError(
+            f"cannot score {metric} of answers that are not finite; train again with a lower `training.learning_rate`"
+        )
     labels = np.broadcast_to(np.asarray(labels), predictions.shape)
     rows = predictions.reshape(-1, predictions.shape[-1]), labels.reshape(-1, labels.shape[-1])
     counted = metric in ("f1", "matthews")
@@ -85,7 +90,9 @@ def _pearson(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     x = predictions - predictions.mean(-1, keepdims=True, dtype=float)
     y = labels - labels.mean(-1, keepdims=True, dtype=float)
     spread = np.sqrt((x * x).sum(-1)) * np.sqrt((y * y).sum(-1))
-    return np.divide((x * y).sum(-1), spread, out=np.zeros_like(spread), where=spread > 0)
+    # the mean of equal numbers may be off by rounding, so that a constant vector is told by its extremes
+    defined = (np.ptp(predictions, axis=-1) > 0) & (np.ptp(labels, axis=-1) > 0) & (spread > 0)
+    return np.divide((x * y).sum(-1), spread, out=np.zeros_like(spread), where=defined)
 
 
 def _spearman(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

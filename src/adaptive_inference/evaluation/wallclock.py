@@ -14,6 +14,7 @@ from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.latency import summarise, time_interleaved
 from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.evaluation.points import check_agreement
+from adaptive_inference.evaluation.quality import predict
 from adaptive_inference.exit_rules import load_rule
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class WallClock:
         engine = Batch1Engine(candidate.model, rule, threshold, candidate.calibrator)
         decisions = [engine.run(example) for example in self.examples]
         exits = np.array([decision.exit_index for decision in decisions])
-        answers = np.array([int(decision.logits[0].argmax()) for decision in decisions])
+        logits = np.concatenate([decision.logits.float().cpu().numpy() for decision in decisions])
+        answers = predict(logits, candidate.base.kind)
         agreement = check_agreement(rule, threshold, _select(candidate.outputs, self.rows), exits, answers)
         timing = time_interleaved(
             self.baseline.run,

@@ -25,7 +25,7 @@ def model_card(model: ExitModule, evaluation: Record | None = None) -> str:
         task_line(schema.text, schema.labels, schema.metric),
         _exit_line(model),
         "## How to use",
-        usage(type(model).__name__, schema.text),
+        usage(type(model).__name__, schema.text, schema.labels),
     ]
     if calibration:
         parts += ["## Thresholds", _default_line(model), _points_table(calibration)]

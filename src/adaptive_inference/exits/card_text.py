@@ -20,22 +20,42 @@ def header(task: str, title: str) -> str:
     return f"---\n{yaml.safe_dump(body, sort_keys=True, allow_unicode=True)}---\n\n# {task}: {title}"
 
 
+#: Metric key -> name for readers; any other is shown under its key.
+_METRICS = {
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "pearson_spearman": "Pearson-Spearman mean",
+}
+
+
+def metric_name(metric: str) -> str:
+    """Return how a metric is shown."""
+    return _METRICS.get(metric, metric)
+
+
 def task_line(text: Sequence[str], labels: Sequence[str] | None, metric: str) -> str:
     """Return what goes in and what comes out; without labels a score does."""
     reads = " and ".join(f"`{name}`" for name in text)
-    answer = "a score" if labels is None else "one of " + ", ".join(f"`{name}`" for name in labels)
-    return f"Task: reads {reads}, answers {answer}; scored by {metric.replace('_', ' and ')}."
+    answer = (
+        "a score (a number, not clipped to any range)"
+        if labels is None
+        else "one of " + ", ".join(f"`{name}`" for name in labels)
+    )
+    return f"Task: reads {reads}, answers {answer}; scored by {metric_name(metric)}."
 
 
-def usage(class_name: str, text: Sequence[str]) -> str:
+def usage(class_name: str, text: Sequence[str], labels: Sequence[str] | None) -> str:
     """Return a snippet of Python and a command line that predict with the folder that the card lies in."""
     pair = len(text) > 1
+    answers = "answer.labels" if labels is None else "answer.labels, answer.probabilities"
     texts = '[("a text", "another")]' if pair else '["a text", "another"]'
     line = f'{{"{text[0]}": "a text", "{text[1]}": "another"}}' if pair else "a text"
     return (
         f"```python\nfrom adaptive_inference import {class_name}\n\n"
         f'model = {class_name}.from_pretrained(".")\n'
-        f"answer = model.predict({texts})\nprint(answer.labels, answer.probabilities, answer.exit_layers)\n```\n\n"
+        f"answer = model.predict({texts})\nprint({answers}, answer.exit_layers)\n```\n\n"
         f"```sh\necho '{line}' | adaptive-inference predict .\n```"
     )
 

@@ -21,7 +21,7 @@ Text = str | Sequence[str]
 
 @dataclass
 class Prediction:
-    """The answer to one text: ``probabilities`` (C,) are calibrated, None for a regression task."""
+    """The answer to one text: class and calibrated ``probabilities`` (C,), or a raw score and None (regression)."""
 
     label: str | float
     probabilities: np.ndarray | None
@@ -35,7 +35,8 @@ class Predictions:
     Attributes
     ----------
     labels
-        Names of the most probable classes; scores (floats) of a regression task.
+        Names of the most probable classes; scores (floats) of a regression task, as the head gives them: not clipped
+        to the range of the training scores.
     probabilities
         (N, C), calibrated; None for a regression task.
     exit_layers

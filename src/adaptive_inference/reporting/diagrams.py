@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.reporting.aggregate import exit_share, mean
 from adaptive_inference.reporting.collect import Point, Results
 from adaptive_inference.reporting.names import (
@@ -39,7 +40,7 @@ def draw_exit_quality(results: Results, task: str, backbone: str, folder: Path, 
             )  # fmt: skip
         axes.set_xticks(sorted({row["exit_layer"] for row in rows}))
         axes.set_xlabel("exit after layer (every row forced to leave there)")
-        axes.set_ylabel(f"{rows[0]['metric'].replace('_', ' and ')}, evaluation split")
+        axes.set_ylabel(f"{metric_name(rows[0]['metric'])}, evaluation split")
         axes.set_title(f"{task}, {backbone}", loc="left")
         figure.legend(loc="outside lower center", ncols=min(3, len(methods)), handlelength=1.8)
         save(figure, folder, name)

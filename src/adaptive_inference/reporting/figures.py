@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.bands import Band, band
 from adaptive_inference.reporting.collect import Results
@@ -107,9 +108,7 @@ class SpeedPlot:
             )  # fmt: skip
         self._ring(axes, speed)
         axes.set_xlabel(SPEEDS[speed][1])
-        axes.set_ylabel(
-            f"{(self.rows[0].metric if self.rows else 'quality').replace('_', ' and ')}, evaluation split"
-        )
+        axes.set_ylabel(f"{metric_name(self.rows[0].metric) if self.rows else 'quality'}, evaluation split")
         axes.margins(x=0.04, y=0.06)
 
     def _draw_goal(self, axes: Axes, words: bool) -> None:
@@ -233,7 +232,7 @@ def _draw_rules(plot: SpeedPlot, folder: Path, stem: str) -> list[str]:
                 drawn.add(rule)
             axes.set_title(method_name(method), loc="left")
             axes.set_xlabel(SPEEDS["layers_speedup"][1])
-        panels[0].set_ylabel(f"{plot.rows[0].metric.replace('_', ' and ')}, evaluation split")
+        panels[0].set_ylabel(f"{metric_name(plot.rows[0].metric)}, evaluation split")
         figure.legend(loc="outside lower center", ncols=len(drawn), handlelength=1.8)
         save(figure, folder, f"{stem}-rules")
     return [f"{stem}-rules"]

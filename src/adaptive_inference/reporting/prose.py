@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from adaptive_inference.exits.card_text import metric_name
+from adaptive_inference.params import REGRESSION_METRICS
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.comparisons import Comparison, sign_note, signs
@@ -35,7 +37,7 @@ def main_markdown(
         lines += ["Nothing is evaluated yet.", ""]
     for task, backbone in results.pairs():
         here = [row for row in rows if (row.task, row.backbone) == (task, backbone)]
-        lines += [f"## {task}, {backbone} ({here[0].metric.replace('_', ' and ')})", ""]
+        lines += [f"## {task}, {backbone} ({metric_name(here[0].metric)})", ""]
         timed = any(row.wallclock_speedup is not None for row in here)
         headers = (*HEADERS, *(WALLCLOCK if timed else ()), LAST)
         lines += [
@@ -127,7 +129,7 @@ def _first_exit_sentence(row: dict) -> str:
 
 def _notes(results: Results, rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
     notes = [
-        "Quality is a fraction of the evaluation split. Speed-ups are cost of the full fine-tuned model / cost of the "
+        f"{_quality_note(rows)} Speed-ups are cost of the full fine-tuned model / cost of the "
         "method; layers, FLOPs and batch-1 wall-clock are never mixed. Means over seeds, std with n − 1; empty: not "
         "measured. Operating points were chosen on the calibration split, so a goal may be missed here. "
         "Bold: the recommendation (chosen on calibration, see recommendation.md).",
@@ -167,6 +169,18 @@ def _notes(results: Results, rows: Sequence[Row], comparisons: Sequence[Comparis
     return ["Notes", "", *(f"- {note}" for note in notes), ""]
 
 
+def _quality_note(rows: Sequence[Row]) -> str:
+    """Say what quality is measured in; tasks of several metrics are never averaged."""
+    metrics = {row.metric for row in rows}
+    if not metrics & set(REGRESSION_METRICS):
+        return "Quality is a fraction of the evaluation split."
+    return (
+        "Quality is the metric that a table is headed with, on the evaluation split; a correlation lies between −1 and 1, "
+        "counts as 0 where all answers are equal, and a point of it is 0.01."
+        + (" Metrics of several kinds stand here: compare within a table only." if len(metrics) > 1 else "")
+    )
+
+
 # ---- LaTeX -----------------------------------------------------------------------------------------------------------
 
 _ESCAPES = {"&": r"\&", "%": r"\%", "#": r"\#", "_": r"\_", "$": r"\$", "{": r"\{", "}": r"\}"}
@@ -187,6 +201,8 @@ def main_latex(results: Results, rows: Sequence[Row], choices: Iterable[Choice])
     """Return ``main.tex``: one booktabs tabular, to be read by LaTeX's input (needs the package booktabs)."""
     chosen = _chosen(choices)
     timed = any(row.wallclock_speedup is not None for row in rows)
+    metrics = {(row.task, row.backbone): metric_name(row.metric) for row in rows}
+    plain = set(metrics.values()) <= {"accuracy"}  # what quality means where nothing else is said
     headers = (
         "Method",
         "Rule",
@@ -201,9 +217,10 @@ def main_latex(results: Results, rows: Sequence[Row], choices: Iterable[Choice])
     lines += [f"\\begin{{tabular}}{{lll{'r' * (len(headers) - 3)}}}", "\\toprule"]
     lines += [" & ".join(h if h == "$n$" else latex(h) for h in headers) + r" \\"]
     for task, backbone in results.pairs():
+        heading = f"{task}, {backbone}" + ("" if plain else f" ({metrics[task, backbone]})")
         lines += [
             "\\midrule",
-            f"\\multicolumn{{{len(headers)}}}{{l}}{{\\emph{{{latex(f'{task}, {backbone}')}}}}} \\\\",
+            f"\\multicolumn{{{len(headers)}}}{{l}}{{\\emph{{{latex(heading)}}}}} \\\\",
         ]
         for row in rows:
             if (row.task, row.backbone) != (task, backbone):

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.params import Params
 from adaptive_inference.reporting.aggregate import TOLERANCE, Row, aggregate
 from adaptive_inference.reporting.collect import Point, Results
@@ -271,8 +272,8 @@ def leak_warning(params: Params) -> list[str]:
 def evaluation_sentence(row: Row) -> str:
     """Say quality, interval, difference and the three speed-ups of a row; what was not measured is left out."""
     if row.quality_mean is None:
-        return f"{row.metric} could not be measured"
-    text = f"{row.metric} {row.quality_mean:.4f}"
+        return f"{metric_name(row.metric)} could not be measured"
+    text = f"{metric_name(row.metric)} {row.quality_mean:.4f}"
     if row.quality_low is not None and row.quality_high is not None:
         text += f" [{row.quality_low:.4f}, {row.quality_high:.4f}]"
     text += f" over {row.seeds} {'seed' if row.seeds == 1 else 'seeds'}"

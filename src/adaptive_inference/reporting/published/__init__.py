@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import Section
 from adaptive_inference.params_messages import explain
+from adaptive_inference.params_training import Section
 from adaptive_inference.yaml_file import read_yaml
 
 Certainty = Literal["certain", "likely", "guess"]
