@@ -16,7 +16,7 @@ Examples::
 from __future__ import annotations
 
 from stage import run_stage
-from training_stage import train_exits
+from training_stage import train_exits as main
 
 if __name__ == "__main__":
-    run_stage(train_exits, __doc__, inputs=("data",), per_method=True, timings=True)
+    run_stage(main, __doc__, inputs=("data",), per_method=True, timings=True)

@@ -212,7 +212,7 @@ def beside(root, weights="packaged", speedup=None, **changes):
         tasks={changes.pop("name", "RTE"): task | changes},
         backbones={"small": {"weights": weights, "revision": "0" * 40, "exits": [2, 4, 6]}},
         methods={"full": {"train": {}, "rules": ["fixed"]}, "sweet": {"train": {}, "rules": ["entropy"]}},
-        trained_by={"train_sweet": ["sweet"], "train_multi_model": []},
+        trained_by={"train_sweet": ["sweet"], "train_leebert": [], "train_multi_model": []},
     )
     write_run(root, params)
     results = collect(root, params)

@@ -76,7 +76,7 @@ def params_of(**changes):
         "backbones": {"tiny": {"weights": "random:bert", "exits": [1, 2], "read": "mean"}},
         "seeds": [0],
         "training": {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3},
-        "trained_by": {"train_sweet": ["sweet"], "train_multi_model": ["multi_model"]},
+        "trained_by": {"train_sweet": ["sweet"], "train_leebert": [], "train_multi_model": ["multi_model"]},
         "methods": {
             "full": {"train": {}, "rules": ["fixed"]},
             "sweet": {"train": {"gradient": "blockwise"}, "rules": ["fixed"]},
