@@ -106,7 +106,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
         ({"objective": "distill", "gradient": "blockwise", "backward": "block_local"}, "losses that stand alone"),
         ({"objective": "frozen"}, "starts from the full model; list it under train_leebert"),
         ({"exits": [3, 2]}, "must be ascending"),
-        ({"objective": "distill", "exits": [6]}, "needs exits that learn from each other, and minilm has the exit"),
+        ({"objective": "distill", "exits": [6]}, "needs exits that learn from each other, and tiny has the exit"),
         ({"gradient": "equilibrum"}, "gradient"),
     ],
 )  # fmt: skip
