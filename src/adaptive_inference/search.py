@@ -233,12 +233,12 @@ def patch_text(winner: Scored, points: int, where: str) -> str:
     return (
         f"# Best of {points} points: {winner.mean:.4f}, the mean over {len(winner.scores)} held-out folds and all exits "
         f"(std over folds {winner.std:.4f}).\n# Into params.yaml: python workflow/search.py apply {where}\n"
-    ) + to_yaml(winner.patch)
+    ) + to_yaml(winner.patch, flow=False)
 
 
-def to_yaml(body: Mapping[str, Any]) -> str:
+def to_yaml(body: Mapping[str, Any], flow: bool | None = None) -> str:
     """Return YAML in the given order; floats have a dot, without which 1e-05 would be read as a text."""
-    return yaml.safe_dump(dict(body), sort_keys=False, default_flow_style=None, width=1000)
+    return yaml.safe_dump(dict(body), sort_keys=False, default_flow_style=flow, width=1000)
 
 
 def _check_keys(search: Search, origin: str) -> None:
@@ -251,6 +251,8 @@ def _check_keys(search: Search, origin: str) -> None:
                 f"{origin}: {key!r} does not say how {search.method!r} is trained; a grid has keys of `training` and of "
                 f"`{own}`{nearest(key, allowed)}"
             )
+        if key == f"{own}.exits":
+            raise UserError(f"{origin}: {key!r} cannot be searched: means over other exits are no comparison")
 
 
 def _only(what: str, names: list[str], origin: str) -> str:

@@ -27,7 +27,7 @@ PARAMS = {
     "tasks": {"words": {"source": "local", "train": "x.csv", "max_length": 32}},
     "backbones": {"tiny": {"weights": "random:bert", "exits": [2, 4], "read": "mean"}},
     "seeds": [0],
-    "training": {"epochs": 3, "batch_size": 8, "save_every": 2},
+    "training": {"epochs": 6, "batch_size": 8, "save_every": 2},
     "trained_by": {"train_sweet": ["early_exit"], "train_leebert": [], "train_multi_model": []},
     "methods": {
         "full": {"train": {}, "rules": ["fixed"]},
@@ -35,7 +35,7 @@ PARAMS = {
     },
     "runtime": {"device": "cpu"},
 }
-GRID = {"method": "early_exit", "folds": 2, "grid": {"training.learning_rate": [1.0e-9, 2.0e-3]}}
+GRID = {"method": "early_exit", "folds": 2, "grid": {"training.learning_rate": [1.0e-9, 5.0e-3]}}
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def project(tmp_path, monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(name, "1")
     SCHEMA.save(tmp_path / "splits")
-    for seed, (name, rows) in enumerate((("train", 64), ("development", 16))):
+    for seed, (name, rows) in enumerate((("train", 96), ("development", 16))):
         save_split(tmp_path / "splits", name, make_rows(rows, seed))
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     (tmp_path / "search").mkdir()
@@ -84,7 +84,7 @@ def test_a_search_scores_every_point_on_rows_it_did_not_see_and_its_winner_becom
         assert record["params"]["training"]["learning_rate"] == plan.points[point]["training.learning_rate"]
         assert record["params"]["fold"] == {"number": fold, "count": 2, "seed": 0}
         assert (
-            record["details"]["rows"]["held_out"]["rows"] + record["details"]["rows"]["train"]["rows"] == 64
+            record["details"]["rows"]["held_out"]["rows"] + record["details"]["rows"]["train"]["rows"] == 96
         )
         exits = [record["metrics"][f"held_out{layer}_quality"] for layer in (2, 4)]
         assert record["metrics"]["held_out_quality"] == sum(exits) / 2
@@ -109,7 +109,7 @@ def test_a_search_scores_every_point_on_rows_it_did_not_see_and_its_winner_becom
     assert float(table[1]["mean"]) > float(table[0]["mean"]) + 0.1  # a rate of 1e-9 learns nothing
 
     command.apply(Path("search/mine/results/patch.yaml"))
-    assert load_params("params.yaml").training.learning_rate == 2e-3
+    assert load_params("params.yaml").training.learning_rate == 5e-3
 
 
 class Killed(BaseException):
@@ -153,8 +153,8 @@ def test_a_fold_is_cut_out_of_the_train_split_alone(project):
     assert "held_out" not in plain.details
     assert cut.development == plain.development
     assert sorted(row["id"] for row in cut.train + cut.held_out) == [row["id"] for row in plain.train]
-    with pytest.raises(UserError, match="65 folds of 64 distinct texts"):
-        Rows.load(Path("splits"), SCHEMA, tokenizer, Fold(0, 65, 0))
+    with pytest.raises(UserError, match="97 folds of"):
+        Rows.load(Path("splits"), SCHEMA, tokenizer, Fold(0, 97, 0))
 
 
 @pytest.fixture(scope="module")
