@@ -136,6 +136,13 @@ def test_a_killed_fold_resumes_to_the_same_record(project, monkeypatch):
     assert train_fold(monkeypatch, point, 1).read_bytes() == whole
 
 
+def test_the_full_model_is_searched_with_its_last_exit_alone(project, monkeypatch):
+    (project / "search/mine.yaml").write_text(yaml.safe_dump(GRID | {"method": "full"}, sort_keys=False))
+    command.start("mine")
+    (point, _) = read_section(Plan, Path("search/params.yaml")).points
+    assert json.loads(train_fold(monkeypatch, point, 0, method="full").read_text())["details"]["exits"] == [4]
+
+
 def test_a_point_that_the_plan_lacks_is_refused(project, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         train_fold(monkeypatch, "p0", 0)
