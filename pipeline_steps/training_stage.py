@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def train_exits(stage: Stage) -> None:
-    """Train a method's model by its objective and save it; a stage with the input ``full`` may start from that."""
+    """Train a method's model by its objective and save it; a stage with the input ``full`` may start or learn from that."""
     from adaptive_inference.data.task import load_schema
     from adaptive_inference.errors import UserError
     from adaptive_inference.exits import MultiExitModel
-    from adaptive_inference.exits.build import build_model, start_from_full
+    from adaptive_inference.exits.build import build_model, full_exits, start_from_full
     from adaptive_inference.objectives import load_objective
     from adaptive_inference.records import environment
     from adaptive_inference.training.cell import Rows, parameter_counts, write_history, write_trajectory
@@ -27,13 +27,17 @@ def train_exits(stage: Stage) -> None:
     model = build_model(
         backbone, schema, cell.seed, objective.needs_certainty, method.exits, inner_head=method.inner_head
     )
-    if objective.starts_from_full:
+    if objective.starts_from_full or objective.needs_full == "fine_tuned":
         if "full" not in stage.inputs:
             raise UserError(
-                f"objective {method.objective!r} starts from the full model, which stage {stage.name} does not read; list "
+                f"objective {method.objective!r} needs the full model, which stage {stage.name} does not read; list "
                 f"{cell.method!r} under trained_by.train_leebert"
             )
-        start_from_full(model, MultiExitModel.from_pretrained(stage.inputs["full"]))
+        objective.full = MultiExitModel.from_pretrained(stage.inputs["full"])
+    elif objective.needs_full == "pretrained":
+        objective.full = build_model(backbone, schema, cell.seed, exits=full_exits(backbone))
+    if objective.starts_from_full:
+        start_from_full(model, objective.full)
     rows = Rows.load(stage.inputs["data"], schema, model.tokenizer)
     record = stage.begin("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
 

@@ -156,6 +156,20 @@ class Backbone(nn.Module):
     # ------------------------------------------------------------------ what all share
 
     @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Stock layers in the order in which `run_layer` counts them."""
+        return self._layers
+
+    def lend(self, layers: Sequence[nn.Module]) -> None:
+        """Add layers for the time of a training, numbered on from the last; they train and are saved with the others."""
+        self.lent = nn.ModuleList(layers)
+        self._layers += layers
+
+    def take_back(self) -> None:
+        """Forget the layers of `lend`."""
+        del self._layers[-len(self.lent) :], self.lent
+
+    @property
     def config(self) -> PreTrainedConfig:
         """Configuration of the stock model."""
         return self.model.config
