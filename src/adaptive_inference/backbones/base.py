@@ -80,9 +80,12 @@ class Backbone(nn.Module):
     ----------
     shares_layers
         True where the same weights serve several layers, so that no block has weights of its own (ALBERT).
+    removable_heads
+        True where layers are built like BERT's, so that single attention heads can be taken out of them.
     """
 
     shares_layers: ClassVar[bool] = False
+    removable_heads: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel, num_layers: int | None = None) -> None:
         super().__init__()

@@ -27,7 +27,9 @@ class Shallow(Objective):
     def attach(self, model: MultiExitModel, seed: int) -> None:
         """Freeze `full` and count its layers per layer of the model; see `Objective.attach`."""
         if self.full is None:
-            raise RuntimeError(f"objective {self.name!r} reads a model of all layers: set `full` before the training")
+            raise RuntimeError(
+                f"objective {self.name!r} reads a model of all layers: set `full` before the training"
+            )
         kept, layers = model.exits[-1], self.full.exits[-1]
         allowed = [count for count in range(1, layers + 1) if layers % count == 0]
         if len(model.exits) > 1 or kept not in allowed:

@@ -77,7 +77,9 @@ def patience_loss(students: Sequence[Tensor], teachers: Sequence[Tensor]) -> Ten
     """
     if not students:
         return 0.0
-    ours_MBH, theirs_MBH = (F.normalize(torch.stack(list(item)).float(), dim=-1) for item in (students, teachers))
+    ours_MBH, theirs_MBH = (
+        F.normalize(torch.stack(list(item)).float(), dim=-1) for item in (students, teachers)
+    )
     return (ours_MBH - theirs_MBH).pow(2).sum(-1).mean()
 
 
