@@ -237,8 +237,8 @@ class Params(Section):
                 objective = self.methods[name].train.objective
                 if objective in FROM_FULL:
                     raise ValueError(
-                        f"trained_by.{stage}: {name!r} has objective: {objective}, which needs a model of all layers; list it "
-                        "under train_leebert"
+                        f"trained_by.{stage}: {name!r} has objective: {objective}, which needs a model of all layers; list "
+                        "it under train_leebert"
                     )
         cascades = self.trained_by["train_multi_model"]
         if len(cascades) > 1:

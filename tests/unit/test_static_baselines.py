@@ -188,6 +188,7 @@ def test_a_step_in_which_nothing_is_replaced_passes_and_trains_nothing(tmp_path)
     model = make_model(exits=(2,))
     method = THESEUS.model_copy(update={"replacement": Replacement(start=0.0, ramp=1.0)})
     trainer = ready_trainer(model, method, tmp_path, full=full_model())
+    trainer.state.max_steps = 4
     loss = trainer.training_step(model, make_batch(model))
     assert loss.isfinite()
     assert all(item.grad is None for item in model.parameters())
