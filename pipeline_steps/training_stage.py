@@ -33,11 +33,13 @@ def train_exits(stage: Stage) -> None:
                 f"objective {method.objective!r} needs the full model, which stage {stage.name} does not read; list "
                 f"{cell.method!r} under trained_by.train_leebert"
             )
-        objective.full = MultiExitModel.from_pretrained(stage.inputs["full"])
+        full = MultiExitModel.from_pretrained(stage.inputs["full"])
+        if objective.starts_from_full:
+            start_from_full(model, full)
+        else:
+            objective.full = full
     elif objective.needs_full == "pretrained":
         objective.full = build_model(backbone, schema, cell.seed, exits=full_exits(backbone))
-    if objective.starts_from_full:
-        start_from_full(model, objective.full)
     rows = Rows.load(stage.inputs["data"], schema, model.tokenizer)
     record = stage.begin("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
 

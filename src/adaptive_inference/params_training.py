@@ -132,7 +132,7 @@ class HeadPruning(Section):
     share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
         0.5, description="Of all heads; the least important go, and every layer keeps one."
     )
-    rows: Count = Field(2000, description="Training rows on which importance is measured, at most.")
+    rows: Count = Field(2000, description="Training rows on which importance is measured; whole batches.")
 
 
 class MethodTraining(TrainingOverride):
@@ -205,7 +205,7 @@ class MethodTraining(TrainingOverride):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
         if self.objective in SHALLOW and len(self.exits or []) != 1:
             raise ValueError(
-                f"objective: {self.objective} makes a model of the first k layers' size; say how many by `exits`, e.g. [3]"
+                f"objective: {self.objective} makes a model of k layers; say how many by `exits`, e.g. [3]"
             )
         for key, objectives in READ_BY.items():
             unset = getattr(self, key) == type(self).model_fields[key].default

@@ -64,7 +64,7 @@ class Objective:
         Which model of all layers must be set as `full` before `attach`: ``""`` none, ``fine_tuned`` the full model,
         ``pretrained`` the one that the full model started as.
     full
-        That model; an input, so neither trained nor saved.
+        That model, an input: never saved.
     splits_rows
         In each epoch, one half of the rows trains the network and the other half something else.
     kinds
