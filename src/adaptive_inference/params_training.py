@@ -135,6 +135,21 @@ class HeadPruning(Section):
     rows: Count = Field(2000, description="Training rows on which importance is measured; whole batches.")
 
 
+class WeightLearningOverride(Section):
+    """Keys of `weight_learning` that one task sets otherwise."""
+
+    group: Count | None = Field(None, description="See `weight_learning.group`.")
+    learning_rate: Positive | None = Field(None, description="See `weight_learning.learning_rate`.")
+
+
+class TaskTraining(TrainingOverride):
+    """How the methods are trained on one task, where papers tune per task; a method's own keys come before these."""
+
+    weight_learning: WeightLearningOverride | None = Field(
+        None, description="For the methods that learn the weights of their losses."
+    )
+
+
 class MethodTraining(TrainingOverride):
     """How one method is trained; a change here trains it again."""
 
@@ -213,8 +228,11 @@ class MethodTraining(TrainingOverride):
                 raise ValueError(
                     f"`{key}` has no meaning for objective: {self.objective}, only for {' and '.join(objectives)}; remove it"
                 )
-        if self.weights == "random" and self.objective in ("joint", "head_pruning"):
-            raise ValueError("weights: random belongs to objective: distill; use uniform or depth")
+        for value, objectives in (("random", ("joint", "head_pruning")), ("depth", ("distill",))):
+            if self.weights == value and self.objective in objectives:
+                raise ValueError(
+                    f"weights: {value} has no meaning for objective: {self.objective}; use uniform"
+                )
         return self
 
 

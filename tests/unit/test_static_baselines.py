@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_training import (
     SCHEMA,
+    Killed,
+    kill_at,
     make_batch,
     make_model,
     objective_of,
@@ -26,7 +28,6 @@ from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.module_replacing import replacing_rate
 from adaptive_inference.objectives.patient_distillation import patience_loss
 from adaptive_inference.params_training import MethodTraining, PatientDistillation, Replacement
-from adaptive_inference.training.trainer import ExitTrainer
 
 PKD = MethodTraining(objective="patient_distillation", exits=[2])
 THESEUS = MethodTraining(objective="module_replacing", exits=[2])
@@ -275,10 +276,6 @@ def test_draws_depend_on_seed_and_step_alone(method):
     assert seen[0] == seen[1] != seen[2]
 
 
-class Killed(BaseException):
-    """Stands for a kill."""
-
-
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.objective)
 @pytest.mark.parametrize("batch_number", [4, 7])
 def test_a_killed_run_resumes_to_the_same_weights_and_history(method, batch_number, tmp_path, monkeypatch):
@@ -298,16 +295,8 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history(method, batch_numb
         return weights_of(model), result
 
     weights, result = run("unbroken")
-    original, seen = ExitTrainer.training_step, []
-
-    def dying(self, *args, **kwargs):
-        seen.append(1)
-        if len(seen) == batch_number:
-            raise Killed
-        return original(self, *args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(ExitTrainer, "training_step", dying)
+        kill_at(patch, batch_number)
         with pytest.raises(Killed):
             run("killed")
     assert list((tmp_path / "killed").glob("checkpoint-*"))
