@@ -14,6 +14,7 @@ from adaptive_inference.exits.build import start_from_full
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.objectives.head_pruning import first_rows, gated, head_importance, heads_kept
 from adaptive_inference.params_training import HeadPruning, MethodTraining
+from adaptive_inference.records import read_json
 
 PRUNED = MethodTraining(objective="head_pruning", exits=[4], pruning=HeadPruning(share=0.5, rows=16))
 HEADS, WIDTH = 4, 32  # of the tiny encoders
@@ -146,7 +147,7 @@ def test_the_pruned_model_is_trained_saved_and_loaded(tmp_path):
 def test_a_model_with_all_heads_is_saved_as_ever(tmp_path):
     model = make_model(exits=(4,))
     model.save_pretrained(tmp_path)
-    assert "attention_heads" not in (tmp_path / "config.json").read_text()
+    assert "attention_heads" not in read_json(tmp_path / "config.json")
 
 
 def test_a_resumed_run_takes_out_the_same_heads(tmp_path):

@@ -127,7 +127,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
         ({"objective": "distill", "distillation": {"temperature": 0}}, "temperature.*greater than 0"),
         ({"objective": "distill", "distillation": {"teachers": []}}, "teachers.*'last', 'later' or 'all'"),
         ({"objective": "distill", "gradient": "blockwise", "backward": "block_local"}, "losses that stand alone"),
-        ({"objective": "frozen"}, "starts from the full model; list it under train_leebert"),
+        ({"objective": "frozen"}, "needs a model of all layers; list it under train_leebert"),
         ({"exits": [3, 2]}, "must be ascending"),
         ({"objective": "distill", "exits": [6]}, "needs exits that learn from each other, and tiny has the exit"),
         ({"gradient": "equilibrum"}, "gradient"),
@@ -277,7 +277,12 @@ def test_what_would_go_wrong_later_is_refused(path, value, says):
     [
         ("static_3", {"exits": [2]}, [], r"give it exits: \[3\]"),
         ("static_3", {}, [], r"give it exits: \[3\]"),
-        ("static_3", {"exits": [3], "objective": "distill"}, [], "objective: joint, or another name"),
+        (
+            "static_3",
+            {"exits": [3], "objective": "learning_to_exit"},
+            [],
+            "objective: joint, or another name",
+        ),
         ("static_2", {"exits": [2]}, ["multi_model"], "member of multi_model that has 2 layers"),
         ("static_3", {"exits": [3]}, ["multi_model"], None),
         ("static_2", {"exits": [2]}, [], None),
