@@ -1,4 +1,4 @@
-"""Attention heads that are taken out for real: rows and columns of the projections go, so that nothing is computed."""
+"""Attention heads taken out for real: their rows and columns of the projections go, and their FLOPs with them."""
 
 from __future__ import annotations
 
