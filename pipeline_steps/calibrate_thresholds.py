@@ -104,11 +104,11 @@ def choose_points(
     full: ExitOutputs,
     certifying: np.ndarray | None,
 ) -> list[dict[str, Any]]:
-    """Return one operating point per rule and goal; the full model has one, its last exit.
+    """Return one operating point per rule and goal; the full model, and a model of one exit that is fixed, have one.
 
     ``full`` are the full model's outputs on the same rows, ``certifying`` the rows that certify a risk, if one is asked for.
     """
-    from adaptive_inference.calibration.operating_points import choose, point, risk_point
+    from adaptive_inference.calibration.operating_points import choose, point, risk_point, whole_point
     from adaptive_inference.calibration.risk_control import LOSSES
     from adaptive_inference.evaluation.curves import sweep_all
 
@@ -117,7 +117,11 @@ def choose_points(
     goal, points = stage.params.goal, []
     for name, curve in sweep_all(rules, outputs, yardstick, stage.params.calibration.thresholds).items():
         columns = (curve.thresholds, curve.quality, curve.layers_speedup)
-        points += choose(name, *columns, full_quality, goal.max_loss, goal.min_speedup)
+        if name == "fixed" and len(outputs.exits) == 1:
+            quality, speedup = curve.quality[0], curve.layers_speedup[0]
+            points.append(whole_point("whole", 0, quality, speedup, full_quality, goal.max_loss))
+        else:
+            points += choose(name, *columns, full_quality, goal.max_loss, goal.min_speedup)
         if goal.risk and rules[name].attainable:
             full_answers = full.logits[:, -1].argmax(-1)
             losses = LOSSES[goal.risk.loss](curve.predictions, full_answers, outputs.labels)[:, certifying]

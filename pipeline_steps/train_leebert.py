@@ -1,8 +1,9 @@
-r"""Train one encoder with exits by any other objective: PABEE, ElasticBERT, BERxiT, DeeBERT, FastBERT, LeeBERT.
+r"""Train one encoder by any other objective: PABEE, ElasticBERT, BERxiT, DeeBERT, FastBERT, LeeBERT, static baselines.
 
 Which of them is said by the method's section. DeeBERT and FastBERT start from the full model (`--full`) and train the
-inner exits alone. Reads the splits of a task and writes `model/` (loadable), `history.jsonl`, `metrics.json` and, where
-the weights of the losses are learned, `weights.jsonl`. A killed run resumes when it is started again.
+inner exits alone; most static baselines start from it or learn from it. Reads the splits of a task and writes `model/`
+(loadable), `history.jsonl`, `metrics.json` and, where the weights of the losses are learned, `weights.jsonl`. A killed run
+resumes when it is started again.
 
 Examples::
 

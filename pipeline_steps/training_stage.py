@@ -26,7 +26,7 @@ def training_keys(cell: Cell) -> list[str]:
 
 
 def train_exits(stage: Stage) -> None:
-    """Train a method's model by its objective and save it; a stage with the input ``full`` may start from that."""
+    """Train a method's model by its objective and save it; a stage with the input ``full`` may start or learn from that."""
     model, _, _ = fit_exits(stage)
     model.save_pretrained(stage.out / "model")
 
@@ -52,13 +52,19 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, S
     model = build_model(
         backbone, schema, cell.seed, objective.needs_certainty, exits, inner_head=method.inner_head
     )
-    if objective.starts_from_full:
+    if objective.starts_from_full or objective.needs_full == "fine_tuned":
         if "full" not in stage.inputs:
             raise UserError(
-                f"objective {method.objective!r} starts from the full model, which stage {stage.name} does not read; list "
+                f"objective {method.objective!r} needs the full model, which stage {stage.name} does not read; list "
                 f"{cell.method!r} under trained_by.train_leebert"
             )
-        start_from_full(model, MultiExitModel.from_pretrained(stage.inputs["full"]))
+        full = MultiExitModel.from_pretrained(stage.inputs["full"])
+        if objective.starts_from_full:
+            start_from_full(model, full)
+        else:
+            objective.full = full
+    elif objective.needs_full == "pretrained":
+        objective.full = build_model(backbone, schema, cell.seed, exits=full_exits(backbone))
     rows = Rows.load(stage.inputs["data"], schema, model.tokenizer, fold)
     record = stage.begin(*training_keys(cell), **({"fold": asdict(fold)} if fold else {}))
 

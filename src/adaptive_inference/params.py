@@ -16,6 +16,7 @@ from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.params_messages import explain
 from adaptive_inference.params_training import (
     EXITS_TOGETHER,
+    FROM_FULL,
     Count,
     Method,
     MethodTraining,
@@ -246,10 +247,11 @@ class Params(Section):
                 )
         for stage in ("train_sweet", "train_multi_model"):
             for name in self.trained_by[stage]:
-                if self.methods[name].train.objective == "frozen":
+                objective = self.methods[name].train.objective
+                if objective in FROM_FULL:
                     raise ValueError(
-                        f"trained_by.{stage}: {name!r} has objective: frozen, which starts from the full model; list it "
-                        "under train_leebert"
+                        f"trained_by.{stage}: {name!r} has objective: {objective}, which needs a model of all layers; list "
+                        "it under train_leebert"
                     )
         for name, method in self.methods.items():
             for where, backbone in self.backbones.items():
@@ -265,6 +267,8 @@ class Params(Section):
                 f"trained_by.train_multi_model: {cascades} would share the rows static_K; name one"
             )
         for name in self.methods:
+            self._check_static(name, cascades)
+        for name in self.methods:
             wanted = 0 if name == "full" else 1
             if trained.count(name) != wanted:
                 raise ValueError(
@@ -279,6 +283,22 @@ class Params(Section):
             for rule in method.rules:
                 _require_module("exit_rules", rule.partition("(")[0], f"methods.{name}.rules")
         return self
+
+    def _check_static(self, name: str, cascades: list[str]) -> None:
+        """Refuse a method whose name tables read as K layers fine-tuned alone, where it is not, or is there twice."""
+        match = re.fullmatch(r"static_(\d+)", name)
+        if match is None:
+            return
+        layers, train = int(match[1]), self.methods[name].train
+        if train.exits != [layers] or train.objective != "joint":
+            raise ValueError(
+                f"method {name!r} is named like the first {layers} layers fine-tuned alone: give it exits: [{layers}] and "
+                "objective: joint, or another name"
+            )
+        if cascades and any(layers in backbone.exits for backbone in self.backbones.values()):
+            raise ValueError(
+                f"method {name!r} would share its rows with the member of {cascades[0]} that has {layers} layers; remove it"
+            )
 
     def method(self, name: str) -> Method:
         """Return one method, or refuse with the nearest name."""

@@ -105,6 +105,36 @@ class WeightLearning(Section):
     )
 
 
+class PatientDistillation(Section):
+    """A small model that learns from the full one (PKD)."""
+
+    alpha: Fraction = Field(
+        0.5, description="Share of the teacher's answers; 1 - `alpha` is the labels' share."
+    )
+    beta: Annotated[float, Field(ge=0.0)] = Field(
+        1.0, description="Weight of the distance between inner states; 0: plain distillation."
+    )
+    temperature: Positive = Field(5.0, description="Softens teacher and student.")
+
+
+class Replacement(Section):
+    """How layers of the full model are replaced by new ones (BERT-of-Theseus)."""
+
+    start: Fraction = Field(0.5, description="Probability of a replacement in the first step.")
+    ramp: Fraction = Field(
+        0.5, description="Share of the steps over which it climbs to 1; afterwards the new layers run alone."
+    )
+
+
+class HeadPruning(Section):
+    """Which attention heads are removed before the fine-tuning."""
+
+    share: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="Of all heads; the least important go, and every layer keeps one."
+    )
+    rows: Count = Field(2000, description="Training rows on which importance is measured; whole batches.")
+
+
 class WeightLearningOverride(Section):
     """Keys of `weight_learning` that one task sets otherwise."""
 
@@ -164,6 +194,18 @@ class MethodTraining(TrainingOverride):
     weight_learning: WeightLearning | None = Field(
         None, description="`weight_learning`: how the loss weights are learned; absent: the defaults."
     )
+    patient: PatientDistillation | None = Field(
+        None, description="`patient_distillation`: what the student learns from; absent: the defaults."
+    )
+    replacement: Replacement | None = Field(
+        None, description="`module_replacing`: when layers are replaced; absent: the defaults."
+    )
+    drop_rate: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.2, description="`layer_drop`: probability that a layer is left out in a step."
+    )
+    pruning: HeadPruning | None = Field(
+        None, description="`head_pruning`: how many heads are removed; absent: the defaults."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> MethodTraining:
@@ -176,30 +218,45 @@ class MethodTraining(TrainingOverride):
             )
         if self.exits is not None and list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
+        if self.objective in SHALLOW and len(self.exits or []) != 1:
+            raise ValueError(
+                f"objective: {self.objective} makes a model of k layers; say how many by `exits`, e.g. [3]"
+            )
         for key, objectives in READ_BY.items():
             unset = getattr(self, key) == type(self).model_fields[key].default
             if not unset and self.objective in OURS and self.objective not in objectives:
                 raise ValueError(
                     f"`{key}` has no meaning for objective: {self.objective}, only for {' and '.join(objectives)}; remove it"
                 )
-        for value, objective in (("random", "joint"), ("depth", "distill")):
-            if (self.weights, self.objective) == (value, objective):
-                raise ValueError(f"weights: {value} has no meaning for objective: {objective}; use uniform")
+        for value, objectives in (("random", ("joint", "head_pruning")), ("depth", ("distill",))):
+            if self.weights == value and self.objective in objectives:
+                raise ValueError(
+                    f"weights: {value} has no meaning for objective: {self.objective}; use uniform"
+                )
         return self
 
 
 #: Objectives of this project that read a key; one from elsewhere may read any.
 READ_BY = {
-    "weights": ("joint", "distill"),
-    "alternate": ("joint",),
+    "gradient": ("joint", "head_pruning", "frozen", "distill", "weight_learning", "learning_to_exit"),
+    "weights": ("joint", "head_pruning", "distill"),
+    "alternate": ("joint", "head_pruning"),
     "targets": ("frozen",),
     "inner_head": ("frozen",),
     "distillation": ("distill", "weight_learning"),
     "weight_learning": ("weight_learning",),
+    "patient": ("patient_distillation",),
+    "replacement": ("module_replacing",),
+    "drop_rate": ("layer_drop",),
+    "pruning": ("head_pruning",),
 }
+#: Objectives that make a static model of fewer layers.
+SHALLOW = ("patient_distillation", "module_replacing", "layer_drop")
+#: Objectives that read or start from a model of all layers, which one stage gives them: train_leebert.
+FROM_FULL = ("frozen", "head_pruning", *SHALLOW)
 #: Objectives whose losses look at several exits at once.
 EXITS_TOGETHER = ("frozen", "distill", "weight_learning")
-OURS = ("joint", "frozen", "distill", "weight_learning", "learning_to_exit")
+OURS = ("joint", "distill", "weight_learning", "learning_to_exit", *FROM_FULL)
 
 
 class Method(Section):

@@ -86,7 +86,7 @@ def test_bad_params_are_refused_before_any_job(built, edit, message):
         ("glue-small-minilm", 307),
         ("glue-small-cola", 17),
         ("glue-small-stsb", 17),
-        ("grid", 111),
+        ("grid", 135),
     ],
 )
 def test_every_preset_plans_its_graph(built, preset, jobs):

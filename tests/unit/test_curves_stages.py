@@ -24,6 +24,9 @@ BACKBONE = {"weights": "random:bert", "exits": [1, 2, 4]}
 WORDS = ["good", "bad", "film", "plot", "not", "very", "the", "a", "movie", "dull", "great"]
 
 
+EXITS = {"static_2": [2], "pkd": [2]}  # of methods that make a model of one exit
+
+
 def params_of(method: str, rules: list[str], kind: str, **sections: dict):
     task = {
         "source": "local",
@@ -33,7 +36,7 @@ def params_of(method: str, rules: list[str], kind: str, **sections: dict):
     }
     methods = {"full": {"train": {}, "rules": ["fixed"]}}
     if method != "full":
-        methods[method] = {"train": {}, "rules": rules}
+        methods[method] = {"train": {"exits": EXITS[method]} if method in EXITS else {}, "rules": rules}
     body = {
         "tasks": {"toy": task},
         "backbones": {"tiny": BACKBONE},
@@ -69,7 +72,13 @@ def folder(tmp_path_factory) -> Path:
                 label = int(generator.integers(0, 2)) if labels else float(generator.normal())
                 examples.append(Example(i, (text,), label, tier=1 + i % 5))
             save_split(home, name, examples)
-        for name, exits, certainty in (("full", [4], False), ("sweet", [1, 2, 4], True)):
+        made = (
+            ("full", [4], False),
+            ("sweet", [1, 2, 4], True),
+            ("static_2", [2], False),
+            ("pkd", [2], False),
+        )
+        for name, exits, certainty in made:
             model = build_model(Backbone(**BACKBONE), schema, 0, certainty=certainty, exits=exits)
             for head in model.heads:
                 torch.nn.init.normal_(head.classifier.weight, generator=torch.Generator().manual_seed(1))
@@ -162,6 +171,37 @@ def test_a_cascade_has_its_members_alone_as_rows(folder, tmp_path, monkeypatch):
     assert rows["static_1"]["added_parameters"] < 0 == rows["static_4"]["added_parameters"]
     assert {row["method"] for row in timings["rows"]} >= {"static_1", "static_2", "static_4"}
     assert calibration["recommended"]["rule"] in ("confidence", "fixed")
+
+
+@pytest.mark.parametrize("method", ["static_2", "pkd"])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_a_model_without_exits_is_measured_once_whatever_the_goals(
+    folder, tmp_path, monkeypatch, method, kind
+):
+    """No model of two layers of four is 50 times faster."""
+    goal = {"max_loss": 0.0, "min_speedup": [50.0]}
+    body, record, curves, timings = run(folder, tmp_path, monkeypatch, method, ["fixed"], kind, goal=goal)
+    (point,) = body["operating_points"]
+    assert (point["name"], point["rule"], point["threshold"], point["layers_speedup"]) == (
+        "whole",
+        "fixed",
+        0.0,
+        2.0,
+    )
+    assert point["qualifies"] == (point["quality"] >= body["full_quality"])
+    assert body["recommended"] == {"rule": "fixed", "threshold": 0.0, "operating_point": None}
+    (row,) = record.details["rows"]
+    assert (row["method"], row["operating_point"], row["exit_counts"]) == (method, "whole", {"2": 24})
+    assert row["quality"] == record.details["exits"][0]["quality"]
+    assert row["layers_speedup"] == 2.0 < row["flops_speedup"] + 0.1
+    assert row["added_parameters"] < 0
+    assert [item["operating_point"] for item in timings["rows"]] == ["whole"]
+    assert curves["fixed"]["layers_speedup"] == [2.0]
+
+
+def test_another_rule_of_a_model_without_exits_keeps_its_goals(folder, tmp_path, monkeypatch):
+    body, *_ = run(folder, tmp_path, monkeypatch, "pkd", ["confidence"])
+    assert [p["name"] for p in body["operating_points"]] == ["max_loss_5", "min_speedup_1.5"]
 
 
 def test_kept_answers_give_the_reported_quality_again(folder, tmp_path, monkeypatch):

@@ -48,8 +48,8 @@ def losses_of(model, method, batch, step=0):
     objective = load_objective(method.objective, method)
     objective.attach(model, 0)
     objective.enter_training(model)
-    objective.begin(step)
-    return objective.losses(list(model.steps(batch, objective.gradient)), batch["labels"])
+    objective.begin(step, 10)
+    return objective.losses(list(objective.steps(model, batch)), batch["labels"])
 
 
 def gradients(loss, parameters):

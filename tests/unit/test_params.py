@@ -19,7 +19,15 @@ from adaptive_inference.params import (
     module_names,
     parse_params,
 )
-from adaptive_inference.params_training import Distillation, MethodTraining, Training, WeightLearning
+from adaptive_inference.params_training import (
+    Distillation,
+    HeadPruning,
+    MethodTraining,
+    PatientDistillation,
+    Replacement,
+    Training,
+    WeightLearning,
+)
 from adaptive_inference.records import digest_params
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +77,21 @@ def changed(path, value):
         ("tasks", None, "'tasks' is missing"),
         ("methods.early_exit.train", {"backward": "block_local"}, "needs gradient: blockwise"),
         ("training.learning_rate", "fast", "training.learning_rate"),
+        ("methods.pabee.train", {"objective": "module_replacing"}, "by `exits`, e.g. [3]"),
+        ("methods.pabee.train", {"objective": "layer_drop", "exits": [1, 2]}, "by `exits`, e.g. [3]"),
+        (
+            "methods.pabee.train",
+            {"objective": "patient_distillation", "exits": [2], "gradient": "blockwise"},
+            "`gradient` has no meaning for objective: patient_distillation",
+        ),
+        ("methods.pabee.train", {"drop_rate": 0.5}, "`drop_rate` has no meaning for objective: joint"),
+        ("methods.pabee.train", {"objective": "head_pruning", "pruning": {"share": 1.0}}, "less than 1"),
+        (
+            "methods.sweet.train",
+            {"objective": "head_pruning"},
+            "needs a model of all layers; list it under train_leebert",
+        ),
+        ("methods.sweet.train", {"objective": "layer_drop", "exits": [2]}, "list it under train_leebert"),
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(path, value, says):
@@ -104,7 +127,7 @@ def test_a_key_given_twice_is_refused(tmp_path):
         ({"objective": "distill", "distillation": {"temperature": 0}}, "temperature.*greater than 0"),
         ({"objective": "distill", "distillation": {"teachers": []}}, "teachers.*'last', 'later' or 'all'"),
         ({"objective": "distill", "gradient": "blockwise", "backward": "block_local"}, "losses that stand alone"),
-        ({"objective": "frozen"}, "starts from the full model; list it under train_leebert"),
+        ({"objective": "frozen"}, "needs a model of all layers; list it under train_leebert"),
         ({"exits": [3, 2]}, "must be ascending"),
         ({"objective": "distill", "exits": [6]}, "needs exits that learn from each other, and tiny has the exit"),
         ({"gradient": "equilibrum"}, "gradient"),
@@ -220,13 +243,16 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     method = section(MethodTraining)
     assert {name: method[name] for name in method if method[name] is not None} == {
         "objective": "joint", "gradient": "shared", "clip": "global", "backward": "whole",
-        "weights": "uniform", "alternate": False, "targets": "labels", "inner_head": "as_backbone",
+        "weights": "uniform", "alternate": False, "targets": "labels", "inner_head": "as_backbone", "drop_rate": 0.2,
     }  # fmt: skip
     assert section(Distillation) == {"teachers": "all", "temperature": 2.0, "detach": True}
     assert section(WeightLearning) == {
         "scheme": "clo_v2", "group": 4, "between": "text", "parametrisation": "softmax", "learning_rate": 1e-3,
         "optimizer": "adam", "mixing": "ratio",
     }  # fmt: skip
+    assert section(PatientDistillation) == {"alpha": 0.5, "beta": 1.0, "temperature": 5.0}
+    assert section(Replacement) == {"start": 0.5, "ramp": 0.5}
+    assert section(HeadPruning) == {"share": 0.5, "rows": 2000}
 
 
 @pytest.mark.parametrize(
@@ -244,3 +270,35 @@ def test_what_would_go_wrong_later_is_refused(path, value, says):
     body = load_params(ROOT / "params.yaml").model_dump(mode="json")
     with pytest.raises(UserError, match=says):
         parse_params(body | {path: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "train", "cascades", "says"),
+    [
+        ("static_3", {"exits": [2]}, [], r"give it exits: \[3\]"),
+        ("static_3", {}, [], r"give it exits: \[3\]"),
+        (
+            "static_3",
+            {"exits": [3], "objective": "learning_to_exit"},
+            [],
+            "objective: joint, or another name",
+        ),
+        ("static_2", {"exits": [2]}, ["multi_model"], "member of multi_model that has 2 layers"),
+        ("static_3", {"exits": [3]}, ["multi_model"], None),
+        ("static_2", {"exits": [2]}, [], None),
+        ("static_exit", {}, ["multi_model"], None),
+    ],
+)
+def test_static_k_is_the_first_k_layers_and_stands_in_the_tables_once(key, train, cascades, says):
+    """The smoke preset's backbone has the exits 2 and 4, and so has its multi-model."""
+    body = copy.deepcopy(SMOKE)
+    body["methods"][key] = {"train": train, "rules": ["fixed"]}
+    body["trained_by"]["train_sweet"].append(key)
+    body["trained_by"]["train_multi_model"] = cascades
+    if not cascades:
+        del body["methods"]["multi_model"]
+    if says is None:
+        assert parse_params(body).method(key).rules == ["fixed"]
+    else:
+        with pytest.raises(UserError, match=says):
+            parse_params(body)

@@ -59,13 +59,28 @@ def make_batch(model, count=6, seed=0, kind="classification"):
     return collate(make_features(model, count, seed, kind), model.tokenizer.pad_token_id)
 
 
+def objective_of(method, full=None):
+    """The method's objective; ``full`` is the model of all layers, where it reads one."""
+    objective = load_objective(method.objective, method)
+    objective.full = full
+    return objective
+
+
 def run_fit(
-    model, method, scratch, rows=32, schema=SCHEMA, seed=0, on_log=lambda row, step: None, **training
+    model,
+    method,
+    scratch,
+    rows=32,
+    schema=SCHEMA,
+    seed=0,
+    on_log=lambda row, step: None,
+    full=None,
+    **training,
 ):
     settings = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-3} | training
     return fit(
         model,
-        load_objective(method.objective, method),
+        objective_of(method, full),
         make_features(model, rows, 0, schema.kind),
         make_features(model, 12, 1, schema.kind),
         schema,
@@ -78,11 +93,11 @@ def run_fit(
     )
 
 
-def ready_trainer(model, method, scratch, schema=SCHEMA, **training):
+def ready_trainer(model, method, scratch, schema=SCHEMA, full=None, **training):
     """A trainer about to take its first step."""
     trainer = make_trainer(
         model,
-        load_objective(method.objective, method),
+        objective_of(method, full),
         make_features(model, 16, 0, schema.kind),
         make_features(model, 8, 1, schema.kind),
         schema,

@@ -80,9 +80,12 @@ class Backbone(nn.Module):
     ----------
     shares_layers
         True where the same weights serve several layers, so that no block has weights of its own (ALBERT).
+    removable_heads
+        True where layers are built like BERT's, so that single attention heads can be taken out of them.
     """
 
     shares_layers: ClassVar[bool] = False
+    removable_heads: ClassVar[bool] = False
 
     def __init__(self, model: PreTrainedModel, num_layers: int | None = None) -> None:
         super().__init__()
@@ -154,6 +157,20 @@ class Backbone(nn.Module):
         return self._layers[index](hidden_BNH, context.rows.get("attention"))
 
     # ------------------------------------------------------------------ what all share
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Stock layers in the order in which `run_layer` counts them."""
+        return self._layers
+
+    def lend(self, layers: Sequence[nn.Module]) -> None:
+        """Add layers for the time of a training, numbered on from the last; they train and are saved with the others."""
+        self.lent = nn.ModuleList(layers)
+        self._layers += layers
+
+    def take_back(self) -> None:
+        """Forget the layers of `lend`."""
+        del self._layers[-len(self.lent) :], self.lent
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -6,5 +6,7 @@ from adaptive_inference.backbones.base import Backbone
 class BertBackbone(Backbone):
     """Drives ``transformers.BertModel``, whose names and calls are the defaults of `Backbone`."""
 
+    removable_heads = True
+
 
 BACKBONE = BertBackbone

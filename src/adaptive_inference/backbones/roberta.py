@@ -8,6 +8,8 @@ from adaptive_inference.backbones.base import Backbone, HeadRecipe
 class RobertaBackbone(Backbone):
     """Drives ``transformers.RobertaModel``."""
 
+    removable_heads = True
+
     @classmethod
     def longest(cls, config: PreTrainedConfig) -> int:
         """Positions start at ``pad_token_id + 1``."""

@@ -103,14 +103,24 @@ def static_points(
 ) -> list[dict[str, Any]]:
     """Return one point per member of a cascade when it answers alone: the first-K-layers baselines.
 
-    ``threshold`` is the member's index; it qualifies when it keeps the quality that ``max_loss`` asks for.
+    ``threshold`` is the member's index.
     """
-    least = full_quality - max_loss / 100 - ROUNDING
     return [
-        point(f"static_{depth}", "fixed", k, score, num_layers / depth, score >= least)
+        whole_point(f"static_{depth}", k, score, num_layers / depth, full_quality, max_loss)
         | {"method": f"static_{depth}"}
         for k, (depth, score) in enumerate(zip(layers, quality, strict=True))
     ]
+
+
+def whole_point(
+    name: str, threshold: float, quality: float, layers_speedup: float, full_quality: float, max_loss: float
+) -> dict[str, Any]:
+    """Return the point of a model that every row runs through: it has figures whatever the goals.
+
+    It qualifies when it keeps the quality that ``max_loss`` asks for.
+    """
+    least = full_quality - max_loss / 100 - ROUNDING
+    return point(name, "fixed", threshold, quality, layers_speedup, quality >= least)
 
 
 def point(

@@ -114,7 +114,17 @@ def start_from_full(model: MultiExitModel, full: MultiExitModel) -> None:
             f"a method that starts from the full model needs an exit after its last layer, {full.exits[-1]}; the exits are "
             f"{list(model.exits)}: add it to `exits`"
         )
-    model.backbone.load_state_dict(full.backbone.state_dict())
+    start_from_layers(model, full, range(full.exits[-1]))
+
+
+def start_from_layers(model: MultiExitModel, full: MultiExitModel, layers: Sequence[int]) -> None:
+    """Give a model the embeddings, some layers (0-based), the last head and the shared pooler of another one."""
+    ours, theirs = model.backbone, full.backbone
+    with torch.no_grad():
+        for item, source in zip(ours.input_parameters(), theirs.input_parameters(), strict=True):
+            item.copy_(source)
+    for index, layer in enumerate(layers):
+        ours.layers[index].load_state_dict(theirs.layers[layer].state_dict())
     model.heads[-1].load_state_dict(full.heads[-1].state_dict())
     if model.pooler is not None and full.pooler is not None:
         model.pooler.load_state_dict(full.pooler.state_dict())

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from adaptive_inference.backbones.base import Backbone, Batch
+from adaptive_inference.backbones.base import Backbone, Batch, Context
 from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.head import ExitHead
 
 if TYPE_CHECKING:
     from adaptive_inference.exits.predict import Predictions
+
+#: As `Backbone.run_layer`: from a layer's index, the state before it and the context to the state after it.
+RunLayer = Callable[[int, Tensor, Context], Tensor]
 
 
 class _ScaledGradient(torch.autograd.Function):
@@ -213,7 +216,12 @@ class MultiExitModel(ExitModule):
         return self.certainty_heads is not None
 
     def steps(
-        self, batch: Batch, gradient: str = "shared", certainty: bool = True, late: bool = False
+        self,
+        batch: Batch,
+        gradient: str = "shared",
+        certainty: bool = True,
+        late: bool = False,
+        run_layer: RunLayer | None = None,
     ) -> Iterator[ExitStep | LateStep]:
         """Run layers up to each exit in turn; nothing beyond the exit last asked for is computed.
 
@@ -232,6 +240,8 @@ class MultiExitModel(ExitModule):
             False leaves the certainty heads out.
         late
             Hand out `LateStep`, whose heads run only where they are read.
+        run_layer
+            Called in place of the backbone's, by trainings that run layers their own way.
 
         Yields
         ------
@@ -240,11 +250,12 @@ class MultiExitModel(ExitModule):
             needs its graph.
         """
         backbone, layer = self.backbone, 0
+        run_layer = run_layer or backbone.run_layer
         hidden_BNH, context = backbone.embed(batch)
         certain = certainty and bool(self._certainty)
         for index, exit_layer in enumerate(self.exits):
             while layer < exit_layer:
-                hidden_BNH = backbone.run_layer(layer, hidden_BNH, context)
+                hidden_BNH = run_layer(layer, hidden_BNH, context)
                 layer += 1
             own_BNH, tokens_BN = hidden_BNH, context.tokens_BN
             if gradient == "equilibrium":

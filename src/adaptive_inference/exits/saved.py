@@ -15,6 +15,7 @@ import safetensors
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
+from adaptive_inference.backbones._heads import head_counts, keep_heads
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import WEIGHT_FILE, adapter
 from adaptive_inference.data.task import SCHEMA_FILE, Schema
@@ -64,20 +65,20 @@ def save_multi_exit(model: MultiExitModel, folder: Path, card: bool = True) -> N
     folder.mkdir(parents=True, exist_ok=True)
     head = model.heads[-1]
     attentive = isinstance(model.heads[0], AttentionHead)
-    write_json(
-        folder / "config.json",
-        {
-            "kind": MULTI_EXIT,
-            "exits": list(model.exits),
-            "num_layers": model.backbone.num_layers,
-            "outputs": head.classifier.out_features,
-            "pooler": head.pooler,
-            "read": head.read,
-            "inner_head": "attention" if attentive else "as_backbone",
-            "certainty": model.certainty_heads is not None,
-            "backbone": _plain_config(model.backbone),
-        },
-    )
+    body = {
+        "kind": MULTI_EXIT,
+        "exits": list(model.exits),
+        "num_layers": model.backbone.num_layers,
+        "outputs": head.classifier.out_features,
+        "pooler": head.pooler,
+        "read": head.read,
+        "inner_head": "attention" if attentive else "as_backbone",
+        "certainty": model.certainty_heads is not None,
+        "backbone": _plain_config(model.backbone),
+    }
+    if counts := head_counts(model.backbone):
+        body["attention_heads"] = counts  # of each layer; absent: all that the backbone's configuration says
+    write_json(folder / "config.json", body)
     save_weights(model, folder / WEIGHT_FILE)
     save_companions(model, folder, card)
 
@@ -142,6 +143,9 @@ def _empty_model(home: Path, body: dict[str, Any]) -> MultiExitModel:
     family = settings.pop("model_type")
     stock = AutoModel.from_config(AutoConfig.for_model(family, **settings))
     backbone = adapter(family)(stock, body["num_layers"])
+    if counts := body.get("attention_heads"):
+        for layer, count in zip(backbone.layers, counts, strict=True):
+            keep_heads(layer, range(count))
     width, recipe = backbone.hidden_size, backbone.head_recipe
     heads = make_heads(
         len(body["exits"]), width, body["outputs"], body["pooler"], body["read"], recipe, body["inner_head"]

@@ -5,9 +5,9 @@ Shape suffixes: B rows, C outputs, E exits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
+    from adaptive_inference.backbones.base import Batch
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
     from adaptive_inference.params_training import MethodTraining
 
@@ -59,6 +60,11 @@ class Objective:
         The model must have certainty heads.
     starts_from_full
         The model starts with the weights of the full fine-tuned model, not with the pre-trained ones.
+    needs_full
+        Which model of all layers must be set as `full` before `attach`: ``""`` none, ``fine_tuned`` the full model,
+        ``pretrained`` the one that the full model started as.
+    full
+        That model, an input: never saved.
     splits_rows
         In each epoch, one half of the rows trains the network and the other half something else.
     kinds
@@ -67,11 +73,21 @@ class Objective:
 
     needs_certainty: bool = False
     starts_from_full: bool = False
+    needs_full: Literal["", "fine_tuned", "pretrained"] = ""
+    full: MultiExitModel | None = None
     splits_rows: bool = False
     kinds: tuple[str, ...] = ("classification", "regression")
 
     def __init__(self, method: MethodTraining) -> None:
         self.gradient = method.gradient
+
+    @property
+    def name(self) -> str:
+        """Name of the file, as the params say it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def prepare(self, model: MultiExitModel, batches: Iterable[Batch]) -> None:
+        """Look at the training rows, in their own order, before `attach`; nothing has been trained yet."""
 
     def attach(self, model: MultiExitModel, seed: int) -> None:
         """Take note of the model that will be trained, once, before its optimiser is made."""
@@ -81,8 +97,12 @@ class Objective:
         if not model.training:
             model.train()
 
-    def begin(self, step: int) -> None:
-        """Take note of how many optimiser steps were taken; called before every batch."""
+    def begin(self, step: int, total: int) -> None:
+        """Take note of how many optimiser steps of all were taken; called before every batch."""
+
+    def steps(self, model: MultiExitModel, batch: Batch) -> Iterator[ExitStep]:
+        """Run a training batch; overridden where layers are run in another way than when predicting."""
+        return model.steps(batch, self.gradient)
 
     def exit_loss(self, step: ExitStep, labels_B: Tensor) -> Tensor:
         """Return the scalar loss of one exit that depends on no other.
@@ -102,6 +122,9 @@ class Objective:
 
     def after_step(self, taken: StepTaken) -> None:
         """Do what follows an optimiser step, such as learning the weights of the losses."""
+
+    def finish(self, model: MultiExitModel) -> None:
+        """Take off what served the training alone; called once, on the weights of the best epoch."""
 
     def state(self) -> dict[str, Tensor]:
         """Return what a resumed training needs to know of the objective."""
@@ -123,9 +146,8 @@ class Objective:
             Names the kinds that are.
         """
         if kind not in self.kinds:
-            name = type(self).__module__.rpartition(".")[2]
             raise UserError(
-                f"objective {name!r} is not defined for a {kind} task; it needs {' or '.join(self.kinds)}: "
+                f"objective {self.name!r} is not defined for a {kind} task; it needs {' or '.join(self.kinds)}: "
                 "leave its methods out of `methods` and `trained_by`"
             )
 

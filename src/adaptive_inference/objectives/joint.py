@@ -36,7 +36,7 @@ class Joint(Objective):
         self.weights = {layer: layer / total if self.by_depth else 1.0 for layer in model.exits}
         self.last = model.exits[-1]
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, total: int) -> None:
         """See `Objective.begin`."""
         self.last_alone = self.alternate and step % 2 == 0
 

@@ -196,7 +196,7 @@ def _read_cell(cell: Cell, found: Found) -> tuple[CellFiles, list[Point]]:
                 calibration_quality=row.get("calibration_quality"),
                 calibration_speedup=row.get("calibration_layers_speedup"),
                 wallclock=wallclock,
-                training_seconds=_training_seconds(row["method"], seconds, full),
+                training_seconds=_training_seconds(row["method"], cell.method, seconds, full),
                 machine=machine if wallclock else "",
             )
         )
@@ -205,11 +205,13 @@ def _read_cell(cell: Cell, found: Found) -> tuple[CellFiles, list[Point]]:
     return CellFiles(cell, record, calibration, *files), points
 
 
-def _training_seconds(method: str, timings: Mapping[str, Any], full: Mapping[str, Any]) -> float | None:
+def _training_seconds(
+    method: str, trained_as: str, timings: Mapping[str, Any], full: Mapping[str, Any]
+) -> float | None:
     """Return a training's seconds; a member that is the full model's copy took the full model's."""
     layers, members = static_layers(method), timings.get("members") or {}
     copied = full.get("seconds") if timings.get("copied_from_full") else 0.0
-    if layers is None:
+    if method == trained_as:
         return None if copied is None or "seconds" not in timings else timings["seconds"] + copied
     return members.get(str(layers), copied or None)  # the whole family's time is not one member's
 

@@ -144,13 +144,15 @@ def at_goal(rows: Iterable[Row], goal: str) -> list[Row]:
     """Return the best operating point of each method within a budget, chosen on the calibration split.
 
     Of a method's rules the one that meets the goal on the most seeds, then the best mean calibration quality, then the
-    most layers saved. The ``static_K`` are one method: of those that are fast enough the best on calibration.
+    most layers saved. A model without exits (``whole``) enters where it is fast enough. The ``static_K`` are one method: of
+    those that are fast enough the best on calibration.
     """
     least = float(goal.removeprefix(GOAL)) - TOLERANCE
     best: dict[str, Row] = {}
     for row in rows:
         static = static_layers(row.method) is not None
-        fast = static and row.calibration_speedup is not None and row.calibration_speedup >= least
+        whole = static or row.operating_point == "whole"
+        fast = whole and row.calibration_speedup is not None and row.calibration_speedup >= least
         if not (fast or row.operating_point == goal) or not row.attainable or row.calibration_quality is None:
             continue
         family = "static" if static else row.method
@@ -227,7 +229,7 @@ BETTER, WORSE, DIFFERS = "†", "‡", "§"
 def signs(comparisons: Iterable[Comparison]) -> dict[tuple[str, ...], dict[str, str]]:
     """Return, per row of the main table and reference, the sign of a significant difference.
 
-    Only rows that stand in the table under the goal itself: a ``static_K`` may serve several goals.
+    Only rows that stand in the table under the goal itself: a model without exits may serve several goals.
     """
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for item in comparisons:

@@ -29,8 +29,9 @@ def hand_out(results: Results, rows: Sequence[Row], choice: Choice, runs: Path, 
     if row is None or point is None:
         return False
     run = point.cell.folder(runs)
-    layers = static_layers(row.method)
-    source = run / "train" / "model" if layers is None else run / "train" / "model" / str(layers)
+    source = run / "train" / "model"
+    if row.method != point.cell.method:
+        source /= str(static_layers(row.method))
     calibration = run / "calibration" / "calibration.json"
     if not calibration.is_file() or not any(source.rglob(WEIGHTS)):
         return False
@@ -60,7 +61,7 @@ def calibration_of(body: Mapping[str, Any], row: Row, point: Point) -> dict[str,
     at exit index 0.
     """
     body = dict(body)
-    if static_layers(row.method) is None:
+    if row.method == point.cell.method:
         recommended = {"rule": row.rule, "threshold": point.threshold, "operating_point": row.operating_point}
         return body | {"recommended": recommended}
     index = int(point.threshold or 0)

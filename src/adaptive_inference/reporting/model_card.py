@@ -63,14 +63,15 @@ def _exits(results: Results, row: Row, choice: Choice) -> str:
         return f"The first {layers} layers of backbone `{choice.backbone}` ({weights}), with one classifier."
     if row.method == "full":
         return f"All layers of backbone `{choice.backbone}` ({weights}), with one classifier."
-    exits = ", ".join(str(layer) for layer in results.params.backbone(choice.backbone).exits)
+    given = results.params.method(row.method).train.exits or results.params.backbone(choice.backbone).exits
+    exits = ", ".join(str(layer) for layer in given)
     return f"Backbone `{choice.backbone}` ({weights}), exits after layers {exits}."
 
 
 def _default(row: Row, point: Point, choice: Choice) -> str:
     if not choice.faster:
         return f"None: {choice.why}, so every text runs through all layers."
-    if static_layers(row.method) is not None:
+    if static_layers(row.method) is not None or row.operating_point == "whole":
         return f"None: every text runs through all layers of this model. Chosen as {choice.why}."
     return (
         f"Default: rule `{row.rule}` ({rule_name(row.rule)}) at threshold {point.threshold:.6g} (`{row.operating_point}`: "

@@ -22,6 +22,10 @@ METHODS = {
     "berxit": "BERxiT",
     "leebert": "LeeBERT",
     "leebert_uniform": "LeeBERT (uniform)",
+    "pkd": "BERT-PKD",
+    "theseus": "BERT-of-Theseus",
+    "layer_drop": "LayerDrop",
+    "head_pruning": "Head pruning",
     "adapler": "AdapLeR",
     "adapler_early_exit": "AdapLeR + early exit",
     "free": "FREE",
@@ -74,7 +78,9 @@ def point_name(point: str) -> str:
         return f"≥ {point.removeprefix('min_speedup_')}× fewer layers"
     if is_certified(point):
         return f"risk ≤ {point.removeprefix('risk_')}"
-    return "all layers" if point == "full" else "member alone" if static_layers(point) is not None else point
+    if static_layers(point) is not None:
+        return "member alone"
+    return {"full": "all layers", "whole": "the whole model"}.get(point, point)
 
 
 def is_certified(point: str) -> bool:

@@ -223,7 +223,7 @@ def _choice_lines(choice: Choice, goal: float, root: str, there: bool) -> list[s
     if choice.faster:
         how = (
             "every text runs through all of them"
-            if static_layers(row.method) is not None
+            if static_layers(row.method) is not None or row.operating_point == "whole"
             else f"rule **{rule_name(row.rule)}** at threshold {point.threshold:.6g}, "
             f"`{row.operating_point}`: {point_name(row.operating_point)}"
         )

@@ -101,6 +101,7 @@ class ExitTrainer(Trainer):
             pad,
             [],
         )  # batches since the optimiser last stepped, where they are asked for again
+        objective.prepare(model, self._in_order())
         objective.attach(model, args.seed)
         progress.observe = objective.report
         self._clip_groups = model.blocks() if method.clip == "per_block" else [list(model.parameters())]
@@ -114,6 +115,12 @@ class ExitTrainer(Trainer):
         return EpochOrder(
             lengths, rows, self.args.seed, self.training.group_by_length, self.objective.splits_rows
         )
+
+    def _in_order(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the training rows as batches, in the order of the split."""
+        features, size = self.train_dataset, self.args.train_batch_size
+        for start in range(0, len(features), size):
+            yield self._prepare_inputs(collate(features[start : start + size], self._pad))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW (betas 0.9, 0.999; eps 1e-8) with the heads' own rate; norms and biases do not decay."""
@@ -152,7 +159,7 @@ class ExitTrainer(Trainer):
             The loss of an exit is not finite.
         """
         self.objective.enter_training(self.model)
-        self.objective.begin(self.state.global_step)
+        self.objective.begin(self.state.global_step, self.state.max_steps)
         inputs = self._prepare_inputs(inputs)
         if self.objective.splits_rows:
             self._batches.append(inputs)
@@ -170,7 +177,7 @@ class ExitTrainer(Trainer):
         With ``backward: block_local`` each loss is back-propagated as soon as it exists, which frees its block's
         activations before the next block runs (sweet.md 1.3): the same gradients, less memory.
         """
-        steps = self.model.steps(inputs, self.objective.gradient)
+        steps = self.objective.steps(self.model, inputs)
         if self.method.backward == "whole":
             with self._autocast():
                 losses_E = torch.stack(self.objective.losses(list(steps), inputs["labels"]))

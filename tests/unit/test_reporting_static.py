@@ -1,0 +1,98 @@
+"""Static models trained as methods of their own, in tables, comparisons, areas and the recommendation."""
+
+import pytest
+import synthetic_records
+from synthetic_records import invented_params, write_run
+
+from adaptive_inference.records import read_json, write_json
+from adaptive_inference.reporting.aggregate import aggregate
+from adaptive_inference.reporting.areas import STATIC, area_rows
+from adaptive_inference.reporting.collect import collect
+from adaptive_inference.reporting.comparisons import at_goal
+from adaptive_inference.reporting.handout import hand_out
+from adaptive_inference.reporting.recommendation import as_markdown, recommend
+
+#: method -> (layers, quality), invented.
+STATICS = {"static_2": (2, 0.84), "static_4": (4, 0.88), "pkd": (3, 0.895)}
+
+
+@pytest.fixture
+def params(monkeypatch):
+    for name, (_, quality) in STATICS.items():
+        monkeypatch.setitem(synthetic_records.QUALITY, name, (quality, quality, quality))
+    methods = {
+        "full": {"train": {}, "rules": ["fixed"]},
+        "static_2": {"train": {"exits": [2]}, "rules": ["fixed"]},
+        "static_4": {"train": {"exits": [4]}, "rules": ["fixed"]},
+        "pkd": {"train": {"objective": "patient_distillation", "exits": [3]}, "rules": ["fixed"]},
+    }
+    stages = {"train_sweet": ["static_2", "static_4"], "train_leebert": ["pkd"], "train_multi_model": []}
+    return invented_params(methods=methods, trained_by=stages, seeds=[0, 1])
+
+
+@pytest.fixture
+def runs(tmp_path, params):
+    """Records whose methods without exits have the one point that the stages give them."""
+
+    def edit(cell, rows, timings):
+        if cell.method in STATICS:
+            layers, quality = STATICS[cell.method]
+            row = synthetic_records._row(
+                cell.method, "fixed", "whole", 0.0, quality, 6 / layers, {str(layers): 100}, quality, False
+            )
+            rows[:] = [row]
+            timings[:] = []
+
+    root = tmp_path / "runs"
+    write_run(root, params, edit=edit)
+    return root
+
+
+def test_each_has_one_row_with_its_own_training_time(runs, params):
+    rows = [row for row in aggregate(collect(runs, params)) if row.method != "full"]
+    assert [(row.method, row.operating_point, row.layers_speedup) for row in rows] == [
+        ("static_2", "whole", 3.0),
+        ("static_4", "whole", 1.5),
+        ("pkd", "whole", 2.0),
+    ]
+    assert [row.training_seconds for row in rows] == [100.5] * 3
+
+
+def test_first_layers_are_one_family_and_others_enter_where_they_are_fast_enough(runs, params):
+    rows = aggregate(collect(runs, params))
+    assert [row.method for row in at_goal(rows, "min_speedup_1.5")] == ["static_4", "pkd"]
+    assert [row.method for row in at_goal(rows, "min_speedup_2")] == ["static_2", "pkd"]
+    assert [row.method for row in at_goal(rows, "min_speedup_2.5")] == ["static_2"]
+
+
+def test_first_layers_give_the_baseline_curve(runs, params):
+    results = collect(runs, params)
+    assert STATIC in {row["method"] for row in area_rows(results)}
+
+
+@pytest.mark.parametrize("method", ["static_4", "pkd"])
+def test_the_recommended_one_is_handed_out_as_it_is(method, runs, params, tmp_path):
+    for file in runs.rglob("evaluation/metrics.json"):
+        body = read_json(file)
+        for row in body["details"]["rows"]:
+            row["calibration_quality"] = 0.95 if row["method"] in (method, "full") else 0.5
+        write_json(file, body)
+    for seed in (0, 1):
+        folder = runs / f"tiers/minilm/seed{seed}/{method}"
+        (folder / "train/model").mkdir(parents=True)
+        (folder / "train/model/model.safetensors").write_bytes(b"weights")
+        calibration = read_json(folder / "calibration/calibration.json")
+        point = {"name": "whole", "rule": "fixed", "threshold": 0.0, "quality": 0.9, "qualifies": True}
+        write_json(folder / "calibration/calibration.json", calibration | {"operating_points": [point]})
+    results = collect(runs, params)
+    (choice,) = recommend(results)
+    assert (choice.row.method, choice.faster) == (method, True)
+    assert hand_out(results, aggregate(results), choice, runs, tmp_path / "out")
+    target = tmp_path / "out" / choice.model
+    assert (target / "model.safetensors").read_bytes() == b"weights"
+    recommended = read_json(target / "calibration.json")["recommended"]
+    assert recommended == {"rule": "fixed", "threshold": 0.0, "operating_point": "whole"}
+    assert "every text runs through all" in as_markdown([choice], results, "results", {choice.model})
+    card = (target / "README.md").read_text()
+    assert "every text runs through all layers of this model" in card
+    assert ("first 4 layers" if method == "static_4" else "exits after layers 3") in card
