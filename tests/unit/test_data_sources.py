@@ -87,7 +87,7 @@ def test_a_line_break_inside_a_csv_cell_is_part_of_the_text(data):
         ("a.jsonl", b'{"text": 1}\n{"text":\n', "line 2: no JSON"),
         ("a.jsonl", b"[1, 2]\n", "line 1: no JSON object"),
         ("a.jsonl.gz", b"no gzip", "gzip"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-12], "gzip"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-12], "gzip"),
         ("a.parquet", b"no parquet", "Parquet"),
         ("a.xlsx", b"", r"unknown ending; allowed: \.jsonl, \.csv, \.tsv, \.parquet"),
         ("a.parquet.gz", b"", "unknown ending"),
