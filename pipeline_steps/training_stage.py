@@ -18,6 +18,7 @@ def train_exits(stage: Stage) -> None:
     from adaptive_inference.records import environment
     from adaptive_inference.training.cell import Rows, parameter_counts, write_history, write_trajectory
     from adaptive_inference.training.fit import fit
+    from adaptive_inference.training.gradient_conflict import ROWS, gradient_conflict
 
     params, cell = stage.params, stage.cell
     backbone, method = params.backbone(cell.backbone), params.method(cell.method).train
@@ -57,4 +58,7 @@ def train_exits(stage: Stage) -> None:
     write_trajectory(stage.out, result.trajectory)
     record.metrics |= result.metrics | parameter_counts(model)
     record.details |= {"exits": list(model.exits), "steps": result.steps, "rows": rows.details}
+    record.details |= {"started_from_full": objective.starts_from_full}
+    if len(model.exits) > 1:
+        record.details["gradient_conflict"] = gradient_conflict(model, rows.train[:ROWS])
     stage.timings |= result.timings | {"environment": environment()}
