@@ -64,7 +64,8 @@ def cost_rows(results: Results) -> list[dict[str, Any]]:
         if point is None:  # no operating point of its own
             return
         seconds, machine = point.training_seconds, _machine(files)
-        whole = base.training_timings.get("seconds") if base and _machine(base) == machine else None
+        same = base is not None and machine and _machine(base) == machine
+        whole = base.training_timings.get("seconds") if same else None
         yield (
             (),
             {

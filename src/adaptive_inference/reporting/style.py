@@ -36,7 +36,7 @@ COLOURS = {
     "leebert_lle": "#AA4499",
     "leebert_slo": "#004488",
     "leebert_blo": "#661100",
-    "leebert_clo_v1": "#777777",
+    "leebert_clo_v1": "#B5651D",
     "leebert_raw": "#5D3A9B",
 }
 SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C6D1F")
