@@ -23,17 +23,20 @@ QUALITY = {
     "pabee": (0.79, 0.865, 0.894),
     "leebert": (0.81, 0.87, 0.896),
 }
-#: Methods of `invented_params`, unless a test asks for others.
+#: Methods of `invented_params`, unless a test asks for others, and what two of them are run with.
 METHODS = ("full", "early_exit", "sweet", "learning_to_exit", "multi_model")
+RULES = dict.fromkeys(("early_exit", "sweet"), ["confidence", "entropy", "margin"])
 EXITS = (2, 4, 6)
 ENVIRONMENT = {"cpu": "Test CPU", "cores": 2, "threads": 1, "device": "cpu", "versions": {"torch": "2.13.0"}}
 
 
 def invented_params(**changes: Any) -> Params:
-    """Return the default params with `METHODS` alone, and with changes of top-level sections."""
+    """Return the default params with `METHODS` alone, under `RULES`, and with changes of top-level sections."""
     body = load_params(PROJECT / "params.yaml").model_dump(mode="json")
-    body |= choose_methods(body, METHODS) | changes
-    return Params.model_validate(body)
+    body |= choose_methods(body, METHODS)
+    for name, rules in RULES.items():
+        body["methods"][name] |= {"rules": rules}
+    return Params.model_validate(body | changes)
 
 
 def choose_methods(body: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from adaptive_inference.data.task import save_split
 from adaptive_inference.objectives.base import task_loss
 from adaptive_inference.params import parse_params
 from adaptive_inference.records import Cell, plain, read_jsonl
-from adaptive_inference.training.gradient_conflict import _cosine, gradient_conflict
+from adaptive_inference.training.gradient_conflict import cosines, gradient_conflict
 from stage import Stage
 
 
@@ -40,7 +40,7 @@ def by_plain_autograd(model, features):
     return found
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta_v2"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2"])
 @pytest.mark.parametrize("pooler", ["per_exit", "shared"])
 def test_equals_plain_autograd(family, pooler):
     model = make_model(family, pooler=pooler)
@@ -98,10 +98,20 @@ def test_one_exit_conflicts_with_nothing():
 
 
 def test_cosine_of_known_gradients():
-    assert _cosine(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 1.0])) == pytest.approx(0.5**0.5)
-    assert _cosine(torch.tensor([1.0, 2.0]), torch.tensor([-2.0, -4.0])) == pytest.approx(-1.0)
-    assert _cosine(torch.tensor([1e-20, 0.0]), torch.tensor([1e-20, 0.0])) == pytest.approx(1.0)
-    assert _cosine(torch.zeros(2), torch.ones(2)) is None
+    vectors = torch.tensor([[1.0, 0.0], [1.0, 1.0], [-2.0, -2.0], [1e-25, 0.0], [0.0, 0.0]])
+    found = cosines(vectors)
+    half = 0.5**0.5
+    torch.testing.assert_close(found[0], torch.tensor([1.0, half, -half, 1.0, torch.nan]), equal_nan=True)
+    torch.testing.assert_close(found[1], torch.tensor([half, 1.0, -1.0, half, torch.nan]), equal_nan=True)
+
+
+def test_an_exit_without_gradient_has_no_cosine():
+    model = make_model()
+    torch.nn.init.zeros_(model.heads[0].classifier.weight)  # nothing flows back through it
+    first, second = gradient_conflict(model, make_features(model, 8))
+    assert (first["pairs"]["1-2"], first["pairs"]["1-4"]) == (None, None)
+    assert first["mean_cosine"] == first["pairs"]["2-4"] is not None
+    assert second["mean_cosine"] is not None
 
 
 # ---- in the stage ----------------------------------------------------------------------------------------------------

@@ -56,12 +56,12 @@ def draw_analysis(results: Results, rows: Sequence[Row], folder: Path) -> list[s
 
 
 def draw_rule_matrix(rows: Sequence[Row], folder: Path, name: str) -> list[str]:
-    """Draw the quality of every rule with every method at one goal; written where there are two cells to compare."""
+    """Draw the quality of every rule that can be followed, with every method, at one goal; needs two cells to compare."""
     goal = nearest_goal({row.operating_point for row in rows})
     cells = {
         (row.rule, row.method): row
         for row in rows
-        if row.operating_point == goal and row.quality_mean is not None
+        if row.operating_point == goal and row.quality_mean is not None and row.attainable
     }
     if len(cells) < 2:
         return []

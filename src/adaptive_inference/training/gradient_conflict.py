@@ -3,18 +3,18 @@
 Each exit's task loss has a gradient with respect to a layer's weights; the cosine of two exits' gradients says whether a
 step for one also helps the other (1), has nothing to do with it (0), or undoes it (below 0).
 
-Shape suffixes: B rows, N tokens, H hidden width, P parameters of a layer.
+Shape suffixes: B rows, N tokens, H hidden width, E exits, P parameters of a layer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adaptive_inference.data.encode import Feature, collate
@@ -84,18 +84,19 @@ def gradient_conflict(model: MultiExitModel, features: Sequence[Feature]) -> lis
 
 
 def _row(layer: int, gradients_P: dict[int, Tensor]) -> dict[str, Any]:
-    pairs = {
-        f"{low}-{high}": _cosine(gradients_P[low], gradients_P[high])
-        for low, high in combinations(sorted(gradients_P), 2)
-    }
+    exits = sorted(gradients_P)
+    table = cosines(torch.stack([gradients_P[exit_] for exit_ in exits])).tolist()
+    places = combinations(range(len(exits)), 2)
+    pairs = {f"{exits[i]}-{exits[j]}": None if math.isnan(table[i][j]) else table[i][j] for i, j in places}
     known = [value for value in pairs.values() if value is not None]
     return {"layer": layer, "mean_cosine": sum(known) / len(known) if known else None, "pairs": pairs}
 
 
-def _cosine(first_P: Tensor, second_P: Tensor) -> float | None:
-    if not (first_P.any() and second_P.any()):
-        return None  # no direction
-    return float(F.cosine_similarity(first_P, second_P, dim=0, eps=0.0))
+def cosines(vectors_EP: Tensor) -> Tensor:
+    """Return the cosine of every pair of vectors, (E, E); NaN for one that is 0 and has no direction."""
+    lengths_E1 = torch.linalg.vector_norm(vectors_EP, dim=1, keepdim=True, dtype=torch.float64)
+    units_EP = (vectors_EP / lengths_E1).float()
+    return units_EP @ units_EP.T
 
 
 @contextmanager
