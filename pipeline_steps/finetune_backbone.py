@@ -17,6 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stage import Stage, run_stage
+from training_stage import training_keys
 
 
 def main(stage: Stage) -> None:
@@ -30,17 +31,14 @@ def main(stage: Stage) -> None:
 
     stage.cell = cell = replace(stage.cell, method="full")
     params, seed = stage.params, cell.seed
-    backbone, method, training = (
-        params.backbone(cell.backbone),
-        params.method("full").train,
-        params.training_of("full"),
-    )
+    backbone = params.backbone(cell.backbone)
+    training, method = params.training_of(cell.task, "full")
 
     schema = load_schema(stage.inputs["data"])
     objective = load_objective(method.objective, method)
     model = build_model(backbone, schema, seed, objective.needs_certainty, exits=full_exits(backbone))
     rows = Rows.load(stage.inputs["data"], schema, model.tokenizer)
-    record = stage.begin("training", "methods.full.train", f"backbones.{cell.backbone}", "runtime")
+    record = stage.begin(*training_keys(cell))
 
     result = fit(
         model,

@@ -19,6 +19,7 @@ Examples::
 from __future__ import annotations
 
 from stage import Stage, run_stage
+from training_stage import training_keys
 
 
 def main(stage: Stage) -> None:
@@ -31,14 +32,15 @@ def main(stage: Stage) -> None:
     from adaptive_inference.training.members import MemberTrainer
 
     params, cell = stage.params, stage.cell
-    backbone, method = params.backbone(cell.backbone), params.method(cell.method).train
-    training, full = params.training_of(cell.method), params.method("full").train
+    backbone = params.backbone(cell.backbone)
+    training, method = params.training_of(cell.task, cell.method)
+    as_full, full = params.training_of(cell.task, "full")
 
     schema = load_schema(stage.inputs["data"])
     objective = load_objective(method.objective, method)
     full_model = MultiExitModel.from_pretrained(stage.inputs["full"])
-    trains_as_full = training == params.training_of("full") and method.objective == full.objective
-    record = stage.begin("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
+    trains_as_full = training == as_full and method.objective == full.objective
+    record = stage.begin(*training_keys(cell))
 
     trainer = MemberTrainer(
         backbone,

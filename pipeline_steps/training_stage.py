@@ -1,11 +1,23 @@
-"""What the scripts that train one model with exits share."""
+"""What the scripts that train share."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from adaptive_inference.records import Cell
     from stage import Stage
+
+
+def training_keys(cell: Cell) -> list[str]:
+    """Return the params that a training depends on, dotted."""
+    return [
+        "training",
+        f"tasks.{cell.task}.training",
+        f"methods.{cell.method}.train",
+        f"backbones.{cell.backbone}",
+        "runtime",
+    ]
 
 
 def train_exits(stage: Stage) -> None:
@@ -21,7 +33,8 @@ def train_exits(stage: Stage) -> None:
     from adaptive_inference.training.gradient_conflict import ROWS, gradient_conflict
 
     params, cell = stage.params, stage.cell
-    backbone, method = params.backbone(cell.backbone), params.method(cell.method).train
+    backbone = params.backbone(cell.backbone)
+    training, method = params.training_of(cell.task, cell.method)
 
     schema = load_schema(stage.inputs["data"])
     objective = load_objective(method.objective, method)
@@ -36,7 +49,7 @@ def train_exits(stage: Stage) -> None:
             )
         start_from_full(model, MultiExitModel.from_pretrained(stage.inputs["full"]))
     rows = Rows.load(stage.inputs["data"], schema, model.tokenizer)
-    record = stage.begin("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
+    record = stage.begin(*training_keys(cell))
 
     result = fit(
         model,
@@ -44,7 +57,7 @@ def train_exits(stage: Stage) -> None:
         rows.train,
         rows.development,
         schema,
-        params.training_of(cell.method),
+        training,
         method,
         params.runtime,
         cell.seed,

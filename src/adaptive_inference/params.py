@@ -14,7 +14,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.params_messages import explain
-from adaptive_inference.params_training import Count, Method, Section, Training
+from adaptive_inference.params_training import (
+    EXITS_TOGETHER,
+    Count,
+    Method,
+    MethodTraining,
+    Section,
+    TaskTraining,
+    Training,
+    WeightLearning,
+)
 from adaptive_inference.yaml_file import read_yaml
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "matthews")
@@ -79,6 +88,9 @@ class Task(Section):
     evaluation_rows: Count | None = Field(
         None,
         description="Rows carved from train to be reported, where `evaluation` is absent; default a fifth.",
+    )
+    training: TaskTraining | None = Field(
+        None, description="Keys of `training` that this task sets otherwise, for all methods."
     )
 
     @model_validator(mode="after")
@@ -239,6 +251,14 @@ class Params(Section):
                         f"trained_by.{stage}: {name!r} has objective: frozen, which starts from the full model; list it "
                         "under train_leebert"
                     )
+        for name, method in self.methods.items():
+            for where, backbone in self.backbones.items():
+                exits = method.train.exits or backbone.exits
+                if method.train.objective in EXITS_TOGETHER and len(exits) < 2:
+                    raise ValueError(
+                        f"methods.{name}: objective: {method.train.objective} needs exits that learn from each other, and "
+                        f"{where} has the exit {exits} alone; give `exits` an inner layer"
+                    )
         cascades = self.trained_by["train_multi_model"]
         if len(cascades) > 1:
             raise ValueError(
@@ -272,10 +292,18 @@ class Params(Section):
         """Return one backbone, or refuse with the nearest name."""
         return _named(self.backbones, name, "backbone")
 
-    def training_of(self, name: str) -> Training:
-        """Return `training` with the overrides of one method."""
-        changes = self.method(name).train.model_dump(include=set(Training.model_fields), exclude_none=True)
-        return self.training.model_copy(update=changes)
+    def training_of(self, task: str, method: str) -> tuple[Training, MethodTraining]:
+        """Return how a method is trained on a task: `training` and the method's own section, overrides applied."""
+        own, by_task = self.method(method).train, self.task(task).training or TaskTraining()
+        training = self.training
+        for section in (by_task, own):
+            changes = section.model_dump(include=set(Training.model_fields), exclude_none=True)
+            training = training.model_copy(update=changes)
+        if by_task.weight_learning and own.objective == "weight_learning":
+            learning = own.weight_learning or WeightLearning()
+            changes = by_task.weight_learning.model_dump(exclude_none=True)
+            own = own.model_copy(update={"weight_learning": learning.model_copy(update=changes)})
+        return training, own
 
     def echo(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of dotted keys as a record holds them, e.g. ``training``, ``methods.sweet.train``.

@@ -105,6 +105,21 @@ class WeightLearning(Section):
     )
 
 
+class WeightLearningOverride(Section):
+    """Keys of `weight_learning` that one task sets otherwise."""
+
+    group: Count | None = Field(None, description="See `weight_learning.group`.")
+    learning_rate: Positive | None = Field(None, description="See `weight_learning.learning_rate`.")
+
+
+class TaskTraining(TrainingOverride):
+    """How the methods are trained on one task, where papers tune per task; a method's own keys come before these."""
+
+    weight_learning: WeightLearningOverride | None = Field(
+        None, description="For the methods that learn the weights of their losses."
+    )
+
+
 class MethodTraining(TrainingOverride):
     """How one method is trained; a change here trains it again."""
 
@@ -167,8 +182,9 @@ class MethodTraining(TrainingOverride):
                 raise ValueError(
                     f"`{key}` has no meaning for objective: {self.objective}, only for {' and '.join(objectives)}; remove it"
                 )
-        if self.weights == "random" and self.objective == "joint":
-            raise ValueError("weights: random belongs to objective: distill; use uniform or depth")
+        for value, objective in (("random", "joint"), ("depth", "distill")):
+            if (self.weights, self.objective) == (value, objective):
+                raise ValueError(f"weights: {value} has no meaning for objective: {objective}; use uniform")
         return self
 
 

@@ -11,6 +11,8 @@ from tiny_training import (
     SCHEMA,
     SCORES,
     SWEET_LOCAL,
+    Killed,
+    kill_at,
     make_features,
     make_model,
     run_fit,
@@ -25,25 +27,6 @@ from adaptive_inference.params_training import Training
 from adaptive_inference.training.cell import length_quantiles, parameter_counts, write_history
 from adaptive_inference.training.fit import fit
 from adaptive_inference.training.progress import Progress
-from adaptive_inference.training.trainer import ExitTrainer
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing catches it."""
-
-
-def kill_at(monkeypatch, batch_number):
-    """Let the batches before this one pass, then die (before the step's update)."""
-    original, seen = ExitTrainer.training_step, []
-
-    def dying(self, *args, **kwargs):
-        seen.append(1)
-        if len(seen) == batch_number:
-            raise Killed
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(ExitTrainer, "training_step", dying)
-
 
 SETTINGS = {"rows": 42, "epochs": 2, "save_every": 2, "warmup_ratio": 0.2, "group_by_length": True}
 

@@ -92,6 +92,50 @@ def test_a_key_given_twice_is_refused(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        ({"weights": "random"}, "weights: random has no meaning for objective: joint"),
+        ({"objective": "distill", "weights": "depth"}, "weights: depth has no meaning for objective: distill"),
+        ({"objective": "frozen", "weights": "depth"}, "`weights` has no meaning for objective: frozen, only for joint and"),
+        ({"alternate": True, "objective": "distill"}, "`alternate` has no meaning for objective: distill, only for joint"),
+        ({"targets": "teacher"}, "`targets` has no meaning for objective: joint, only for frozen"),
+        ({"objective": "distill", "weight_learning": {}}, "`weight_learning` has no meaning for objective: distill"),
+        ({"objective": "distill", "distillation": {"temperature": 0}}, "temperature.*greater than 0"),
+        ({"objective": "distill", "distillation": {"teachers": []}}, "teachers.*'last', 'later' or 'all'"),
+        ({"objective": "distill", "gradient": "blockwise", "backward": "block_local"}, "losses that stand alone"),
+        ({"objective": "frozen"}, "starts from the full model; list it under train_leebert"),
+        ({"exits": [3, 2]}, "must be ascending"),
+        ({"objective": "distill", "exits": [6]}, "needs exits that learn from each other, and tiny has the exit"),
+        ({"gradient": "equilibrum"}, "gradient"),
+    ],
+)  # fmt: skip
+def test_keys_of_another_objective_and_impossible_values_are_refused(train, says):
+    with pytest.raises(UserError, match=says):
+        parse_params(changed("methods.early_exit.train", train))
+
+
+def test_a_key_of_an_objective_from_elsewhere_is_its_own_affair():
+    train = MethodTraining(objective="somebodys", targets="teacher", alternate=True)
+    assert (train.targets, train.alternate) == ("teacher", True)
+
+
+def test_a_tasks_training_comes_after_the_general_and_before_the_methods_own():
+    body = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    body["training"]["epochs"] = 1
+    body["tasks"]["tiers"]["training"] = {
+        "epochs": 2, "batch_size": 8, "weight_learning": {"group": 7, "learning_rate": 0.5},
+    }  # fmt: skip
+    body["methods"]["leebert"]["train"]["epochs"] = 3
+    params = parse_params(body)
+    training, method = params.training_of("tiers", "leebert")
+    assert (training.epochs, training.batch_size) == (3, 8)
+    assert (method.weight_learning.group, method.weight_learning.learning_rate) == (7, 0.5)
+    assert method.weight_learning.parametrisation == "softmax"
+    training, method = params.training_of("tiers", "sweet")
+    assert (training.epochs, method.weight_learning) == (2, None)
+
+
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "tasks: 3\n"])
 def test_a_file_of_another_shape_is_one_clear_error(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)
@@ -103,9 +147,10 @@ def test_a_file_of_another_shape_is_one_clear_error(tmp_path, text):
 
 def test_a_methods_overrides_change_its_training_and_no_others():
     params = parse_params(changed("methods.sweet.train.learning_rate", 0.5))
-    assert params.training_of("sweet").learning_rate == 0.5
-    assert params.training_of("sweet").epochs == params.training.epochs
-    assert params.training_of("early_exit") == params.training
+    training, method = params.training_of("tiers", "sweet")
+    assert (training.learning_rate, training.epochs) == (0.5, params.training.epochs)
+    assert method == params.method("sweet").train
+    assert params.training_of("tiers", "early_exit")[0] == params.training
 
 
 def test_the_echo_of_a_neighbours_key_does_not_change():

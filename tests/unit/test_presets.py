@@ -19,7 +19,7 @@ def in_the_project(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("name", ["default", "smoke", "sst2-minilm", "sweet-paper"])
+@pytest.mark.parametrize("name", presets.names())
 def test_every_preset_is_valid(name):
     params = load_params(presets.preset_path(name))
     assert presets.preset_of(params) == name

@@ -13,6 +13,7 @@ from adaptive_inference.params import Backbone, Runtime
 from adaptive_inference.params_training import MethodTraining, Training
 from adaptive_inference.training.fit import fit, make_trainer
 from adaptive_inference.training.progress import Progress
+from adaptive_inference.training.trainer import ExitTrainer
 
 torch.set_num_threads(1)  # more are slower on tensors this small, and compete with other workers
 
@@ -103,3 +104,20 @@ def weights_of(module):
 
 def same_bits(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it."""
+
+
+def kill_at(monkeypatch, batch_number):
+    """Let the batches before this one pass, then die (before the step's update)."""
+    original, seen = ExitTrainer.training_step, []
+
+    def dying(self, *args, **kwargs):
+        seen.append(1)
+        if len(seen) == batch_number:
+            raise Killed
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ExitTrainer, "training_step", dying)
