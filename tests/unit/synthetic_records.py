@@ -25,7 +25,7 @@ QUALITY = {
 }
 #: Methods of `invented_params`, unless a test asks for others, and what two of them are run with.
 METHODS = ("full", "early_exit", "sweet", "learning_to_exit", "multi_model")
-RULES = dict.fromkeys(("early_exit", "sweet"), ["confidence", "entropy", "margin"])
+RULES = {name: ["confidence", "entropy", "margin"] for name in ("early_exit", "sweet")}
 EXITS = (2, 4, 6)
 ENVIRONMENT = {"cpu": "Test CPU", "cores": 2, "threads": 1, "device": "cpu", "versions": {"torch": "2.13.0"}}
 

@@ -13,7 +13,7 @@ from typing import Any
 from adaptive_inference.params import Params
 from adaptive_inference.params_training import WeightLearning
 from adaptive_inference.reporting.aggregate import mean, spread
-from adaptive_inference.reporting.collect import CellFiles, Results, machine_name, needs_full
+from adaptive_inference.reporting.collect import CellFiles, Results, has_copy_of_full, machine_name
 from adaptive_inference.reporting.markdown import number, table_line
 from adaptive_inference.reporting.names import method_name
 from adaptive_inference.reporting.tables import csv_text, over_seeds
@@ -53,8 +53,8 @@ COST_COLUMNS = [
 def cost_rows(results: Results) -> list[dict[str, Any]]:
     """Return what each method adds in parameters, and its training's steps and time over the full model's.
 
-    The full model's training counts where the method needs it first (`needs_full`). A ratio is of one seed and of
-    trainings on one machine; where one of the two times is missing, or of another machine, there is none.
+    The full model's training counts in where it is a part of the method's. A ratio is of one seed and of trainings on
+    one machine; where one of the two times is missing, or of another machine, there is none.
     """
     full = {_seed(files): files for files in results.cells if files.cell.method == "full"}
     points = {point.cell: point for point in results.points if point.method == point.cell.method}
@@ -63,18 +63,20 @@ def cost_rows(results: Results) -> list[dict[str, Any]]:
         base, point = full.get(_seed(files)), points.get(files.cell)
         if point is None:  # no operating point of its own
             return
-        seconds, machine = point.training_seconds, _machine(files)
-        same = base is not None and machine and _machine(base) == machine
-        whole = base.training_timings.get("seconds") if same else None
+        machine, whole = _machine(files), base.training_timings.get("seconds") if base else None
+        seconds = point.training_seconds  # with the full model's already, where a member is its copy
+        if _starts_from_full(files):
+            seconds = None if None in (seconds, whole) else seconds + whole
+        same = machine and base and _machine(base) == machine
         yield (
             (),
             {
                 "parameters": point.added_parameters,
                 "steps": _steps(files, base),
                 "seconds": seconds,
-                "ratio": seconds / whole if whole and seconds is not None else None,
+                "ratio": seconds / whole if same and whole and seconds is not None else None,
                 "machine": machine,
-                "with_full": needs_full(files.training),
+                "with_full": _has_full(files),
             },
         )
 
@@ -100,12 +102,23 @@ def _seed(files: CellFiles) -> tuple[Any, ...]:
     return files.cell.task, files.cell.backbone, files.cell.seed
 
 
+def _has_full(files: CellFiles) -> bool:
+    """Whether the full model's training is a part of this one."""
+    return has_copy_of_full(files.training) or _starts_from_full(files)
+
+
+def _starts_from_full(files: CellFiles) -> bool:
+    """Whether the training began with the full model's weights; older records do not say, their objective does."""
+    train = files.training.params.get(f"methods.{files.cell.method}.train") or {}
+    return files.training.details.get("started_from_full", train.get("objective") == "frozen")
+
+
 def _steps(files: CellFiles, full: CellFiles | None) -> int | None:
-    """Return the optimiser steps of a training, of all members of a family, and of the full model where it is needed."""
+    """Return the optimiser steps of a training, of all members of a family, and of the full model where it is a part."""
     details = files.training.details
     members = [item for item in details.values() if isinstance(item, dict)]
     own = [item["steps"] for item in (details, *members) if "steps" in item]
-    if needs_full(files.training):
+    if _has_full(files):
         own.append(full.training.details.get("steps") if full else None)
     return sum(own) if own and None not in own else None
 
@@ -220,7 +233,7 @@ def weight_rows(results: Results) -> list[dict[str, Any]]:
             away = [abs(weight - 1.0) for weight in values]
             rows.append(
                 {"task": cell.task, "backbone": cell.backbone, "method": cell.method, "seed": cell.seed}
-                | _learning(results.params, cell.method)
+                | _learning(results.params, cell.task, cell.method)
                 | {"steps": files.weights[-1]["step"], "terms": len(values)}
                 | {"max_deviation": max(away), "mean_deviation": mean(away)}
                 | {"min": min(values), "max": max(values)}
@@ -246,9 +259,9 @@ def weight_terms(trajectory: Sequence[Mapping[str, Any]]) -> list[list[list[floa
     ]
 
 
-def _learning(params: Params, method: str) -> dict[str, str | None]:
+def _learning(params: Params, task: str, method: str) -> dict[str, str | None]:
     """Return how the weights were learned, nothing for an objective that is not ours."""
-    train = params.method(method).train
+    _, train = params.training_of(task, method)
     if train.objective != "weight_learning":
         return {}
     settings = train.weight_learning or WeightLearning()

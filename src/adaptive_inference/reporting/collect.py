@@ -6,7 +6,7 @@ its cell counts as missing, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,7 @@ class CellFiles:
     predictions: Mapping[str, Any]  #: empty in records older than the file
     training: Record
     training_timings: Mapping[str, Any]
-    weights: list[
-        dict[str, Any]
-    ]  #: learned weights of the losses over training; empty where none are learned
+    weights: Sequence[Mapping[str, Any]]  #: of the losses over training; empty where none are learned
 
 
 @dataclass
@@ -209,19 +207,17 @@ def _read_cell(cell: Cell, found: Found) -> tuple[CellFiles, list[Point]]:
     return CellFiles(cell, record, calibration, *files, training, seconds, weights), points
 
 
-def needs_full(training: Record) -> bool:
-    """Whether the full model's training is a part of this one: it starts there, or a member is a copy."""
-    details = training.details
-    copies = (item for item in details.values() if isinstance(item, dict) and item.get("copied_from_full"))
-    return bool(details.get("started_from_full")) or any(copies)
+def has_copy_of_full(training: Record) -> bool:
+    """Whether a member of a family of models is a copy of the full model."""
+    return any(isinstance(item, dict) and item.get("copied_from_full") for item in training.details.values())
 
 
 def _training_seconds(
     method: str, training: Record, timings: Mapping[str, Any], full: Mapping[str, Any]
 ) -> float | None:
-    """Return a training's seconds, with the full model's where that is a part of it."""
+    """Return a training's seconds; a member that is the full model's copy took the full model's."""
     layers, members = static_layers(method), timings.get("members") or {}
-    copied = full.get("seconds") if needs_full(training) else 0.0
+    copied = full.get("seconds") if has_copy_of_full(training) else 0.0
     if layers is None:
         return None if copied is None or "seconds" not in timings else timings["seconds"] + copied
     return members.get(str(layers), copied or None)  # the whole family's time is not one member's

@@ -91,7 +91,7 @@ def draw_line(
     """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation."""
     axes.plot(
         x, means, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
-        markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, zorder=3, **look,
+        markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, zorder=4 if method == "full" else 3, **look,
     )  # fmt: skip
     if None in stds:
         return
