@@ -175,7 +175,7 @@ def draw_conflict(rows: Sequence[Mapping[str, Any]], folder: Path, name: str) ->
             draw_line(axes, method, *columns, label=method_name(method))
         axes.set_xticks(sorted({row["layer"] for row in rows}))
         axes.set_xlabel("layer")
-        axes.set_ylabel("cosine of two exits' gradients, mean over pairs")
+        axes.set_ylabel("cosine of exits' gradients\n(mean over pairs of exits)")
         axes.set_title(f"{rows[0]['task']}, {rows[0]['backbone']}", loc="left")
         _legend(axes)
         save(figure, folder, name)
@@ -190,7 +190,7 @@ def draw_overthinking(rows: Sequence[Mapping[str, Any]], folder: Path, name: str
 
     together = [row for row in rows if row["exit_layer"] == "inner"]
     methods = [row["method"] for row in together]
-    with canvas(8.6, 1.9 + 0.34 * len(methods), 1, 2) as (figure, (bars, lines)):
+    with canvas(8.6, max(3.4, 1.9 + 0.34 * len(methods)), 1, 2) as (figure, (bars, lines)):
         for place, row in enumerate(together):
             for side, key, alpha in ((-0.19, "right_then_wrong", 1.0), (0.19, "wrong_then_right", 0.35)):
                 bars.barh(
@@ -208,7 +208,7 @@ def draw_overthinking(rows: Sequence[Mapping[str, Any]], folder: Path, name: str
             draw_line(lines, method, *([row[key] for row in own] for key in keys), label=method_name(method))
         lines.set_xticks(sorted({row["exit_layer"] for row in rows} - {"inner"}))
         lines.set_xlabel("inner exit after layer")
-        lines.set_ylabel("right there, wrong at the last (share)")
+        lines.set_ylabel("share of rows right there,\nwrong at the last exit")
         lines.set_ylim(bottom=0.0)
         handles = [
             Patch(color="#444444", label="right at an inner exit, wrong at the last"),
@@ -260,17 +260,18 @@ def _draw_weights(files: CellFiles, folder: Path, name: str) -> None:
     shown = moments(steps)
     weights = np.ma.masked_invalid(np.array([terms[i] for i in shown], dtype=float))
     layers = files.training.details["exits"]
-    norm = CenteredNorm(1.0, max(float(np.abs(weights - 1.0).max()), 1e-3))
-    small = len(layers) <= 6
-    size = max(1.5, 0.34 * len(layers) + 0.4)
-    with canvas(1.3 + (size + 0.3) * len(shown), 1.1 + size, 1, len(shown), sharey=True) as (figure, panels):
+    away = float(np.abs(weights - 1.0).max())
+    norm = CenteredNorm(1.0, max(away, 1e-3))
+    width = min(max(1.5, 0.34 * len(layers) + 0.4), 2.4)
+    height = 1.0 + width * len(layers) / (len(layers) + 1)
+    with canvas(1.3 + (width + 0.2) * len(shown), height, 1, len(shown), sharey=True) as (figure, panels):
         for axes, place, matrix in zip(panels, shown, weights, strict=True):
             image = axes.imshow(matrix, cmap="RdBu_r", norm=norm)
-            if small:
+            if len(layers) <= 6:  # room for numbers
                 for (student, term), weight in np.ma.ndenumerate(matrix):
                     pale = abs(norm(weight) - 0.5) < 0.3
                     axes.annotate(
-                        f"{weight:.2f}", (term, student), ha="center", va="center", fontsize=5.5,
+                        f"{weight:.{2 if away > 0.05 else 4}f}", (term, student), ha="center", va="center", fontsize=5.5,
                         color="black" if pale else "white",
                     )  # fmt: skip
             axes.set_title(f"step {steps[place]} ({steps[place] / steps[-1]:.0%})", loc="left", fontsize=8.5)
