@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,16 @@ class Stage:
     script: str
     record: Record | None = None
     tracker: Tracker | None = None
+    options: dict[str, str] = field(default_factory=dict)
 
-    def begin(self, *keys: str) -> Record:
+    def begin(self, *keys: str, **given: Any) -> Record:
         """Open the record; call it once all imports are done and before any work.
 
-        ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted.
+        ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted; ``given`` is what else it was given.
         """
         digests = {name: digest_path(path) for name, path in self.inputs.items()}
-        self.record = Record(self.name, self.cell, self.params.echo(keys), digests, code_digest(self.script))
+        params = self.params.echo(keys) | given
+        self.record = Record(self.name, self.cell, params, digests, code_digest(self.script))
         self.tracker = start_tracking(self.record)
         return self.record
 
@@ -60,6 +62,7 @@ def run_stage(
     doc: str,
     *,
     inputs: Sequence[str] = (),
+    options: Sequence[str] = (),
     per_method: bool = False,
     timings: bool = False,
 ) -> None:
@@ -71,7 +74,7 @@ def run_stage(
     """
     script = sys.argv[0]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
-    args = _parser(doc, inputs, per_method, timings).parse_args()
+    args = _parser(doc, inputs, options, per_method, timings).parse_args()
     try:
         params = load_params(args.params)
         cell = Cell(args.task, args.backbone, args.seed, args.method if per_method else "")
@@ -81,7 +84,7 @@ def run_stage(
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(out.parent / f".{out.name}.lock"):
-            _run(main, Path(script).stem, cell, params, args, inputs, out, script)
+            _run(main, Path(script).stem, cell, params, args, inputs, options, out, script)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -106,6 +109,7 @@ def _run(
     params: Params,
     args: argparse.Namespace,
     inputs: Sequence[str],
+    options: Sequence[str],
     out: Path,
     script: str,
 ) -> None:
@@ -115,7 +119,8 @@ def _run(
         shutil.rmtree(leftover, ignore_errors=True)
     partial.mkdir()
     paths = {key: Path(getattr(args, key)) for key in inputs}
-    stage = Stage(name, cell, params, paths, partial, scratch, {}, script)
+    given = {key: getattr(args, key) for key in options}
+    stage = Stage(name, cell, params, paths, partial, scratch, {}, script, options=given)
     status = "FAILED"
     try:
         main(stage)
@@ -137,7 +142,13 @@ def _run(
     shutil.rmtree(trash, ignore_errors=True)
 
 
-def _parser(doc: str, inputs: Sequence[str], per_method: bool, timings: bool) -> argparse.ArgumentParser:
+def _parser(
+    doc: str,
+    inputs: Sequence[str],
+    options: Sequence[str],
+    per_method: bool,
+    timings: bool,
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml", help="params file (default: params.yaml)")
     parser.add_argument("--task", required=True, help="a key of `tasks`")
@@ -147,6 +158,8 @@ def _parser(doc: str, inputs: Sequence[str], per_method: bool, timings: bool) ->
         parser.add_argument("--method", required=True, help="a key of `methods`")
     for name in inputs:
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, required=True, help="input path")
+    for name in options:
+        parser.add_argument(f"--{name}", required=True, help="see above")
     parser.add_argument("--out", required=True, help="folder to write; replaced when the stage succeeds")
     if timings:
         parser.add_argument("--timings", required=True, help="JSON file for figures that depend on the clock")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from adaptive_inference.data.task import Schema
+    from adaptive_inference.exits import MultiExitModel
     from adaptive_inference.records import Cell
+    from adaptive_inference.training.cell import Rows
+    from adaptive_inference.training.folds import Fold
     from stage import Stage
 
 
@@ -22,10 +27,16 @@ def training_keys(cell: Cell) -> list[str]:
 
 def train_exits(stage: Stage) -> None:
     """Train a method's model by its objective and save it; a stage with the input ``full`` may start from that."""
+    model, _, _ = fit_exits(stage)
+    model.save_pretrained(stage.out / "model")
+
+
+def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, Schema, Rows]:
+    """Train a method's model by its objective and fill the stage's record; ``fold`` leaves its rows out."""
     from adaptive_inference.data.task import load_schema
     from adaptive_inference.errors import UserError
     from adaptive_inference.exits import MultiExitModel
-    from adaptive_inference.exits.build import build_model, start_from_full
+    from adaptive_inference.exits.build import build_model, full_exits, start_from_full
     from adaptive_inference.objectives import load_objective
     from adaptive_inference.records import environment
     from adaptive_inference.training.cell import Rows, parameter_counts, write_history, write_trajectory
@@ -35,11 +46,12 @@ def train_exits(stage: Stage) -> None:
     params, cell = stage.params, stage.cell
     backbone = params.backbone(cell.backbone)
     training, method = params.training_of(cell.task, cell.method)
+    exits = full_exits(backbone) if cell.method == "full" else method.exits
 
     schema = load_schema(stage.inputs["data"])
     objective = load_objective(method.objective, method)
     model = build_model(
-        backbone, schema, cell.seed, objective.needs_certainty, method.exits, inner_head=method.inner_head
+        backbone, schema, cell.seed, objective.needs_certainty, exits, inner_head=method.inner_head
     )
     if objective.starts_from_full:
         if "full" not in stage.inputs:
@@ -48,8 +60,8 @@ def train_exits(stage: Stage) -> None:
                 f"{cell.method!r} under trained_by.train_leebert"
             )
         start_from_full(model, MultiExitModel.from_pretrained(stage.inputs["full"]))
-    rows = Rows.load(stage.inputs["data"], schema, model.tokenizer)
-    record = stage.begin(*training_keys(cell))
+    rows = Rows.load(stage.inputs["data"], schema, model.tokenizer, fold)
+    record = stage.begin(*training_keys(cell), **({"fold": asdict(fold)} if fold else {}))
 
     result = fit(
         model,
@@ -66,7 +78,6 @@ def train_exits(stage: Stage) -> None:
         identity=record.record_id,
     )
 
-    model.save_pretrained(stage.out / "model")
     write_history(stage.out, result.history)
     write_trajectory(stage.out, result.trajectory)
     record.metrics |= result.metrics | parameter_counts(model)
@@ -75,3 +86,4 @@ def train_exits(stage: Stage) -> None:
     if len(model.exits) > 1:
         record.details["gradient_conflict"] = gradient_conflict(model, rows.train[:ROWS])
     stage.timings |= result.timings | {"environment": environment()}
+    return model, schema, rows

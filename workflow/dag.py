@@ -54,7 +54,7 @@ def receipt_path(name: str) -> str:
 
 
 def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
-    """Return all stages, upstream first.
+    """Return all stages of the project's own ``dvc.yaml``, upstream first; those of ``search/`` are no part of a run.
 
     Parameters
     ----------
@@ -65,7 +65,8 @@ def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
     with _locked(root) as repo:
         graph = repo.index.graph
         status = _status(repo) if judge else {}
-        nodes = [_node(stage, graph, status.get(stage.addressing, [])) for stage in graph]
+        own = [stage for stage in graph if stage.path_in_repo == "dvc.yaml"]
+        nodes = [_node(stage, graph, status.get(stage.addressing, [])) for stage in own]
     return _sorted(nodes)
 
 

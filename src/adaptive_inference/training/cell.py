@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from adaptive_inference.data.task import Schema, load_split
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.records import write_text
+from adaptive_inference.training.folds import Fold
 from adaptive_inference.training.progress import Row
 
 if TYPE_CHECKING:
@@ -24,28 +25,34 @@ QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenised rows of the two splits that training may see."""
+    """Tokenised rows of the two splits that training may see; ``held_out`` are those of ``train`` in a fold."""
 
     train: list[Feature]
     development: list[Feature]
     max_length: int
+    held_out: list[Feature] = field(default_factory=list)
 
     @classmethod
-    def load(cls, folder: Path, schema: Schema, tokenizer: PreTrainedTokenizerBase) -> Rows:
-        """Read and tokenise ``train`` and ``development`` of a ``splits`` folder.
+    def load(
+        cls, folder: Path, schema: Schema, tokenizer: PreTrainedTokenizerBase, fold: Fold | None = None
+    ) -> Rows:
+        """Read and tokenise ``train`` and ``development`` of a ``splits`` folder; ``fold`` takes its rows out of train.
 
         Raises
         ------
         UserError
-            A split is missing or empty.
+            A split is missing or empty, or cannot be cut into such folds.
         """
         found = {}
         for name in ("train", "development"):
             split = load_split(folder, name)
             if not split:
                 raise UserError(f"the {name} split of {folder} is empty; give task {schema.task!r} more rows")
-            found[name] = encode(split, tokenizer, schema.max_length)
-        return cls(**found, max_length=schema.max_length)
+            found[name] = split
+        if fold is not None:
+            found["train"], found["held_out"] = fold.split(found["train"])
+        encoded = {name: encode(split, tokenizer, schema.max_length) for name, split in found.items()}
+        return cls(**encoded, max_length=schema.max_length)
 
     @property
     def details(self) -> dict[str, Any]:
@@ -56,7 +63,8 @@ class Rows:
                 "length_quantiles": length_quantiles([feature["length"] for feature in features]),
                 "rows_at_max_length": sum(feature["length"] >= self.max_length for feature in features),
             }
-            for name, features in (("train", self.train), ("development", self.development))
+            for name in ("train", "development", "held_out")
+            if (features := getattr(self, name))
         }
 
 
