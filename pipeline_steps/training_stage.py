@@ -83,7 +83,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, S
     record.metrics |= result.metrics | parameter_counts(model)
     record.details |= {"exits": list(model.exits), "steps": result.steps, "rows": rows.details}
     record.details |= {"started_from_full": objective.starts_from_full}
-    if len(model.exits) > 1:
+    if len(model.exits) > 1 and fold is None:  # a search asks for quality alone
         record.details["gradient_conflict"] = gradient_conflict(model, rows.train[:ROWS])
     stage.timings |= result.timings | {"environment": environment()}
     return model, schema, rows
