@@ -30,8 +30,10 @@ def main(stage: Stage) -> None:
     from adaptive_inference.evaluation.cost import flops_by_exit, parameter_count
     from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality
     from adaptive_inference.evaluation.outputs import collect_outputs, pick_device
+    from adaptive_inference.evaluation.overthinking import overthinking
     from adaptive_inference.evaluation.points import measure_point
     from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
+    from adaptive_inference.evaluation.quality import predict
     from adaptive_inference.evaluation.wallclock import WallClock
     from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
@@ -78,6 +80,9 @@ def main(stage: Stage) -> None:
 
     record.details = {"rows": rows, "engine_agreement": agreements}
     record.details["exits"] = exit_quality(outputs, own.yardstick(rules["fixed"]))
+    if schema.kind == "classification":
+        answers_NE = predict(outputs.logits, schema.kind)
+        record.details["overthinking"] = overthinking(answers_NE, outputs.labels, outputs.exits)
     record.details |= {key: calibration["recommended"][key] for key in ("rule", "operating_point")}
     record.details["calibrated_on"] = calibration["calibrated_on"]
     record.metrics = headline(rows, method, calibration["recommended"])

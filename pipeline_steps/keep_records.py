@@ -21,7 +21,14 @@ from adaptive_inference.records import Cell, digest_path
 from adaptive_inference.reporting.validity import read_records, why_unusable
 
 #: All that is kept of a stage; timings lie beside the stage's folder.
-KEPT = ("metrics.json", "history.jsonl", "calibration.json", "curves.json", "predictions.json")
+KEPT = (
+    "metrics.json",
+    "history.jsonl",
+    "weights.jsonl",
+    "calibration.json",
+    "curves.json",
+    "predictions.json",
+)
 KEPT_BESIDE = ("timings.json", "train_timings.json")
 
 

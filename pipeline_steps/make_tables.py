@@ -60,6 +60,8 @@ def main() -> None:
 def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa: ANN001 - `collect.Results`
     """Write tables, figures, recommendation and model into ``out``; commands in the texts name it ``shown_as``."""
     from adaptive_inference.reporting.aggregate import aggregate
+    from adaptive_inference.reporting.analysis import draw_analysis
+    from adaptive_inference.reporting.analysis_tables import analysis_tables
     from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markdown
     from adaptive_inference.reporting.comparisons import compare, comparisons_csv, comparisons_markdown
     from adaptive_inference.reporting.figures import draw_figures
@@ -83,10 +85,12 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
     }
     if published:  # a task and a method that papers have numbers of
         texts |= {"published.csv": published_csv(published), "published.md": published_markdown(published)}
+    texts |= analysis_tables(results)
     for name, text in texts.items():
         write_text(out / "tables" / name, text)
     draw_figures(results, rows, choices, out / "figures")
     draw_differences(comparisons, out / "figures")
+    draw_analysis(results, rows, out / "figures")
     handed_out = {choice.model for choice in choices if hand_out(results, rows, choice, runs, out)}
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
     write_text(out / "recommendation.md", as_markdown(choices, results, shown_as, handed_out))

@@ -41,6 +41,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, S
     from adaptive_inference.records import environment
     from adaptive_inference.training.cell import Rows, parameter_counts, write_history, write_trajectory
     from adaptive_inference.training.fit import fit
+    from adaptive_inference.training.gradient_conflict import ROWS, gradient_conflict
 
     params, cell = stage.params, stage.cell
     backbone = params.backbone(cell.backbone)
@@ -87,5 +88,8 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, S
     write_trajectory(stage.out, result.trajectory)
     record.metrics |= result.metrics | parameter_counts(model)
     record.details |= {"exits": list(model.exits), "steps": result.steps, "rows": rows.details}
+    record.details |= {"started_from_full": objective.starts_from_full}
+    if len(model.exits) > 1 and fold is None:  # a search asks for quality alone
+        record.details["gradient_conflict"] = gradient_conflict(model, rows.train[:ROWS])
     stage.timings |= result.timings | {"environment": environment()}
     return model, schema, rows

@@ -124,8 +124,13 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read one JSON object per line (split on newlines only)."""
-    with path.open(encoding="utf-8", newline="\n") as stream:
-        return [json.loads(line) for line in stream if line.strip()]
+    try:
+        with path.open(encoding="utf-8", newline="\n") as stream:
+            return [json.loads(line) for line in stream if line.strip()]
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} holds a line that is no JSON ({error}); delete it and run its stage again"
+        ) from error
 
 
 def digest_json(value: Any) -> str:

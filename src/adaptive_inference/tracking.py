@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Point = tuple[str, int, float]
 
 #: What of a stage's folder goes into the run: small files only, since weights are DVC's.
-SMALL_FILES = ("metrics.json", "history.jsonl", "calibration.json", "curves.json")
+SMALL_FILES = ("metrics.json", "history.jsonl", "weights.jsonl", "calibration.json", "curves.json")
 ANSWER_SECONDS = 5.0  #: how long a tracking server may take to show that it is there
 FLUSH_SECONDS = 2.0  #: live metrics are sent together, at most this often
 _MAX_BATCH = 1000  # MLflow's limit of metrics per request; it is 100 for parameters

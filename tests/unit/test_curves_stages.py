@@ -138,6 +138,10 @@ def test_every_operating_point_has_a_row_and_a_timing(folder, tmp_path, monkeypa
     assert calibration["calibrated_on"] == "calibration"
     assert calibration["rows"] == 30
     assert [item["layer"] for item in record.details["exits"]] == [1, 2, 4]
+    thinking = record.details["overthinking"]
+    for item, alone in zip(thinking["exits"], record.details["exits"][:-1], strict=True):
+        gained = item["wrong_then_right"] - item["right_then_wrong"]
+        assert record.details["exits"][-1]["quality"] == pytest.approx(alone["quality"] + gained)
     recommended = (calibration["recommended"]["rule"], calibration["recommended"]["operating_point"])
     row = record.details["rows"][keys.index(recommended)]
     assert record.metrics["layers_speedup"] == row["layers_speedup"]
@@ -265,6 +269,7 @@ def test_a_regression_task_goes_through_with_the_fixed_rule_and_refuses_the_othe
     folder, tmp_path, monkeypatch
 ):
     calibration, record, *_ = run(folder, tmp_path / "a", monkeypatch, rules=("fixed",), kind="regression")
+    assert "overthinking" not in record.details
     assert calibration["temperatures"] == [1.0] * 3
     assert calibration["reliability"] == {"before": [], "after": []}
     assert record.details["rows"][0]["metric"] == "pearson"

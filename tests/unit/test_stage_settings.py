@@ -67,7 +67,7 @@ def test_cells_of_one_name_are_refused(tmp_path, monkeypatch):
     task = text.partition("  tiers:\n")[2].partition("\nbackbones:")[0]
     twice = text.replace(
         "\nbackbones:",
-        f"\n  tiers-tiny:\n{task}\nbackbones:\n  tiny-tiny: {{weights: random:bert, exits: [2]}}",
+        f"\n  tiers-tiny:\n{task}\nbackbones:\n  tiny-tiny: {{weights: random:bert, exits: [2, 4]}}",
         1,
     )
     in_a_project(tmp_path, twice, monkeypatch)

@@ -6,13 +6,13 @@ its cell counts as missing, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from adaptive_inference.params import Params
-from adaptive_inference.records import Cell, Record, read_json
+from adaptive_inference.records import Cell, Record, read_json, read_jsonl
 from adaptive_inference.reporting.names import method_key, natural_key, rule_key, static_layers
 from adaptive_inference.reporting.validity import Found, read_records, why_unusable
 
@@ -69,7 +69,10 @@ class CellFiles:
     evaluation: Record
     calibration: Record
     curves: Mapping[str, Mapping[str, list[float]]]
-    predictions: Mapping[str, Any] = field(default_factory=dict)  #: empty in records older than the file
+    predictions: Mapping[str, Any]  #: empty in records older than the file
+    training: Record
+    training_timings: Mapping[str, Any]
+    weights: Sequence[Mapping[str, Any]]  #: of the losses over training; empty where none are learned
 
 
 @dataclass
@@ -163,12 +166,9 @@ def _read_cell(cell: Cell, found: Found) -> tuple[CellFiles, list[Point]]:
         if row.get("wallclock_speedup") is not None
     }
     machine = machine_name(timings.get("environment") or {})
-    record_of = found["train", cell][0].details
-    seconds = _optional(found["train", cell][1].parent / "train_timings.json")
+    training, training_folder = found["train", cell]
+    seconds = _optional(training_folder.parent / "train_timings.json")
     full = _optional(found["train", replace(cell, method="full")][1].parent / "train_timings.json")
-    seconds["copied_from_full"] = any(
-        isinstance(item, dict) and item.get("copied_from_full") for item in record_of.values()
-    )
     points = []
     for row in record.details.get("rows") or []:
         key = (row["method"], row["rule"], row["operating_point"])
@@ -196,22 +196,29 @@ def _read_cell(cell: Cell, found: Found) -> tuple[CellFiles, list[Point]]:
                 calibration_quality=row.get("calibration_quality"),
                 calibration_speedup=row.get("calibration_layers_speedup"),
                 wallclock=wallclock,
-                training_seconds=_training_seconds(row["method"], cell.method, seconds, full),
+                training_seconds=_training_seconds(row["method"], training, seconds, full),
                 machine=machine if wallclock else "",
             )
         )
     calibration = found["calibrate_thresholds", cell][0]
     files = (_optional(folder / name) for name in ("curves.json", "predictions.json"))
-    return CellFiles(cell, record, calibration, *files), points
+    trajectory = training_folder / "weights.jsonl"
+    weights = read_jsonl(trajectory) if trajectory.is_file() else []
+    return CellFiles(cell, record, calibration, *files, training, seconds, weights), points
+
+
+def has_copy_of_full(training: Record) -> bool:
+    """Whether a member of a family of models is a copy of the full model."""
+    return any(isinstance(item, dict) and item.get("copied_from_full") for item in training.details.values())
 
 
 def _training_seconds(
-    method: str, trained_as: str, timings: Mapping[str, Any], full: Mapping[str, Any]
+    method: str, training: Record, timings: Mapping[str, Any], full: Mapping[str, Any]
 ) -> float | None:
     """Return a training's seconds; a member that is the full model's copy took the full model's."""
     layers, members = static_layers(method), timings.get("members") or {}
-    copied = full.get("seconds") if timings.get("copied_from_full") else 0.0
-    if method == trained_as:
+    copied = full.get("seconds") if has_copy_of_full(training) else 0.0
+    if method == training.cell.method:
         return None if copied is None or "seconds" not in timings else timings["seconds"] + copied
     return members.get(str(layers), copied or None)  # the whole family's time is not one member's
 

@@ -17,7 +17,7 @@ from adaptive_inference.reporting.names import (
     rule_name,
     static_layers,
 )
-from adaptive_inference.reporting.style import canvas, colour, marker, save
+from adaptive_inference.reporting.style import canvas, colour, draw_line, save
 from adaptive_inference.reporting.tables import exit_rows
 
 
@@ -29,15 +29,10 @@ def draw_exit_quality(results: Results, task: str, backbone: str, folder: Path, 
     if not rows:
         return []
     with canvas(5.2, 3.4) as (figure, (axes,)):
-        for index, method in enumerate(methods):
+        for method in methods:
             own = [row for row in rows if row["method"] == method]
-            shift = (index - (len(methods) - 1) / 2) * 0.05  # error bars side by side
-            axes.errorbar(
-                [row["exit_layer"] + shift for row in own], [row["quality_mean"] for row in own],
-                yerr=[row["quality_std"] or 0.0 for row in own], color=colour(method), capsize=2, elinewidth=0.9,
-                marker="*" if method == "full" else marker(method), markersize=11 if method == "full" else 5.5,
-                markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, label=method_name(method),
-            )  # fmt: skip
+            columns = ([row[name] for row in own] for name in ("exit_layer", "quality_mean", "quality_std"))
+            draw_line(axes, method, *columns, label=method_name(method))
         axes.set_xticks(sorted({row["exit_layer"] for row in rows}))
         axes.set_xlabel("exit after layer (every row forced to leave there)")
         axes.set_ylabel(f"{metric_name(rows[0]['metric'])}, evaluation split")

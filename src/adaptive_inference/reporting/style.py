@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Colours of Okabe and Ito (distinct for colour-blind readers), fixed per method: the same in every figure.
+#: Fixed per method, the same in every figure: colours of Okabe and Ito, then darker and duller ones of Tol's muted set
+#: (both for colour-blind readers; no palette keeps so many apart, so that lines have markers too).
 COLOURS = {
     "full": "#000000",
     "static": "#7f7f7f",
@@ -24,9 +25,22 @@ COLOURS = {
     "learning_to_exit": "#CC79A7",
     "pabee": "#E69F00",
     "leebert": "#56B4E9",
+    "elasticbert": "#332288",
+    "deebert": "#882255",
+    "fastbert": "#999933",
+    "berxit": "#44AA99",
+    "fastbert_clo_v2": "#6B6B00",
+    "leebert_uniform": "#117733",
+    "leebert_random": "#DDAA33",
+    "leebert_last": "#CC6677",
+    "leebert_lle": "#AA4499",
+    "leebert_slo": "#004488",
+    "leebert_blo": "#661100",
+    "leebert_clo_v1": "#B5651D",
+    "leebert_raw": "#5D3A9B",
 }
 SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C6D1F")
-MARKERS = {"early_exit": "o", "sweet": "D", "multi_model": "s", "learning_to_exit": "^"}
+MARKERS = {"full": "*", "early_exit": "o", "sweet": "D", "multi_model": "s", "learning_to_exit": "^"}
 SPARE_MARKERS = ("v", "P", "X", "<", ">", "p", "h", "8")
 
 _SETTINGS = {
@@ -64,6 +78,28 @@ def colour(method: str) -> str:
 def marker(method: str) -> str:
     """Return the method's marker."""
     return MARKERS.get(method) or SPARE_MARKERS[_spare_index(method) % len(SPARE_MARKERS)]
+
+
+def draw_line(
+    axes: Axes,
+    method: str,
+    x: Sequence[float],
+    means: Sequence[float],
+    stds: Sequence[float | None],
+    **look: object,
+) -> None:
+    """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation."""
+    axes.plot(
+        x, means, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
+        markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, zorder=4 if method == "full" else 3, **look,
+    )  # fmt: skip
+    if None in stds:
+        return
+    low, high = ([m + side * s for m, s in zip(means, stds, strict=True)] for side in (-1, 1))
+    if len(x) > 1:
+        axes.fill_between(x, low, high, color=colour(method), alpha=0.12, linewidth=0, zorder=2)
+    else:
+        axes.vlines(x, low, high, color=colour(method), linewidth=0.9, zorder=2)
 
 
 def _spare_index(method: str) -> int:

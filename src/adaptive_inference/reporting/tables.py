@@ -107,7 +107,7 @@ def exit_rows(results: Results) -> list[dict[str, Any]]:
             "quality_mean": mean(values),
             "quality_std": spread(values),
         }
-        for (cell, (layer,)), values in _over_seeds(results, read)
+        for (cell, (layer,)), values in over_seeds(results, read)
     ]
 
 
@@ -243,7 +243,7 @@ def calibration_rows(results: Results) -> list[dict[str, Any]]:
             yield (before["layer"],), (temperature, before["ece"], after["ece"])
 
     rows = []
-    for (cell, (layer,)), values in _over_seeds(results, read):
+    for (cell, (layer,)), values in over_seeds(results, read):
         body: dict[str, Any] = dict(zip(("task", "backbone", "method"), cell, strict=True))
         body |= {"exit_layer": layer, "seeds": len(values)}
         for index, name in enumerate(("temperature", "ece_before", "ece_after")):
@@ -253,7 +253,7 @@ def calibration_rows(results: Results) -> list[dict[str, Any]]:
     return rows
 
 
-def _over_seeds(
+def over_seeds(
     results: Results, read: Callable[[CellFiles], Iterable[tuple[tuple[Any, ...], Any]]]
 ) -> list[tuple[tuple[tuple[str, str, str], tuple[Any, ...]], list[Any]]]:
     """Group what ``read`` yields from each cell by (task, backbone, method) and key, in table order."""

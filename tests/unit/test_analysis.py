@@ -1,0 +1,261 @@
+"""Cost, conflict, overthinking and learned weights: tables and figures from synthetic records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import pytest
+from synthetic_records import ENVIRONMENT, EXITS, METHODS, PROJECT, choose_methods, invented_params, write_run
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.params import load_params
+from adaptive_inference.records import read_json, read_jsonl, write_json
+from adaptive_inference.reporting.aggregate import aggregate
+from adaptive_inference.reporting.analysis import draw_analysis, moments, nearest_goal, patience_lines
+from adaptive_inference.reporting.analysis_tables import analysis_tables, weight_terms
+from adaptive_inference.reporting.collect import collect
+from adaptive_inference.reporting.names import METHODS as NAMES
+from adaptive_inference.reporting.names import method_name, static_layers
+from adaptive_inference.reporting.style import COLOURS, colour
+from keep_records import keep_records
+
+FOLDER = Path("tiers/minilm")
+#: Weights of three exits that teach each other: the label's, then the teachers'. SEED adds to the last moment.
+TRUTH = [1.1, 1.0, 0.9]
+TEACHERS = [[0.0, 0.8, 1.3], [0.7, 0.0, 1.2], [0.5, 1.6, 0.0]]
+
+
+@pytest.fixture(scope="module")
+def params():
+    body = load_params(PROJECT / "params.yaml").model_dump(mode="json")
+    return invented_params(**choose_methods(body, [*METHODS, "pabee", "leebert"]))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, params) -> Path:
+    """Records with all that the analysis reads."""
+    root = tmp_path_factory.mktemp("analysis") / "runs"
+    write_run(root, params)
+    for seed in params.seeds:
+        for method in params.methods:
+            explain(root / FOLDER / f"seed{seed}" / method, method, seed)
+    return root
+
+
+def explain(folder: Path, method: str, seed: int) -> None:
+    """Add to the records of a cell what the stages write beside the figures of the main table."""
+    file = folder / "train" / "metrics.json"
+    body = read_json(file)
+    body["details"] |= {"exits": list(EXITS), "steps": 100}
+    if method == "multi_model":
+        body["details"] = {f"member{k}": {"copied_from_full": False, "steps": 10 * k} for k in (2, 4)}
+        body["details"] |= {"member6": {"copied_from_full": True}, "exits": list(EXITS)}
+    elif method != "full":
+        body["details"]["gradient_conflict"] = [
+            {"layer": 1, "mean_cosine": 0.2 + 0.1 * seed, "pairs": {"2-4": 0.1, "2-6": 0.2, "4-6": 0.3}},
+            {"layer": 3, "mean_cosine": -0.4, "pairs": {"4-6": -0.4}},
+        ]
+    write_json(file, body)
+    if method != "full":
+        file = folder / "evaluation" / "metrics.json"
+        body = read_json(file)
+        lost, gained = 0.02 + 0.01 * seed, 0.05
+        body["details"]["overthinking"] = {
+            "right_then_wrong": 2 * lost,
+            "last_only": gained,
+            "exits": [
+                {"layer": k, "right_then_wrong": lost, "wrong_then_right": 0.3 / k} for k in EXITS[:-1]
+            ],
+        }
+        write_json(file, body)
+    if method in ("pabee", "leebert"):
+        file = folder / "evaluation" / "curves.json"
+        line = {"thresholds": [1.0, 2.0], "quality": [0.85 + 0.02 * seed, 0.9], "layers_speedup": [1.5, 1.0]}
+        write_json(file, read_json(file) | {"patience": line | {"flops_speedup": [1.4, 1.0]}})
+    if method == "leebert":
+        rows = [{"step": step, "truth": [1.0] * 3, "teachers": ones()} for step in range(10, 100, 10)]
+        rows.append({"step": 100, "truth": [TRUTH[0] + seed, *TRUTH[1:]], "teachers": TEACHERS})
+        (folder / "train" / "weights.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def ones() -> list[list[float]]:
+    return [[float(student != teacher) for teacher in range(3)] for student in range(3)]
+
+
+@pytest.fixture(scope="module")
+def results(runs, params):
+    return collect(runs, params)
+
+
+def table(texts: dict[str, str], name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(texts[name])))
+
+
+# ---- cost ------------------------------------------------------------------------------------------------------------
+
+
+def test_cost_is_relative_to_the_full_model_of_the_same_seed(results):
+    rows = {row["method"]: row for row in table(analysis_tables(results), "cost.csv")}
+    assert list(rows) == [
+        "full",
+        "early_exit",
+        "sweet",
+        "multi_model",
+        "learning_to_exit",
+        "pabee",
+        "leebert",
+    ]
+    sweet, cascade = rows["sweet"], rows["multi_model"]
+    assert (sweet["seeds"], sweet["added_parameters"], sweet["training_steps"]) == ("2", "1000", "100")
+    assert (sweet["training_seconds_mean"], sweet["training_ratio_mean"]) == ("100.5", "1")
+    assert sweet["machine"] == "Test CPU, 2 cores, 1 thread, torch 2.13.0"
+    assert (sweet["with_full"], cascade["with_full"]) == ("no", "yes")
+    # its own members (20 and 40 steps) and the full model, whose copy the last member is
+    assert (cascade["training_steps"], cascade["training_ratio_mean"]) == ("160", "2")
+
+
+def test_trainings_on_two_machines_are_not_compared(tmp_path, params):
+    write_run(tmp_path, params)
+    elsewhere = {"environment": ENVIRONMENT | {"cpu": "Other CPU"}, "seconds": 10.0}
+    write_json(tmp_path / FOLDER / "seed0/sweet/train_timings.json", elsewhere)
+    write_json(tmp_path / FOLDER / "seed0/early_exit/train_timings.json", {"seconds": 10.0})
+    rows = {row["method"]: row for row in table(analysis_tables(collect(tmp_path, params)), "cost.csv")}
+    for method in ("sweet", "early_exit"):
+        assert rows[method]["training_ratio_mean"] == ""
+        assert rows[method]["training_seconds_mean"] == "55.5"
+    assert rows["pabee"]["training_ratio_mean"] == "1"
+
+
+def test_a_method_that_starts_from_the_full_model_took_its_training_too(tmp_path, params):
+    write_run(tmp_path, params)
+    for seed in params.seeds:
+        for method in ("full", "pabee"):
+            file = tmp_path / FOLDER / f"seed{seed}" / method / "train/metrics.json"
+            details = {"steps": 30, "started_from_full": method == "pabee"}
+            write_json(file, read_json(file) | {"details": details})
+    results = collect(tmp_path, params)
+    texts = analysis_tables(results)
+    row = next(row for row in table(texts, "cost.csv") if row["method"] == "pabee")
+    assert (row["training_steps"], row["training_ratio_mean"], row["with_full"]) == ("60", "2", "yes")
+    assert "| PABEE * | 2 | +1,000 | 60 | 201 | 2.00 ± 0.00 |" in texts["cost.md"]
+    assert {row.training_seconds for row in aggregate(results) if row.method == "pabee"} == {100.5}
+
+
+# ---- conflict and overthinking ---------------------------------------------------------------------------------------
+
+
+def test_conflict_and_overthinking_are_means_over_seeds(results):
+    texts = analysis_tables(results)
+    first, second, *_ = [row for row in table(texts, "conflict.csv") if row["method"] == "sweet"]
+    assert (first["layer"], first["pairs"], first["cosine_mean"]) == ("1", "3", "0.25")
+    assert float(first["cosine_std"]) == pytest.approx(0.1 / 2**0.5, abs=1e-5)
+    assert (second["layer"], second["pairs"], second["cosine_mean"]) == ("3", "1", "-0.4")
+    assert {row["method"] for row in table(texts, "conflict.csv")}.isdisjoint({"full", "multi_model"})
+    inner, exit2, exit4 = [row for row in table(texts, "overthinking.csv") if row["method"] == "sweet"]
+    assert (inner["exit_layer"], inner["right_then_wrong_mean"]) == ("inner", "0.05")
+    assert (inner["wrong_then_right_mean"], inner["wrong_then_right_std"]) == ("0.05", "0")
+    assert (exit2["exit_layer"], exit2["right_then_wrong_mean"], exit4["exit_layer"]) == ("2", "0.025", "4")
+
+
+# ---- learned weights -------------------------------------------------------------------------------------------------
+
+
+def test_spread_of_learned_weights_at_the_end_of_the_training(results):
+    rows = table(analysis_tables(results), "weights.csv")
+    assert [(row["method"], row["seed"], row["steps"], row["terms"]) for row in rows] == [
+        ("leebert", "0", "100", "9"),
+        ("leebert", "1", "100", "9"),
+    ]
+    assert (rows[0]["scheme"], rows[0]["parametrisation"]) == ("clo_v2", "softmax")
+    assert (rows[0]["min"], rows[0]["max"], rows[0]["max_deviation"]) == ("0.5", "1.6", "0.6")
+    assert float(rows[0]["mean_deviation"]) == pytest.approx(2.3 / 9, abs=1e-5)
+    assert (rows[1]["max"], rows[1]["max_deviation"]) == ("2.1", "1.1")
+
+
+def test_a_term_that_never_had_a_weight_is_none_and_one_that_falls_to_zero_is_a_term():
+    start = {"truth": [1.0, 1.0], "teachers": [[0.0, 1.0], [0.0, 0.0]]}
+    end = {"truth": [1.0, 0.0], "teachers": [[0.0, -0.5], [0.0, 0.0]]}
+    assert weight_terms([start, end]) == [
+        [[1.0, None, 1.0], [1.0, None, None]],
+        [[1.0, None, -0.5], [0.0, None, None]],
+    ]
+
+
+def test_moments_are_recorded_steps_near_the_quarters():
+    assert moments([10, 20, 30, 40, 50, 60, 70, 80, 90, 100]) == [0, 1, 4, 6, 9]
+    assert moments([7, 8]) == [0, 1]
+    assert moments([5]) == [0]
+
+
+def test_learned_weights_are_kept_with_the_records(tmp_path, runs, params):
+    keep_records(runs, tmp_path, params)
+    file = FOLDER / "seed0/leebert/train/weights.jsonl"
+    assert (tmp_path / file).read_bytes() == (runs / file).read_bytes()
+    assert analysis_tables(collect(tmp_path, params)) == analysis_tables(collect(runs, params))
+
+
+def test_a_damaged_trajectory_is_named(tmp_path):
+    file = tmp_path / "weights.jsonl"
+    file.write_text('{"step": 1}\n{"st')
+    with pytest.raises(UserError, match=r"weights\.jsonl holds a line that is no JSON"):
+        read_jsonl(file)
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_patience_lines_hold_layers_and_quality(results):
+    lines = patience_lines(results.cells)
+    assert list(lines) == [("pabee", "patience"), ("leebert", "patience")]
+    line = lines["pabee", "patience"]
+    assert line["patience"] == [1, 2]
+    assert line["layers_mean"] == pytest.approx([4.0, 6.0])
+    assert line["quality_mean"] == pytest.approx([0.86, 0.9])
+    assert line["quality_std"] == pytest.approx([0.02 / math.sqrt(2), 0.0])
+
+
+def test_the_goal_nearest_to_twice_fewer_layers():
+    assert nearest_goal(["max_loss_1", "min_speedup_1.5", "min_speedup_3"]) == "min_speedup_1.5"
+    assert nearest_goal(["min_speedup_1.5", "min_speedup_2.5", "min_speedup_10"]) == "min_speedup_1.5"
+    assert nearest_goal(["min_speedup_2", "min_speedup_2.5"]) == "min_speedup_2"
+    assert nearest_goal(["max_loss_1", "risk_0.1"]) == ""
+
+
+def test_every_figure_is_drawn_and_drawn_again_to_the_same_bytes(tmp_path, results):
+    rows = aggregate(results)
+    trees = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        names = draw_analysis(results, rows, folder)
+        trees.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    kinds = ("rule_matrix", "patience", "conflict", "overthinking", "weights-leebert")
+    assert names == [f"tiers-minilm-{kind}" for kind in kinds]
+    assert set(trees[0]) == {f"{name}.{end}" for name in names for end in ("png", "svg")}
+    assert trees[0] == trees[1]
+
+
+def test_records_that_lack_a_thing_give_no_file_for_it(tmp_path):
+    params = invented_params(goal={"max_loss": 1.0, "min_speedup": []})
+    write_run(tmp_path / "runs", params, edit=lambda cell, rows, timings: rows[:] and drop_speedups(rows))
+    results = collect(tmp_path / "runs", params)
+    assert set(analysis_tables(results)) == {"cost.csv", "cost.md"}
+    assert draw_analysis(results, aggregate(results), tmp_path / "figures") == []
+    assert list((tmp_path / "figures").iterdir()) == []
+
+
+def drop_speedups(rows: list[dict]) -> None:
+    rows[:] = [row for row in rows if not row["operating_point"].startswith("min_speedup")]
+
+
+def test_every_named_method_has_a_name_of_its_own():
+    assert len(set(NAMES.values())) == len(NAMES)
+    assert method_name("leebert_lle") == "LeeBERT (LLE)"
+    assert static_layers("leebert_lle") is None
+
+
+def test_methods_that_meet_in_a_figure_differ_in_colour():
+    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert colour("fastbert") != colour("deebert")
