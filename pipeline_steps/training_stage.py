@@ -88,7 +88,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, S
     write_trajectory(stage.out, result.trajectory)
     record.metrics |= result.metrics | parameter_counts(model)
     record.details |= {"exits": list(model.exits), "steps": result.steps, "rows": rows.details}
-    record.details |= {"started_from_full": objective.starts_from_full}
+    record.details |= {"builds_on_full": objective.starts_from_full or objective.needs_full == "fine_tuned"}
     if len(model.exits) > 1 and fold is None:  # a search asks for quality alone
         record.details["gradient_conflict"] = gradient_conflict(model, rows.train[:ROWS])
     stage.timings |= result.timings | {"environment": environment()}

@@ -16,7 +16,8 @@ from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.params_messages import explain
 from adaptive_inference.params_training import (
     EXITS_TOGETHER,
-    FROM_FULL,
+    OURS,
+    STAGE_OBJECTIVES,
     Count,
     Method,
     MethodTraining,
@@ -245,14 +246,18 @@ class Params(Section):
                     f"trained_by names {name!r}, which `methods` lacks; allowed: {', '.join(self.methods)}"
                     f"{nearest(name, list(self.methods))}"
                 )
-        for stage in ("train_sweet", "train_multi_model"):
-            for name in self.trained_by[stage]:
+        stages = self.trained_by | {"finetune_backbone": ["full"]}
+        for stage, allowed in STAGE_OBJECTIVES.items():
+            for name in stages[stage]:
                 objective = self.methods[name].train.objective
-                if objective in FROM_FULL:
+                if objective in OURS and objective not in allowed:
                     raise ValueError(
-                        f"trained_by.{stage}: {name!r} has objective: {objective}, which needs a model of all layers; list "
-                        "it under train_leebert"
+                        f"methods.{name}: stage {stage} trains {' and '.join(allowed)}, not objective: {objective}; list "
+                        "the method under trained_by.train_leebert (`full` is plain fine-tuning)"
                     )
+        for name in ("full", *self.trained_by["train_multi_model"]):
+            if self.methods[name].train.exits is not None:
+                raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
         for name, method in self.methods.items():
             for where, backbone in self.backbones.items():
                 exits = method.train.exits or backbone.exits
@@ -321,7 +326,7 @@ class Params(Section):
             training = training.model_copy(update=changes)
         if by_task.weight_learning and own.objective == "weight_learning":
             learning = own.weight_learning or WeightLearning()
-            changes = by_task.weight_learning.model_dump(exclude_none=True)
+            changes = by_task.weight_learning.model_dump(exclude_none=True, exclude=learning.model_fields_set)
             own = own.model_copy(update={"weight_learning": learning.model_copy(update=changes)})
         return training, own
 

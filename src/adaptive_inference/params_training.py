@@ -212,6 +212,10 @@ class MethodTraining(TrainingOverride):
         for key, value in (("backward", "block_local"), ("clip", "per_block")):
             if getattr(self, key) == value and self.gradient != "blockwise":
                 raise ValueError(f"{key}: {value} needs gradient: blockwise")
+        if self.backward == "block_local" and self.alternate:
+            raise ValueError(
+                "backward: block_local needs a loss at every exit in every step; leave out `alternate`"
+            )
         if self.backward == "block_local" and self.objective in EXITS_TOGETHER:
             raise ValueError(
                 f"backward: block_local needs losses that stand alone; objective: {self.objective} compares exits"
@@ -256,6 +260,12 @@ SHALLOW = ("patient_distillation", "module_replacing", "layer_drop")
 FROM_FULL = ("frozen", "head_pruning", *SHALLOW)
 #: Objectives whose losses look at several exits at once.
 EXITS_TOGETHER = ("frozen", "distill", "weight_learning")
+#: Objectives that a stage depends on, where it is not every one of them; see dvc.yaml.
+STAGE_OBJECTIVES = {
+    "finetune_backbone": ("joint",),
+    "train_sweet": ("joint", "learning_to_exit"),
+    "train_multi_model": ("joint",),
+}
 OURS = ("joint", "distill", "weight_learning", "learning_to_exit", *FROM_FULL)
 
 

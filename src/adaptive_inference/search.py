@@ -204,10 +204,11 @@ def check_method(params: Params, name: str, kind: str) -> None:
         )
     train = params.method(name).train
     objective = load_objective(train.objective, train)
-    if objective.starts_from_full:
+    if objective.starts_from_full or objective.needs_full == "fine_tuned":
         raise UserError(
-            f"method {name!r} has objective: {train.objective}, which starts from the full model, and that was trained on "
-            "the rows that a fold holds out; tune `full`, or a method that starts from the pre-trained encoder"
+            f"method {name!r} has objective: {train.objective}, which starts from the full model or learns from it, "
+            "and that was trained on the rows that a fold holds out; tune `full`, or a method that "
+            "starts from the pre-trained encoder"
         )
     objective.check_kind(kind)
 

@@ -135,7 +135,7 @@ def test_a_method_that_starts_from_the_full_model_took_its_training_too(tmp_path
     for seed in params.seeds:
         for method in ("full", "pabee"):
             file = tmp_path / FOLDER / f"seed{seed}" / method / "train/metrics.json"
-            details = {"steps": 30, "started_from_full": method == "pabee"}
+            details = {"steps": 30, "builds_on_full": method == "pabee"}
             write_json(file, read_json(file) | {"details": details})
     results = collect(tmp_path, params)
     texts = analysis_tables(results)

@@ -193,7 +193,7 @@ def test_a_model_without_exits_is_measured_once_whatever_the_goals(
         2.0,
     )
     assert point["qualifies"] == (point["quality"] >= body["full_quality"])
-    assert body["recommended"] == {"rule": "fixed", "threshold": 0.0, "operating_point": None}
+    assert body["recommended"] == {"rule": "fixed", "threshold": 0.0, "operating_point": "whole"}
     (row,) = record.details["rows"]
     assert (row["method"], row["operating_point"], row["exit_counts"]) == (method, "whole", {"2": 24})
     assert row["quality"] == record.details["exits"][0]["quality"]

@@ -158,7 +158,7 @@ def test_a_training_records_the_conflict_of_the_model_that_it_saves(params, tmp_
     training_stage.train_exits(stage)
 
     details = plain(stage.record.details)
-    assert details["started_from_full"] == (method == "deebert")
+    assert details["builds_on_full"] == (method == "deebert")
     saved = type(model).from_pretrained(out / "model")
     rows = make_features(saved, 70)[:64]
     assert details["gradient_conflict"] == plain(gradient_conflict(saved, rows))

@@ -89,9 +89,9 @@ def changed(path, value):
         (
             "methods.sweet.train",
             {"objective": "head_pruning"},
-            "needs a model of all layers; list it under train_leebert",
+            "list the method under trained_by.train_leebert",
         ),
-        ("methods.sweet.train", {"objective": "layer_drop", "exits": [2]}, "list it under train_leebert"),
+        ("methods.sweet.train", {"objective": "layer_drop", "exits": [2]}, "list the method under"),
     ],
 )
 def test_bad_values_are_refused_with_what_is_allowed(path, value, says):
@@ -127,15 +127,21 @@ def test_a_key_given_twice_is_refused(tmp_path):
         ({"objective": "distill", "distillation": {"temperature": 0}}, "temperature.*greater than 0"),
         ({"objective": "distill", "distillation": {"teachers": []}}, "teachers.*'last', 'later' or 'all'"),
         ({"objective": "distill", "gradient": "blockwise", "backward": "block_local"}, "losses that stand alone"),
-        ({"objective": "frozen"}, "needs a model of all layers; list it under train_leebert"),
+        ({"objective": "weight_learning"}, "stage train_sweet trains joint and learning_to_exit, not objective"),
+        ({"gradient": "blockwise", "backward": "block_local", "alternate": True}, "leave out `alternate`"),
+        ({"objective": "frozen"}, "not objective: frozen; list the method under trained_by.train_leebert"),
         ({"exits": [3, 2]}, "must be ascending"),
-        ({"objective": "distill", "exits": [6]}, "needs exits that learn from each other, and tiny has the exit"),
         ({"gradient": "equilibrum"}, "gradient"),
     ],
 )  # fmt: skip
 def test_keys_of_another_objective_and_impossible_values_are_refused(train, says):
     with pytest.raises(UserError, match=says):
         parse_params(changed("methods.early_exit.train", train))
+
+
+def test_exits_that_learn_from_each_other_are_at_least_two():
+    with pytest.raises(UserError, match="needs exits that learn from each other, and tiny has the exit"):
+        parse_params(changed("methods.leebert.train", {"objective": "distill", "exits": [4]}))
 
 
 def test_a_key_of_an_objective_from_elsewhere_is_its_own_affair():
@@ -149,11 +155,11 @@ def test_a_tasks_training_comes_after_the_general_and_before_the_methods_own():
     body["tasks"]["tiers"]["training"] = {
         "epochs": 2, "batch_size": 8, "weight_learning": {"group": 7, "learning_rate": 0.5},
     }  # fmt: skip
-    body["methods"]["leebert"]["train"]["epochs"] = 3
+    body["methods"]["leebert"]["train"] |= {"epochs": 3, "weight_learning": {"group": 5}}
     params = parse_params(body)
     training, method = params.training_of("tiers", "leebert")
     assert (training.epochs, training.batch_size) == (3, 8)
-    assert (method.weight_learning.group, method.weight_learning.learning_rate) == (7, 0.5)
+    assert (method.weight_learning.group, method.weight_learning.learning_rate) == (5, 0.5)
     assert method.weight_learning.parametrisation == "softmax"
     training, method = params.training_of("tiers", "sweet")
     assert (training.epochs, method.weight_learning) == (2, None)

@@ -71,7 +71,9 @@ def test_cells_of_one_name_are_refused(tmp_path, monkeypatch):
         1,
     )
     in_a_project(tmp_path, twice, monkeypatch)
-    with pytest.raises(SystemExit, match="two cells would be named tiers-tiny-tiny-early_exit"):
+    with pytest.raises(
+        SystemExit, match="two cells would be named tiers-tiny-tiny-deebert, tiers-tiny-tiny-early_exit"
+    ):
         stage_settings.checked_params()
 
 

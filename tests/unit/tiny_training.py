@@ -48,6 +48,7 @@ def make_model(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
+    model.backbone.model.eval()  # as an encoder comes that was loaded and not made
     return model
 
 

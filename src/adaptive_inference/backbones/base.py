@@ -170,7 +170,7 @@ class Backbone(nn.Module):
 
     def take_back(self) -> None:
         """Forget the layers of `lend`."""
-        del self._layers[-len(self.lent) :], self.lent
+        del self._layers[len(self._layers) - len(self.lent) :], self.lent
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -147,8 +147,10 @@ def recommend(points: Sequence[dict[str, Any]], num_exits: int) -> dict[str, Any
     num_exits
         Exits of the model.
     """
-    fit = [p for p in points if p["qualifies"] and (p["name"].startswith("max_loss_") or p["name"] == "full")]
+    goals = ("max_loss_", "full", "whole")
+    fit = [p for p in points if p["qualifies"] and p["name"].startswith(goals)]
     if not fit:
-        return {"rule": "fixed", "threshold": float(num_exits - 1), "operating_point": None}
+        whole = "whole" if any(p["name"] == "whole" for p in points) else None
+        return {"rule": "fixed", "threshold": float(num_exits - 1), "operating_point": whole}
     best = max(fit, key=lambda p: (p["layers_speedup"], p["quality"]))
     return {"rule": best["rule"], "threshold": best["threshold"], "operating_point": best["name"]}

@@ -91,7 +91,8 @@ def make_splits(name: str, task: Task, folder: Path, seed: int) -> tuple[Schema,
                 "distinct ones); give more rows"
             )
     # Scores that are all equal have no correlation: any epoch, and any exit, would do as well as another.
-    checked = splits if source.schema.labels is None else ("train", "evaluation")
+    # With one class alone, many metrics are 0 at every threshold, and every threshold would meet the goal.
+    checked = splits if source.schema.labels is None else ("train", "calibration", "evaluation")
     for split in checked:
         refuse_one_class(splits[split].labels, source.schema.labels, f"tasks.{name}: the {split} split")
     return source.schema, splits

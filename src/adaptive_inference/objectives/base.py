@@ -93,9 +93,11 @@ class Objective:
         """Take note of the model that will be trained, once, before its optimiser is made."""
 
     def enter_training(self, model: MultiExitModel) -> None:
-        """Put the model into training mode; called before every batch."""
-        if not model.training:
-            model.train()
+        """Put the model into training mode; called before every batch.
+
+        Always, since a loaded encoder comes in evaluation mode inside a model that is not.
+        """
+        model.train()
 
     def begin(self, step: int, total: int) -> None:
         """Take note of how many optimiser steps of all were taken; called before every batch."""

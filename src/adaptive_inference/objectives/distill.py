@@ -96,7 +96,8 @@ def distillation_losses(logits_EBC: Tensor, temperature: float, detach: bool) ->
     log_EBC = (logits_EBC / temperature).log_softmax(-1)
     teacher_EBC = log_EBC.detach().exp() if detach else log_EBC.exp()
     rows = logits_EBC.shape[1]
-    return log_EBC.flatten(1) @ teacher_EBC.flatten(1).T * (-(temperature**2) / rows)
+    with torch.autocast(logits_EBC.device.type, enabled=False):  # differences of like probabilities need fp32
+        return log_EBC.flatten(1) @ teacher_EBC.flatten(1).T * (-(temperature**2) / rows)
 
 
 def random_weights(has_term_ET: Tensor, seed: int) -> Tensor:

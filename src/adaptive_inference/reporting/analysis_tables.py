@@ -65,7 +65,7 @@ def cost_rows(results: Results) -> list[dict[str, Any]]:
             return
         machine, whole = _machine(files), base.training_timings.get("seconds") if base else None
         seconds = point.training_seconds  # with the full model's already, where a member is its copy
-        if _starts_from_full(files):
+        if _builds_on_full(files):
             seconds = None if None in (seconds, whole) else seconds + whole
         same = machine and base and _machine(base) == machine
         yield (
@@ -104,13 +104,13 @@ def _seed(files: CellFiles) -> tuple[Any, ...]:
 
 def _has_full(files: CellFiles) -> bool:
     """Whether the full model's training is a part of this one."""
-    return has_copy_of_full(files.training) or _starts_from_full(files)
+    return has_copy_of_full(files.training) or _builds_on_full(files)
 
 
-def _starts_from_full(files: CellFiles) -> bool:
-    """Whether the training began with the full model's weights; older records do not say, their objective does."""
+def _builds_on_full(files: CellFiles) -> bool:
+    """Whether the training starts from the full model or learns from it; older records do not say, their objective does."""
     train = files.training.params.get(f"methods.{files.cell.method}.train") or {}
-    return files.training.details.get("started_from_full", train.get("objective") == "frozen")
+    return files.training.details.get("builds_on_full", train.get("objective") == "frozen")
 
 
 def _steps(files: CellFiles, full: CellFiles | None) -> int | None:
@@ -126,7 +126,7 @@ def _steps(files: CellFiles, full: CellFiles | None) -> int | None:
 COST_NOTES = (
     "Steps are optimiser steps. Time is that of the whole training, development scoring included; × full: over the full "
     "model's training of the same seed on the same machine, mean ± std over seeds (n − 1).",
-    "* the full model's training is a part: the method starts from it, or a member is its copy.",
+    "* the full model's training is a part: the method starts or learns from it, or a member is its copy.",
 )
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from adaptive_inference.reporting.aggregate import mean, spread
 from adaptive_inference.reporting.collect import CellFiles, Point, Results
 from adaptive_inference.reporting.curve_area import (
@@ -49,6 +51,10 @@ COLUMNS = [
 ]
 
 
+#: Share of the other baseline's range of costs that the static family must cover to go first.
+SPAN = 0.9
+
+
 @dataclass(frozen=True)
 class SeedCurves:
     """The curves of one method and rule on one seed, by cost (`COSTS`); None where that cost was not measured."""
@@ -69,7 +75,10 @@ def _pair_rows(results: Results, task: str, backbone: str) -> list[dict[str, Any
     points = [p for p in results.points if (p.cell.task, p.cell.backbone) == (task, backbone)]
     curves = [*_static_curves(points), *_rule_curves(cells, points)]
     name, baselines = _baseline(curves, cells)
-    ranges = {cost: _range(curves, cost) for cost in COSTS}
+    shown = [
+        item for item in curves if item.method != STATIC or name == STATIC
+    ]  # a narrow one would cut all others
+    ranges = {cost: _range(shown, cost) for cost in COSTS}
     groups: dict[tuple[str, str], list[SeedCurves]] = {}
     for item in sorted(curves, key=lambda c: (method_key(c.method), rule_key(c.rule), c.seed)):
         groups.setdefault((item.method, item.rule), []).append(item)
@@ -135,7 +144,10 @@ def _area(curve: CostCurve | None, shared: tuple[float, float] | None) -> float 
 def _baseline(
     curves: Iterable[SeedCurves], cells: Iterable[CellFiles]
 ) -> tuple[str | None, dict[int, CostCurve]]:
-    """Return ELUE's baseline and its name: the static family of each seed, else the exits of early exit, each forced."""
+    """Return ELUE's baseline and its name: the static family of each seed, or the exits of early exit, each forced.
+
+    The static family goes first unless it spans less than `SPAN` of the costs that the exits do.
+    """
     static = {item.seed: item.curves["flops"] for item in curves if item.method == STATIC}
     forced = {
         files.cell.seed: cost_curve(
@@ -145,11 +157,19 @@ def _baseline(
         for files in cells
         if files.cell.method == "early_exit"
     }
-    for name, found in ((STATIC, static), ("early_exit exits", forced)):
-        usable = {seed: curve for seed, curve in found.items() if curve is not None and len(curve.cost) > 1}
-        if usable:
-            return name, usable
-    return None, {}
+    usable = {
+        name: {seed: curve for seed, curve in found.items() if curve is not None and len(curve.cost) > 1}
+        for name, found in ((STATIC, static), ("early_exit exits", forced))
+    }
+    spans = {
+        name: min(float(np.ptp(curve.cost)) for curve in found.values())
+        for name, found in usable.items()
+        if found
+    }
+    if not spans:
+        return None, {}
+    best = next(name for name, span in spans.items() if span >= SPAN * max(spans.values()))
+    return best, usable[best]
 
 
 def _elue(

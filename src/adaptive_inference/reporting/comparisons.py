@@ -245,8 +245,9 @@ def sign_note(comparisons: Sequence[Comparison]) -> str:
     n = dict.fromkeys(_n(item) for item in comparisons)
     return (
         f"{BETTER} better, {WORSE} worse than {method_name(REFERENCES[0])} at the same goal; {DIFFERS} differs from the "
-        f"full model: paired bootstrap, p < {LEVEL} after Holm's correction ({'; '.join(n)}). Per method and goal only "
-        "the rule that was best on calibration is compared: no sign elsewhere says nothing. See comparisons.md."
+        f"full model: paired bootstrap and t-test over seeds, p < {LEVEL} after Holm's correction ({'; '.join(n)}). "
+        "Per method and goal only the rule that was best on calibration is compared: no sign elsewhere says nothing. "
+        "See comparisons.md."
     )
 
 

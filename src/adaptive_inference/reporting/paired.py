@@ -93,7 +93,8 @@ def paired_bootstrap(first: Scored, second: Scored, seed: int = 0) -> Difference
     -------
     Difference
         ``p_value`` is twice the smaller share of resampled differences on either side of 0, the measured one counted
-        with them, so that it is never 0.
+        with them, so that it is never 0; with several seeds it is at least that of a two-sided t-test of the seeds'
+        differences, since a few resampled seeds that all lie on one side of 0 prove little.
     """
     difference, resampled = first.quality - second.quality, first.resampled - second.resampled
     seeds, resamples = resampled.shape
@@ -103,14 +104,26 @@ def paired_bootstrap(first: Scored, second: Scored, seed: int = 0) -> Difference
     values = centre + wider * (np.take_along_axis(resampled, drawn, axis=0).mean(0) - centre)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     fewer = min((values <= 0).sum(), (values >= 0).sum())
+    std = float(difference.std(ddof=1)) if seeds > 1 else None
     return Difference(
         mean=float(difference.mean()),
-        std=float(difference.std(ddof=1)) if seeds > 1 else None,
+        std=std,
         low=float(low),
         high=float(high),
-        p_value=float(min(1.0, 2 * (1 + fewer) / (1 + resamples))),
+        p_value=max(
+            float(min(1.0, 2 * (1 + fewer) / (1 + resamples))), _t_test(float(difference.mean()), std, seeds)
+        ),
         seeds=seeds,
     )
+
+
+def _t_test(mean: float, std: float | None, seeds: int) -> float:
+    """Return the two-sided p-value of a mean over seeds; 0 where they do not spread, or there is one."""
+    if not std:
+        return 0.0
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(seeds - 1, -abs(mean) / (std / np.sqrt(seeds))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

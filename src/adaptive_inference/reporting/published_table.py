@@ -145,6 +145,7 @@ def _setting(params: Params, cell: Published, row: Row) -> str:
         other.append(f"{task.train_rows} training rows, not all")
     if cell.metric not in (None, row.metric):
         other.append(f"{row.metric}, not {cell.metric}")
+    care.append("development and calibration rows are carved from train")
     if cell.metric is None:
         care.append("the paper's metric is not told")
     if cell.certainty != "certain":
@@ -152,7 +153,7 @@ def _setting(params: Params, cell: Published, row: Row) -> str:
     if cell.rule not in (None, _rule(row)):
         care.append(f"rule {row.rule}, not {cell.rule}")
     told = "; ".join([*other, *care])
-    return f"not comparable: {told}" if other else told or "same backbone and split"
+    return f"not comparable: {told}" if other else told
 
 
 def _split(evaluation: str | None) -> str | None:

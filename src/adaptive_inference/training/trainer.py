@@ -97,6 +97,7 @@ class ExitTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.objective, self.method, self.training, self.schema = objective, method, training, schema
         self.development_features, self.progress, self.precision = development_features, progress, precision
+        self._other: tuple[int, list[int]] = (-1, [])  # an epoch, and the order of its other half
         self._pad, self._batches = (
             pad,
             [],
@@ -213,8 +214,11 @@ class ExitTrainer(Trainer):
         rows = size * self.args.gradient_accumulation_steps
         steps = math.ceil((len(features) - len(features) // 2) / rows)
         epoch, within = divmod(step, steps)
-        lengths = [feature["length"] for feature in features]
-        order = other_half(lengths, rows, self.args.seed, epoch, self.training.group_by_length)
+        if self._other[0] != epoch:
+            lengths = [feature["length"] for feature in features]
+            found = other_half(lengths, rows, self.args.seed, epoch, self.training.group_by_length)
+            self._other = epoch, found
+        order = self._other[1]
         start = within * rows % len(order)
         drawn = order[start : start + rows]
         parts = (drawn[at : at + size] for at in range(0, len(drawn), size))
