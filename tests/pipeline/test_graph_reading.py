@@ -78,18 +78,9 @@ def test_bad_params_are_refused_before_any_job(built, edit, message):
 
 
 @pytest.mark.parametrize(
-    ("preset", "jobs"),
-    [
-        ("default", 57),
-        ("sst2-minilm", 49),
-        ("sweet-paper", 40),
-        ("glue-small-minilm", 307),
-        ("glue-small-cola", 17),
-        ("glue-small-stsb", 17),
-        ("grid", 135),
-    ],
+    ("preset", "jobs"), [("default", 57), ("sst2-minilm", 49), ("sweet-paper", 40), ("glue-small-stsb", 17)]
 )
-def test_every_preset_plans_its_graph(built, preset, jobs):
+def test_a_preset_plans_its_graph(built, preset, jobs):
     text = (built.root / "params.yaml").read_text()
     try:
         built.use(preset)
