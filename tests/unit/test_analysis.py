@@ -19,8 +19,8 @@ from adaptive_inference.reporting.analysis import draw_analysis, moments, neares
 from adaptive_inference.reporting.analysis_tables import analysis_tables, weight_terms
 from adaptive_inference.reporting.collect import collect
 from adaptive_inference.reporting.names import METHODS as NAMES
-from adaptive_inference.reporting.names import method_name, static_layers
-from adaptive_inference.reporting.style import COLOURS, colour
+from adaptive_inference.reporting.names import RULES, method_name, static_layers
+from adaptive_inference.reporting.style import COLOURS, colour, rule_colours
 from keep_records import keep_records
 
 FOLDER = Path("tiers/minilm")
@@ -254,6 +254,12 @@ def test_every_named_method_has_a_name_of_its_own():
     assert len(set(NAMES.values())) == len(NAMES)
     assert method_name("leebert_lle") == "LeeBERT (LLE)"
     assert static_layers("leebert_lle") is None
+
+
+def test_all_rules_of_a_figure_differ_in_colour():
+    colours = rule_colours(RULES)
+    assert set(colours) == set(RULES)
+    assert len(set(colours.values())) == len(RULES)
 
 
 def test_methods_that_meet_in_a_figure_differ_in_colour():

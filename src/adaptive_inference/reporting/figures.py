@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.diagrams import draw_exit_quality, draw_exits, draw_reliability
 from adaptive_inference.reporting.names import method_key, method_name, rule_key, rule_name, static_layers
 from adaptive_inference.reporting.recommendation import Choice
-from adaptive_inference.reporting.style import SPARE, canvas, colour, marker, save
+from adaptive_inference.reporting.style import canvas, colour, marker, rule_colours, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +28,7 @@ SPEEDS = {
     "flops_speedup": ("flops", "fewer FLOPs than the full model (×)"),
     "wallclock_speedup": ("wallclock", "faster than the full model, batch 1, measured (×)"),
 }
+PANELS = 5  #: side by side, then a new line
 
 
 def draw_figures(results: Results, rows: Sequence[Row], choices: Sequence[Choice], folder: Path) -> list[str]:
@@ -213,13 +215,17 @@ def _draw_rules(plot: SpeedPlot, folder: Path, stem: str) -> list[str]:
     curves = {method: rules for method, rules in curves.items() if len(rules) > 1}
     if not curves:
         return []
-    colours = {
-        rule: SPARE[i % len(SPARE)]
-        for i, rule in enumerate(sorted({r for c in curves.values() for r in c}, key=rule_key))
-    }
-    with canvas(3.4 * len(curves), 3.1, 1, len(curves), sharey=True, sharex=True) as (figure, panels):
+    colours = rule_colours({rule for rules in curves.values() for rule in rules})
+    columns = min(len(curves), PANELS)
+    lines = math.ceil(len(curves) / columns)
+    with canvas(3.4 * columns, 0.4 + 2.7 * lines, lines, columns, sharey=True, sharex=True) as (
+        figure,
+        panels,
+    ):
+        for axes in panels[len(curves) :]:
+            axes.set_axis_off()
         drawn: set[str] = set()
-        for axes, (method, rules) in zip(panels, curves.items(), strict=True):
+        for axes, (method, rules) in zip(panels, curves.items(), strict=False):
             for rule, curve in rules.items():
                 label = None if rule in drawn else rule_name(rule)
                 line = ":" if rule == "oracle" else "-"
@@ -231,8 +237,10 @@ def _draw_rules(plot: SpeedPlot, folder: Path, stem: str) -> list[str]:
                     )  # fmt: skip
                 drawn.add(rule)
             axes.set_title(method_name(method), loc="left")
-            axes.set_xlabel(SPEEDS["layers_speedup"][1])
-        panels[0].set_ylabel(f"{metric_name(plot.rows[0].metric)}, evaluation split")
+            axes.xaxis.set_tick_params(labelbottom=True)  # a panel may have none below it
+        figure.supxlabel(SPEEDS["layers_speedup"][1], fontsize="medium")
+        for axes in panels[::columns]:
+            axes.set_ylabel(f"{metric_name(plot.rows[0].metric)}, evaluation split")
         figure.legend(loc="outside lower center", ncols=len(drawn), handlelength=1.8)
         save(figure, folder, f"{stem}-rules")
     return [f"{stem}-rules"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptive_inference.reporting.names import METHODS, method_key, static_layers
+from adaptive_inference.reporting.names import METHODS, method_key, rule_key, static_layers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,6 +73,13 @@ def colour(method: str) -> str:
     if family in COLOURS:
         return COLOURS[family]
     return SPARE[_spare_index(method) % len(SPARE)]
+
+
+def rule_colours(rules: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each rule of a figure: the bounds of all rules, fixed exit and oracle, in grey and black."""
+    bounds = {"fixed": "#7f7f7f", "oracle": "#000000"}
+    ranked = sorted(set(rules) - set(bounds), key=rule_key)
+    return bounds | {rule: SPARE[i % len(SPARE)] for i, rule in enumerate(ranked)}
 
 
 def marker(method: str) -> str:
