@@ -23,7 +23,7 @@ import torch
 
 from adaptive_inference.data.task import Schema
 from adaptive_inference.engine.batch1 import Batch1Engine
-from adaptive_inference.evaluation.latency import summarise, time_interleaved
+from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
 from adaptive_inference.evaluation.outputs import pick_device
 from adaptive_inference.exits import build_model
 from adaptive_inference.params import Backbone
@@ -63,8 +63,8 @@ def main() -> None:
     print(f"{'variant':<12}{'layers x':>10}{'wall-clock x':>14}{'interval':>18}{'ms':>8}{'full ms':>9}")
     for name, (engine, layer) in engines.items():
         wait = torch.cuda.synchronize if device.type == "cuda" else None
-        timing = time_interleaved(baseline.run, engine.run, examples, args.repeats, 10, 0, wait)
-        row = summarise(timing, 1000, 0) | {"layers_speedup": args.exits[-1] / layer}
+        spent = time_interleaved([baseline.run, engine.run], examples, args.repeats, 10, 0, wait)
+        row = summarise(Timing(*spent), 1000, 0) | {"layers_speedup": args.exits[-1] / layer}
         interval = f"{row['wallclock_low']:.3f}-{row['wallclock_high']:.3f}"
         speed = f"{row['layers_speedup']:>10.2f}{row['wallclock_speedup']:>14.3f}{interval:>18}"
         print(f"{name:<12}{speed}{row['median_ms']:>8.2f}{row['full_median_ms']:>9.2f}")

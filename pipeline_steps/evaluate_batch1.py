@@ -58,23 +58,23 @@ def main(stage: Stage) -> None:
     curves = own.curves(names, params.calibration.thresholds)
     write_json(stage.out / "curves.json", {name: curve.to_json() for name, curve in curves.items()})
 
-    clock = WallClock(full, features, protocol, seed) if seed in protocol.timed_seeds else None
-    rows, answers, timed, agreements, measured = [], [], [], [], {}
+    rows, answers, timed, agreements, timeable = [], [], [], [], {}
     for point in calibration["operating_points"]:
-        candidate, rule = own.answering(point), rules[point["rule"]]
+        candidate = own.answering(point)
         rows.append(measure_point(point, candidate, parameter_count(full), protocol.bootstrap, seed))
         answers.append(point_predictions(point, candidate))
-        if clock is None or point["threshold"] is None or not rule.attainable:
-            continue
-        same = (candidate.method, rule.name, point["threshold"])  # two goals may choose one threshold
-        if same not in measured:
-            measured[same] = clock.measure(point, candidate)
-        timing, agreement = measured[same]
-        key = dict(zip(("method", "rule", "threshold"), same, strict=True)) | {
-            "operating_point": point["name"]
-        }
-        timed.append(key | timing)
-        agreements.append(key | agreement)
+        if point["threshold"] is not None and rules[point["rule"]].attainable:
+            same = (candidate.method, point["rule"], point["threshold"])  # two goals may choose one threshold
+            timeable.setdefault(same, []).append((point, candidate))
+    if timeable and seed in protocol.timed_seeds:
+        clock = WallClock(full, features, protocol, seed)
+        measured = clock.measure([alike[0] for alike in timeable.values()])
+        for (same, alike), (timing, agreement) in zip(timeable.items(), measured, strict=True):
+            for point, _ in alike:
+                key = dict(zip(("method", "rule", "threshold"), same, strict=True))
+                key["operating_point"] = point["name"]
+                timed.append(key | timing)
+                agreements.append(key | agreement)
     write_text(stage.out / "predictions.json", predictions_text(own, answers))
     stage.timings |= {"environment": environment(), "rows": timed}
 

@@ -26,9 +26,11 @@ class FakeClock:
 
 def test_times_are_charged_to_the_model_and_example_that_took_them(monkeypatch):
     clock = FakeClock(monkeypatch)
-    timing = time_interleaved(
-        lambda x: clock.work(2_000_000 * x), lambda x: clock.work(1_000_000), [1, 2, 3], 4, warmup=2, seed=0
-    )
+    runs = [lambda x: clock.work(2_000_000 * x), lambda x: clock.work(1_000_000), lambda x: clock.work(7)]
+    spent = time_interleaved(runs, [1, 2, 3], 4, warmup=2, seed=0)
+    assert spent.shape == (3, 4, 3)
+    assert (spent[2] == 7).all()
+    timing = Timing(full=spent[0], method=spent[1])
     assert timing.full.tolist() == [[2_000_000, 4_000_000, 6_000_000]] * 4
     assert timing.method.tolist() == [[1_000_000] * 3] * 4
     row = summarise(timing, resamples=100, seed=0)
@@ -40,40 +42,36 @@ def test_times_are_charged_to_the_model_and_example_that_took_them(monkeypatch):
     assert (row["examples"], row["repeats"]) == (3, 4)
 
 
-def test_every_example_is_run_by_both_one_right_after_the_other_in_random_order():
-    log: list[tuple[str, int]] = []
-    time_interleaved(
-        lambda x: log.append(("full", x)),
-        lambda x: log.append(("method", x)),
-        range(40),
-        repeats=2,
-        warmup=3,
-        seed=1,
+def test_every_example_is_run_by_all_one_right_after_the_other_in_random_order():
+    names, log = ("full", "fast", "faster"), []
+    runs = [lambda x, name=name: log.append((name, x)) for name in names]
+    time_interleaved(runs, range(40), repeats=2, warmup=3, seed=1)
+    assert log[:9] == [(name, i) for i in range(3) for name in names]
+    timed = log[9:]
+    assert len(timed) == 2 * 3 * 40
+    groups = [timed[k : k + 3] for k in range(0, len(timed), 3)]
+    assert all(
+        len({x for _, x in group}) == 1 and {name for name, _ in group} == set(names) for group in groups
     )
-    assert log[:6] == [(who, i) for i in range(3) for who in ("full", "method")]
-    timed = log[6:]
-    assert len(timed) == 2 * 2 * 40
-    pairs = list(zip(timed[::2], timed[1::2], strict=True))
-    assert all(a[1] == b[1] and {a[0], b[0]} == {"full", "method"} for a, b in pairs)
-    orders = [[a[1] for a, _ in pairs[:40]], [a[1] for a, _ in pairs[40:]]]
+    orders = [[group[0][1] for group in groups[:40]], [group[0][1] for group in groups[40:]]]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(40))
     assert orders[0] != orders[1]
-    assert 20 < sum(a[0] == "full" for a, _ in pairs) < 60  # neither is always warmed by the other
+    firsts = [group[0][0] for group in groups]
+    assert all(10 < firsts.count(name) < 45 for name in names)  # none is always warmed by another
 
 
 def test_same_seed_same_order():
     logs = []
     for _ in range(2):
         logs.append([])
-        time_interleaved(logs[-1].append, lambda _: None, range(20), repeats=2, warmup=0, seed=3)
+        time_interleaved([logs[-1].append, lambda _: None], range(20), repeats=2, warmup=0, seed=3)
     assert logs[0] == logs[1]
 
 
 def test_the_device_is_waited_for_before_and_after_each_run():
     log: list[str] = []
     time_interleaved(
-        lambda _: log.append("run"),
-        lambda _: log.append("run"),
+        [lambda _: log.append("run")] * 2,
         range(2),
         1,
         0,
@@ -89,7 +87,7 @@ def test_the_collector_is_off_while_timing_and_on_again_after_a_failure():
         raise OSError("broken model")
 
     with pytest.raises(OSError, match="broken"):
-        time_interleaved(fail, fail, range(2), 1, 0, 0)
+        time_interleaved([fail, fail], range(2), 1, 0, 0)
     assert gc.isenabled()
 
 

@@ -1,8 +1,8 @@
-"""Batch-1 wall-clock of two models, interleaved example by example in one process.
+"""Batch-1 wall-clock of several models, interleaved example by example in one process.
 
 Milliseconds of different processes, or of minutes apart, do not compare: clocks, caches and neighbours change. So the
-full model and the method answer the same example one right after the other, in random order, and only ratios are
-reported. ``wallclock_speedup`` is the total time of the full model over the total time of the method.
+full model and all that is compared with it answer the same example one right after the other, in random order, and only
+ratios are reported. ``wallclock_speedup`` is the total time of the full model over the total time of the method.
 """
 
 from __future__ import annotations
@@ -39,25 +39,24 @@ class Timing:
 
 
 def time_interleaved(
-    full: Run,
-    method: Run,
+    runs: Sequence[Run],
     examples: Sequence[Any],
     repeats: int,
     warmup: int,
     seed: int,
     synchronize: Callable[[], None] | None = None,
-) -> Timing:
-    """Time two callables on the same examples, one right after the other.
+) -> np.ndarray:
+    """Return the nanoseconds of K callables on the same N examples in R rounds, ``(K, R, N)`` int64.
 
     Parameters
     ----------
-    full, method
-        Answer one example.
+    runs
+        Each answers one example.
     examples
-        N examples, already tokenised and on the device.
+        Already tokenised and on the device.
     repeats
-        R rounds; each goes through all examples in a new random order and, for each example, flips a coin for who
-        goes first.
+        R rounds; each goes through all examples in a new random order and, for each example, through the callables in a
+        new random order.
     warmup
         Untimed examples before the first round (repeated in a circle).
     seed
@@ -68,18 +67,16 @@ def time_interleaved(
     generator = np.random.default_rng(seed)
     wait = synchronize or (lambda: None)
     for i in range(warmup):
-        full(examples[i % len(examples)])
-        method(examples[i % len(examples)])
-    spent = np.zeros((2, repeats, len(examples)), dtype=np.int64)
-    runs = (full, method)
+        for run in runs:
+            run(examples[i % len(examples)])
+    spent = np.zeros((len(runs), repeats, len(examples)), dtype=np.int64)
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()  # a collection in the middle of an example would be charged to it
     try:
         for r in range(repeats):
-            first = generator.integers(0, 2, len(examples))
             for i in generator.permutation(len(examples)):
-                for who in (first[i], 1 - first[i]):
+                for who in generator.permutation(len(runs)):
                     wait()
                     start = time.perf_counter_ns()
                     runs[who](examples[i])
@@ -88,7 +85,7 @@ def time_interleaved(
     finally:
         if collecting:
             gc.enable()
-    return Timing(full=spent[0], method=spent[1])
+    return spent
 
 
 def summarise(timing: Timing, resamples: int, seed: int) -> dict[str, Any]:

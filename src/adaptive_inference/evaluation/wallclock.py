@@ -1,4 +1,4 @@
-"""The timing protocol: which rows are timed, how two engines run them, and that they stop where the sweep says."""
+"""The timing protocol: which rows are timed, how the engines run them, and that they stop where the sweep says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from adaptive_inference.data.encode import collate
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.evaluation.candidate import Candidate
-from adaptive_inference.evaluation.latency import summarise, time_interleaved
+from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
 from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.evaluation.points import check_agreement
 from adaptive_inference.evaluation.quality import predict
@@ -65,39 +65,46 @@ class WallClock:
             self.synchronize = torch.cuda.synchronize
 
     def measure(
-        self, point: Mapping[str, Any], candidate: Candidate
-    ) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return the timing row of one operating point, and how the engine agrees with the offline sweep.
+        self, points: Sequence[tuple[Mapping[str, Any], Candidate]]
+    ) -> list[tuple[dict[str, Any], dict[str, int]]]:
+        """Return for each operating point its timing row, and how the engine agrees with the offline sweep.
 
         Parameters
         ----------
-        point
-            As ``calibration.json`` holds it, with a threshold.
-        candidate
-            Who answers; its outputs are of all rows of the split.
+        points
+            Each as ``calibration.json`` holds it, with a threshold, and who answers; its outputs are of all rows of the
+            split. All are timed together: one round of the full model serves them all.
 
         Raises
         ------
         RuntimeError
             A row leaves elsewhere than the sweep says, and not by rounding.
         """
-        rule, threshold = load_rule(point["rule"]), point["threshold"]
-        engine = Batch1Engine(candidate.model, rule, threshold, candidate.calibrator)
-        decisions = [engine.run(example) for example in self.examples]
-        exits = np.array([decision.exit_index for decision in decisions])
-        logits = np.concatenate([decision.logits.float().cpu().numpy() for decision in decisions])
-        answers = predict(logits, candidate.base.kind)
-        agreement = check_agreement(rule, threshold, _select(candidate.outputs, self.rows), exits, answers)
-        timing = time_interleaved(
-            self.baseline.run,
-            engine.run,
+        engines = [
+            Batch1Engine(candidate.model, load_rule(point["rule"]), point["threshold"], candidate.calibrator)
+            for point, candidate in points
+        ]
+        agreements = [
+            self._agreement(engine, candidate) for engine, (_, candidate) in zip(engines, points, strict=True)
+        ]
+        full, *rest = time_interleaved(
+            [engine.run for engine in (self.baseline, *engines)],
             self.examples,
             self.protocol.repeats,
             self.protocol.warmup,
             self.seed,
             self.synchronize,
         )
-        return summarise(timing, self.protocol.bootstrap, self.seed), agreement
+        rows = [summarise(Timing(full, method), self.protocol.bootstrap, self.seed) for method in rest]
+        return list(zip(rows, agreements, strict=True))
+
+    def _agreement(self, engine: Batch1Engine, candidate: Candidate) -> dict[str, int]:
+        decisions = [engine.run(example) for example in self.examples]
+        exits = np.array([decision.exit_index for decision in decisions])
+        logits = np.concatenate([decision.logits.float().cpu().numpy() for decision in decisions])
+        answers = predict(logits, candidate.base.kind)
+        outputs = _select(candidate.outputs, self.rows)
+        return check_agreement(engine.rule, engine.threshold, outputs, exits, answers)
 
 
 def _select(outputs: ExitOutputs, rows: np.ndarray) -> ExitOutputs:
