@@ -23,6 +23,7 @@ from adaptive_inference.search import (
 
 ROOT = Path(__file__).parents[2]
 SMOKE = load_params(ROOT / "presets/smoke.yaml")
+FROM_FULL = {"method": "deebert", "params": load_params(ROOT / "presets/default.yaml")}
 RATE, WEIGHTS = "methods.leebert.train.learning_rate", "methods.leebert.train.weight_learning.learning_rate"
 
 
@@ -63,7 +64,7 @@ def test_a_number_that_yaml_reads_as_a_text_is_a_number():
         ({RATE: [1e-5]}, {"seed": 7}, "seed 7 is not among"),
         ({RATE: [1e-5]}, {"method": "leebrt"}, "did you mean 'leebert'"),
         ({RATE: [1e-5]}, {"task": "tears"}, "did you mean 'tiers'"),
-        ({"training.epochs": [1]}, {"method": "deebert"}, "starts from the full model.* fold holds out"),
+        ({"training.epochs": [1]}, FROM_FULL, "starts from the full model.* fold holds out"),
         ({"training.epochs": [1]}, {"method": "multi_model"}, "not one encoder with exits"),
     ],
 )

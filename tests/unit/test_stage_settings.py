@@ -72,7 +72,7 @@ def test_cells_of_one_name_are_refused(tmp_path, monkeypatch):
     )
     in_a_project(tmp_path, twice, monkeypatch)
     with pytest.raises(
-        SystemExit, match="two cells would be named tiers-tiny-tiny-deebert, tiers-tiny-tiny-early_exit"
+        SystemExit, match="two cells would be named tiers-tiny-tiny-early_exit, tiers-tiny-tiny-full"
     ):
         stage_settings.checked_params()
 
