@@ -166,6 +166,13 @@ def test_a_row_that_cannot_be_submitted_is_named(rows, message):
         read_texts(table(*rows), TASKS["rte"], schema())
 
 
+def test_an_empty_text_of_a_delimited_file_is_answered(tmp_path):
+    file = tmp_path / "test.tsv"
+    file.write_text("index\tquestion1\tquestion2\n0\ta\tb\n1\tc\t\n")
+    pair = schema(text=("question1", "question2"))
+    assert read_texts(read_table(file), TASKS["qqp"], pair) == [["a", "b"], ["c", ""]]
+
+
 @pytest.mark.parametrize("key", ["cola", "sst2", "mrpc", "stsb", "qnli", "rte"])
 def test_the_official_test_files_are_read_whole(key):
     files = sorted(REAL.glob(f"{key}/test.jsonl*"))

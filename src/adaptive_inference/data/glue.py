@@ -121,7 +121,8 @@ def answers(task: GlueTask, schema: Schema) -> dict[str, str]:
 def read_texts(table: Table, task: GlueTask, schema: Schema) -> list[list[str]]:
     """Return the texts of each row, in the order of a test file; its labels are not looked at.
 
-    Columns are the model's own; where the file has none of these names, those under which GLUE gives the same texts.
+    Columns are the model's own; where the file has none of these names, those under which GLUE gives the same texts. GLUE's
+    own TSVs hold a few empty texts (QQP), which want an answer like any other.
 
     Raises
     ------
@@ -147,13 +148,14 @@ def read_texts(table: Table, task: GlueTask, schema: Schema) -> list[list[str]]:
                 f"{table.origin}, row {position}: column {index!r} holds {row.get(index)!r}, expected {position}; the "
                 "server wants rows 0, 1, 2, ... in order: give the test file as it was published, or drop the column"
             )
-        for name in columns:
-            if not isinstance(row.get(name), str):
+        given = ["" if row.get(name) is None and table.blank_is_null else row.get(name) for name in columns]
+        for name, text in zip(columns, given, strict=True):
+            if not isinstance(text, str):
                 raise UserError(
-                    f"{table.origin}, row {position}: the text in column {name!r} is {row.get(name)!r}, not a string; "
+                    f"{table.origin}, row {position}: the text in column {name!r} is {text!r}, not a string; "
                     "fill it, the server wants an answer to every row"
                 )
-        texts.append([row[name] for name in columns])
+        texts.append(given)
     return texts
 
 

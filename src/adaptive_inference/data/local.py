@@ -28,6 +28,7 @@ class Table:
     columns: tuple[str, ...]
     rows: list[Row]
     label_names: tuple[str, ...] | None = None  #: names of integer classes, where the source knows them
+    blank_is_null: bool = False  #: a delimited file cannot tell null from the empty text; both are None here
 
     def require(self, columns: list[str]) -> None:
         """Refuse a table that lacks a column."""
@@ -166,9 +167,8 @@ def _delimited(reader: Any, origin: str) -> Table:
                 "put texts that hold the separator into double quotes (CSV), or use JSONL"
             )
         else:
-            # a delimited file cannot tell null from the empty text
             rows.append({key: cell if cell != "" else None for key, cell in zip(header, cells, strict=True)})
-    return Table(origin, tuple(header or ()), rows)
+    return Table(origin, tuple(header or ()), rows, blank_is_null=True)
 
 
 def _cells(reader: Any, origin: str) -> Iterator[list[str]]:
