@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,8 @@ def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
         graph = repo.index.graph
         status = _status(repo) if judge else {}
         own = [stage for stage in graph if stage.path_in_repo == "dvc.yaml"]
-        nodes = [_node(stage, graph, status.get(stage.addressing, [])) for stage in own]
+        given = _Given(own)
+        nodes = [_node(stage, graph, given, status.get(stage.addressing, [])) for stage in own]
     return _sorted(nodes)
 
 
@@ -131,13 +133,13 @@ def _status(repo: Any) -> dict[str, list[Any]]:
         raise SystemExit(f"error: {error}") from None
 
 
-def _node(stage: Any, graph: Any, reasons: list[Any]) -> StageNode:
+def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any]) -> StageNode:
     produced = {out.fs_path for up in graph.successors(stage) for out in up.outs}
     return StageNode(
         name=stage.addressing,
         command=" ".join(stage.cmd.split()),
         upstream=tuple(sorted(up.addressing for up in graph.successors(stage))),
-        signature=_signature(stage, produced),
+        signature=_signature(stage, produced, given),
         outs=_outs(stage),
         stale=bool(reasons),
         outs_gone=any("changed outs" in reason for reason in reasons),
@@ -148,12 +150,40 @@ def _outs(stage: Any) -> dict[str, str | None]:
     return {out.def_path: out.hash_info.value for out in stage.outs}
 
 
-def _signature(stage: Any, produced: set[str]) -> str:
+class _Given:
+    """What the stages are given, each file read once: hundreds of stages share one params file and the same code."""
+
+    def __init__(self, stages: list[Any]) -> None:
+        from dvc.dependency.param import read_param_file
+
+        wanted: dict[tuple[Any, str], set[str]] = {}
+        for dep in (dep for stage in stages for dep in stage.deps if hasattr(dep, "read_params")):
+            wanted.setdefault((dep.fs, dep.fs_path), set()).update(dep.params)
+        self._values = {
+            path: read_param_file(fs, path, sorted(keys), flatten=True)
+            for (fs, path), keys in wanted.items()
+            if fs.exists(path)
+        }
+        self._hashes: dict[str, str | None] = {}
+
+    def values(self, dep: Any) -> dict[str, Any]:
+        """Return the params of a dependency that its file has."""
+        there = self._values.get(dep.fs_path, {})
+        return {key: there[key] for key in dep.params if key in there}
+
+    def hash(self, dep: Any) -> str | None:
+        """Return DVC's digest of a file or folder."""
+        if dep.fs_path not in self._hashes:
+            self._hashes[dep.fs_path] = dep.get_hash().value
+        return self._hashes[dep.fs_path]
+
+
+def _signature(stage: Any, produced: set[str], given: _Given) -> str:
     """Digest what a stage is given apart from other stages' outputs, which its receipts stand for."""
     parts: list[Any] = [stage.cmd]
     for dep in stage.deps:
         if hasattr(dep, "read_params"):
-            values = dep.read_params()
+            values = given.values(dep)
             missing = sorted(set(dep.params) - set(values))
             if missing:
                 raise SystemExit(
@@ -161,13 +191,15 @@ def _signature(stage: Any, produced: set[str]) -> str:
                     "add it (docs/params.md tells the defaults)"
                 )
             parts.append(values)
-        elif not any(_overlap(Path(dep.fs_path), Path(out)) for out in produced):
-            parts.append([dep.def_path, dep.get_hash().value])
+        elif not any(_overlap(dep.fs_path, out) for out in produced):
+            parts.append([dep.def_path, given.hash(dep)])
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _overlap(first: Path, second: Path) -> bool:
-    return first.is_relative_to(second) or second.is_relative_to(first)
+def _overlap(first: str, second: str) -> bool:
+    return f"{first}{os.sep}".startswith(f"{second}{os.sep}") or f"{second}{os.sep}".startswith(
+        f"{first}{os.sep}"
+    )
 
 
 def _sorted(nodes: list[StageNode]) -> list[StageNode]:

@@ -78,7 +78,8 @@ def test_bad_params_are_refused_before_any_job(built, edit, message):
 
 
 @pytest.mark.parametrize(
-    ("preset", "jobs"), [("default", 57), ("sst2-minilm", 49), ("sweet-paper", 40), ("glue-small-stsb", 17)]
+    ("preset", "jobs"),
+    [("default", 57), ("grid", 135), ("sst2-minilm", 49), ("sweet-paper", 40), ("glue-small-stsb", 17)],
 )
 def test_a_preset_plans_its_graph(built, preset, jobs):
     text = (built.root / "params.yaml").read_text()
@@ -89,6 +90,39 @@ def test_a_preset_plans_its_graph(built, preset, jobs):
         (built.root / "params.yaml").write_text(text)
     table = output.partition("Job stats:")[2]
     assert f"total {jobs + 3}" in " ".join(table.split())
+
+
+@pytest.mark.parametrize(("preset", "stages"), [("pabee-paper", 841), ("leebert-paper", 3851)])
+def test_a_graph_of_thousands_of_stages_is_read(built, preset, stages):
+    text = (built.root / "params.yaml").read_text()
+    program = "import sys; sys.path[:0] = ['workflow']; import dag; print(len(dag.read_graph(judge=False)))"
+    try:
+        built.use(preset)
+        done = run(built, program)
+    finally:
+        (built.root / "params.yaml").write_text(text)
+    assert done.stdout.split() == [str(stages)], done.stderr
+
+
+def test_what_stages_share_is_read_once(monkeypatch, tmp_path):
+    import dag
+
+    class Shared:
+        def_path = fs_path = "src/code.py"
+        reads = 0
+
+        def get_hash(self):
+            type(self).reads += 1
+            return type("Hash", (), {"value": "abc"})
+
+    stages = [
+        type("Stage", (), {"deps": [Shared()], "cmd": f"run {n}", "addressing": str(n)}) for n in range(3)
+    ]
+    given = dag._Given(stages)
+    signatures = {dag._signature(stage, {"src/code"}, given) for stage in stages}
+    assert len(signatures) == 3
+    assert Shared.reads == 1
+    assert dag._signature(stages[0], {"src"}, given) != dag._signature(stages[0], {"src/code"}, given)
 
 
 def test_lint_finds_nothing(built):
