@@ -156,18 +156,22 @@ class _Given:
     def __init__(self, stages: list[Any]) -> None:
         from dvc.dependency.param import read_param_file
 
-        wanted: dict[tuple[Any, str], set[str]] = {}
+        wanted: dict[str, set[str]] = {}
+        systems = {}
         for dep in (dep for stage in stages for dep in stage.deps if hasattr(dep, "read_params")):
-            wanted.setdefault((dep.fs, dep.fs_path), set()).update(dep.params)
+            wanted.setdefault(dep.fs_path, set()).update(dep.params)
+            systems[dep.fs_path] = dep.fs
         self._values = {
-            path: read_param_file(fs, path, sorted(keys), flatten=True)
-            for (fs, path), keys in wanted.items()
-            if fs.exists(path)
+            path: read_param_file(systems[path], path, sorted(keys), flatten=True)
+            for path, keys in wanted.items()
+            if keys and systems[path].exists(path)
         }
         self._hashes: dict[str, str | None] = {}
 
     def values(self, dep: Any) -> dict[str, Any]:
-        """Return the params of a dependency that its file has."""
+        """Return the params of a dependency that its file has; all of the file, where it names none."""
+        if not dep.params:
+            return dict(dep.read_params())
         there = self._values.get(dep.fs_path, {})
         return {key: there[key] for key in dep.params if key in there}
 
