@@ -1,6 +1,6 @@
 """How much is left: an estimate before a run starts, made better by every stage that ends.
 
-The first guess scales the seconds that stages of an early default preset took on two slow cores (`REFERENCE`) by the number of
+The first guess scales the seconds that stages of the default preset took on two slow cores (`REFERENCE`) by the number of
 training examples; stages that ran here before are taken at the time they took, and whatever a finished stage shows of this
 machine's speed is applied to those that are left.
 
