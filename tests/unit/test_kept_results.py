@@ -16,7 +16,7 @@ from adaptive_inference.params import load_params
 KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("*/records"))
 
 #: Presets whose every cell was run; others may be kept in slices.
-FINISHED = ["default", "sst2-minilm"]
+FINISHED = ["default", "grid", "sst2-minilm"]
 
 
 def read_csv(preset, table):
