@@ -238,9 +238,10 @@ def _draw_rules(plot: SpeedPlot, folder: Path, stem: str) -> list[str]:
                 drawn.add(rule)
             axes.set_title(method_name(method), loc="left")
             axes.xaxis.set_tick_params(labelbottom=True)  # a panel may have none below it
-        figure.supxlabel(SPEEDS["layers_speedup"][1], fontsize="medium")
+        for axes in panels[len(curves) - columns : len(curves)]:  # the lowest panel of each column
+            axes.set_xlabel(SPEEDS["layers_speedup"][1])  # a supxlabel would lie below an outside legend
         for axes in panels[::columns]:
             axes.set_ylabel(f"{metric_name(plot.rows[0].metric)}, evaluation split")
-        figure.legend(loc="outside lower center", ncols=len(drawn), handlelength=1.8)
+        figure.legend(loc="outside lower center", ncols=min(len(drawn), 2 * columns), handlelength=1.8)
         save(figure, folder, f"{stem}-rules")
     return [f"{stem}-rules"]
