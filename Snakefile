@@ -17,8 +17,9 @@ import stage_settings
 
 stage_settings.use_this_environment(workflow.basedir)
 CORES = stage_settings.cores(workflow)
-PARAMS = stage_settings.checked_params()
-STAGES = dag.read_graph(judge=stage_settings.first_parse())
+WHOLE_RUN = stage_settings.first_parse()
+PARAMS = stage_settings.checked_params(WHOLE_RUN)
+STAGES = dag.read_graph(judge=WHOLE_RUN)
 dag.drop_false_receipts(STAGES)
 MISSING = stage_settings.unkept(STAGES, PARAMS)
 FIRST = stage_settings.with_upstream(MISSING, STAGES)

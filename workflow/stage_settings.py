@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,14 @@ def only_run_here() -> None:
 _run_lock: FileLock | None = None
 
 
-def checked_params() -> Params:
-    """Load ``params.yaml``, or stop with the message that is meant for the user."""
+def checked_params(encoders: bool = True) -> Params:
+    """Load ``params.yaml``, or stop with the message that is meant for the user.
+
+    Parameters
+    ----------
+    encoders
+        Look at the encoders too, which takes seconds.
+    """
     try:
         params = load_params("params.yaml")
     except UserError as error:
@@ -85,6 +92,8 @@ def checked_params() -> Params:
             f"error: two cells would be named {', '.join(twice)}; rename a task, backbone or method"
         )
     check_rules(params)
+    if encoders:
+        check_exits(params)
     check_risk(params)
     linked = [path.as_posix() for path in Path("data").rglob("*") if path.is_symlink() and path.is_dir()]
     if linked:
@@ -111,6 +120,27 @@ def check_rules(params: Params) -> None:
                     rule.check(task.kind, certain or load_objective(train.objective, train).needs_certainty)
             except UserError as error:
                 raise SystemExit(f"error: {where}: {error}") from None
+
+
+def check_exits(params: Params) -> None:
+    """Stop where a method's own exits do not fit an encoder or its objective, before anything is trained.
+
+    The layers of a hub's checkpoint are known when `prepare_data` has fetched it; each training looks again.
+    """
+    own = {name: method.train for name, method in params.methods.items() if method.train.exits is not None}
+    if not own:
+        return
+    from adaptive_inference.backbones.load import check_fit, is_at_hand, layer_count
+
+    at_hand = {at: backbone for at, backbone in params.backbones.items() if is_at_hand(backbone.weights)}
+    for (at, backbone), (name, train) in product(at_hand.items(), own.items()):
+        exits = train.exits or []
+        try:
+            for task, settings in params.tasks.items():
+                check_fit(backbone, exits, task, settings.max_length)
+            load_objective(train.objective, train).check_exits(exits, layer_count(backbone.weights))
+        except UserError as error:
+            raise SystemExit(f"error: methods.{name} on backbones.{at}: {error}") from None
 
 
 def check_risk(params: Params) -> None:

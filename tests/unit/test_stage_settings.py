@@ -131,6 +131,35 @@ def test_a_rule_or_objective_that_a_regression_cannot_use_is_refused_before_the_
         stage_settings.check_rules(parse_params(body))
 
 
+def with_exits(exits, objective="joint"):
+    body = SMOKE.model_dump(mode="json")
+    body["methods"]["mine"] = {"train": {"exits": exits, "objective": objective}, "rules": ["fixed"]}
+    body["trained_by"]["train_leebert"] = [*body["trained_by"]["train_leebert"], "mine"]
+    return parse_params(body)
+
+
+@pytest.mark.parametrize(
+    ("exits", "objective", "message"),
+    [
+        ([2, 9], "joint", r"exits \[9\] lie outside 1\.\.4"),
+        ([3], "module_replacing", r"k divides the 4 layers.*\[3\].*\[1\], \[2\], \[4\]"),
+    ],
+)
+def test_a_methods_own_exits_that_an_encoder_or_objective_cannot_have_are_refused_before_the_run(
+    exits, objective, message
+):
+    stage_settings.check_exits(with_exits([1, 3, 4]))
+    stage_settings.check_exits(with_exits([2], objective))
+    with pytest.raises(SystemExit, match=rf"methods\.mine on backbones\.tiny: .*{message}"):
+        stage_settings.check_exits(with_exits(exits, objective))
+
+
+def test_the_encoder_of_a_hub_is_not_fetched_to_look_at_exits():
+    body = with_exits([2, 9]).model_dump(mode="json")
+    body["backbones"]["tiny"] |= {"weights": "nobody/nothing", "revision": "0" * 40}
+    stage_settings.check_exits(parse_params(body))
+
+
 def with_risk(task=None, **risk):
     body = SMOKE.model_dump(mode="json")
     body["goal"]["risk"] = risk

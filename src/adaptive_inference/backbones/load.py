@@ -227,6 +227,11 @@ def weight_folder(weights: str, revision: str | None = None) -> Path:
     return _hub_folder(weights, revision)
 
 
+def is_at_hand(weights: str) -> bool:
+    """Return whether a checkpoint can be looked at without a network: any but a hub id."""
+    return weights == "packaged" or weights.startswith("random:") or Path(weights).is_dir()
+
+
 def check_sha256(folder: Path, expected: str | None) -> None:
     """Compare the weight file with its expected checksum; also refuse a folder without safetensors.
 

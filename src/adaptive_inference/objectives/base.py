@@ -153,6 +153,15 @@ class Objective:
                 "leave its methods out of `methods` and `trained_by`"
             )
 
+    def check_exits(self, exits: Sequence[int], layers: int) -> None:
+        """Refuse exit layers, all within 1..L, that the objective cannot train in an encoder of L layers.
+
+        Raises
+        ------
+        UserError
+            Names the exits that it can.
+        """
+
 
 def task_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     """Return the mean cross-entropy of classes, or the mean squared error of scores (C = 1)."""
