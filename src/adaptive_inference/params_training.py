@@ -34,10 +34,13 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Of AdamW.")
     max_grad_norm: Annotated[float, Field(ge=0.0)] = Field(1.0, description="Gradient clip; 0: none.")
     group_by_length: bool = Field(False, description="Batch rows of like length together: less padding.")
+    score_every: Count = Field(
+        1, description="Epochs between two scorings on the development split, from which the best is kept."
+    )
     save_every: Count = Field(200, description="Steps between the files that a killed run resumes from.")
     patience: Count | None = Field(
         None,
-        description="Stop after this many epochs without a better development quality (mean of all exits); absent: never.",
+        description="Stop after this many scorings without a better development quality (mean of all exits); absent: never.",
     )
 
 
@@ -60,6 +63,7 @@ class TrainingOverride(Section):
         None, description="See `training.max_grad_norm`."
     )
     group_by_length: bool | None = Field(None, description="See `training.group_by_length`.")
+    score_every: Count | None = Field(None, description="See `training.score_every`.")
     save_every: Count | None = Field(None, description="See `training.save_every`.")
     patience: Count | None = Field(None, description="See `training.patience`.")
 
@@ -96,6 +100,10 @@ class WeightLearning(Section):
         description="`raw`: the weights themselves, may turn negative; `softplus`: positive; `softmax`: positive, and the "
         "terms of each exit keep their mean of 1.",
     )
+    minimum: Annotated[float, Field(ge=0.0)] | None = Field(
+        None,
+        description="`raw`: weights stop falling here; absent: below 0 the network maximises their losses.",
+    )
     learning_rate: Positive = Field(1e-3, description="Rate of the weights (the paper's lambda 2).")
     optimizer: Literal["adam", "sgd"] = Field("adam", description="Of the weights.")
     mixing: Literal["ratio", "equal"] = Field(
@@ -103,6 +111,14 @@ class WeightLearning(Section):
         description="Weight of the first half's gradient in CLO: `ratio`: network's rate over the weights' rate, as the "
         "paper writes it; `equal`: 1.",
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> WeightLearning:
+        if self.minimum is not None and self.parametrisation != "raw":
+            raise ValueError(
+                f"`minimum` has no meaning for parametrisation: {self.parametrisation}; remove it"
+            )
+        return self
 
 
 class PatientDistillation(Section):
@@ -222,9 +238,9 @@ class MethodTraining(TrainingOverride):
             )
         if self.exits is not None and list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
-        if self.objective in SHALLOW and len(self.exits or []) != 1:
+        if self.objective in STATIC and len(self.exits or []) != 1:
             raise ValueError(
-                f"objective: {self.objective} makes a model of k layers; say how many by `exits`, e.g. [3]"
+                f"objective: {self.objective} makes a model of one exit; say after which layer by `exits`, e.g. [3]"
             )
         for key, objectives in READ_BY.items():
             unset = getattr(self, key) == type(self).model_fields[key].default
@@ -256,8 +272,10 @@ READ_BY = {
 }
 #: Objectives that make a static model of fewer layers.
 SHALLOW = ("patient_distillation", "module_replacing", "layer_drop")
+#: All that make a model of one exit; heads are pruned in as many layers as one likes.
+STATIC = ("head_pruning", *SHALLOW)
 #: Objectives that read or start from a model of all layers, which one stage gives them: train_leebert.
-FROM_FULL = ("frozen", "head_pruning", *SHALLOW)
+FROM_FULL = ("frozen", *STATIC)
 #: Objectives whose losses look at several exits at once.
 EXITS_TOGETHER = ("frozen", "distill", "weight_learning")
 #: Objectives that a stage depends on, where it is not every one of them; see dvc.yaml.

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.params import Backbone
 from adaptive_inference.params_training import Distillation, MethodTraining, WeightLearning
-from adaptive_inference.training.order import other_half, split_halves
+from adaptive_inference.training.order import EpochOrder, other_half, split_halves
 from adaptive_inference.training.trainer import ExitTrainer
 
 DEEBERT = MethodTraining(objective="frozen")
@@ -84,7 +85,10 @@ def test_alternation_trains_the_last_exit_alone_and_all_exits_in_turn():
     batch = make_batch(model)
     inner = [item for head in model.heads[:-1] for item in head.parameters()]
     even, odd, plain = (sum(losses_of(model, m, batch, s)) for m, s in ((method, 0), (method, 1), (EE, 0)))
-    assert all((item == 0).all() for item in gradients(even, inner))
+    untouched = torch.autograd.grad(even, inner, retain_graph=True, allow_unused=True)
+    assert all(
+        item is None for item in untouched
+    )  # a gradient of 0 would let AdamW's momentum move the heads
     assert all(item.any() for item in gradients(odd, inner))
     assert odd.item() == plain.item()
     assert even.item() == losses_of(model, EE, batch)[-1].item()
@@ -302,6 +306,19 @@ def test_14_no_step_of_the_network_uses_a_row_of_the_other_half(tmp_path, monkey
     assert sorted(other_half([1] * 42, 8, 0, 0, False)) == split_halves(42, 0, 0)[1]
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_14_batches_of_the_other_half_tell_nothing_of_the_networks_own(grouped):
+    """Rows of a sorted file, so that places are classes: the n-th batches must not stand at the same places."""
+    lengths = [5] * 400
+    own, other = EpochOrder(lengths, 8, 0, grouped, halved=True), other_half(lengths, 8, 0, 0, grouped)
+    halves = split_halves(400, 0, 0)
+    places = [
+        [half.index(row) for row in order] for half, order in zip(halves, (list(own), other), strict=True)
+    ]
+    assert sum(a == b for a, b in zip(*places, strict=True)) < 20  # one in 200 by chance
+    assert abs(np.corrcoef(places)[0, 1]) < 0.3
+
+
 def test_slo_learns_from_all_rows_and_fixed_weights_are_reported_nowhere(tmp_path):
     slo = run_fit(make_model(), leebert(scheme="slo"), tmp_path / "slo", rows=32)
     fixed = run_fit(make_model(), MethodTraining(objective="distill"), tmp_path / "fixed", rows=32)
@@ -321,16 +338,26 @@ def test_losses_between_exits_are_not_defined_for_scores(tmp_path):
 # --------------------------------------------------------------------------- early stopping
 
 
-def test_training_stops_after_epochs_without_a_better_one_and_stays_stopped(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("score_every", "scored"), [(1, [1, 2, 3]), (2, [2, 4, 6])])
+def test_training_stops_after_scorings_without_a_better_one_and_stays_stopped(
+    score_every, scored, tmp_path, monkeypatch
+):
     monkeypatch.setattr("adaptive_inference.training.trainer.quality", lambda *given: 0.5)
-    model = make_model()
-    first = run_fit(model, EE, tmp_path, epochs=6, patience=2)
-    assert first.best_epoch == 1
-    assert sum("development_quality" in row for row in first.history) == 3
-    assert first.steps == 12
+    settings = {"rows": 16, "epochs": 9, "patience": 2, "score_every": score_every}
+    first = run_fit(make_model(), EE, tmp_path, **settings)
+    assert first.best_epoch == scored[0]
+    assert [row["epoch"] for row in first.history if "development_quality" in row] == scored
+    assert first.steps == 2 * scored[-1]
     kill_at(monkeypatch, 1)  # no batch is trained again
-    second = run_fit(make_model(), EE, tmp_path, epochs=6, patience=2)
+    second = run_fit(make_model(), EE, tmp_path, **settings)
     assert second.history == first.history
+
+
+def test_the_last_epoch_is_scored_whatever_the_distance_and_unscored_ones_are_no_candidates(tmp_path):
+    result = run_fit(make_model(), EE, tmp_path, epochs=5, score_every=2)
+    assert [row["epoch"] for row in result.history if "development_quality" in row] == [2, 4, 5]
+    assert result.best_epoch in (2, 4, 5)
+    assert [row["epoch"] for row in result.history if row["epoch"] in (1, 3)] == [1, 3]
 
 
 @pytest.mark.parametrize("method", [EE, leebert()], ids=["joint", "leebert"])

@@ -33,10 +33,12 @@ SETTINGS = {"rows": 42, "epochs": 2, "save_every": 2, "warmup_ratio": 0.2, "grou
 
 @pytest.mark.parametrize("batch_number", [2, 4, 6, 7, 11], ids=lambda n: f"batch{n}")
 @pytest.mark.parametrize(
-    ("method", "accumulation"), [(SWEET_LOCAL, 1), (LTE, 1), (EE, 2)], ids=["sweet", "lte", "accumulated"]
+    ("method", "accumulation", "score_every"),
+    [(SWEET_LOCAL, 1, 1), (LTE, 1, 2), (EE, 2, 1)],
+    ids=["sweet", "lte_scored_once", "accumulated"],
 )
 def test_a_killed_run_resumes_to_the_same_weights_and_history(
-    method, accumulation, batch_number, tmp_path, monkeypatch
+    method, accumulation, score_every, batch_number, tmp_path, monkeypatch
 ):
     """With dropout: the generators' states are resumed too. 6 batches are an epoch, and rows take 3 steps."""
     monkeypatch.setattr("adaptive_inference.training.fit.HISTORY_ROWS", 12 // accumulation // 3)
@@ -44,7 +46,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history(
     def run(folder, log):
         torch.manual_seed(len(log))  # whatever was drawn before must not matter
         model = make_model(certainty=method is LTE, dropout=0.1)
-        settings = SETTINGS | {"gradient_accumulation": accumulation}
+        settings = SETTINGS | {"gradient_accumulation": accumulation, "score_every": score_every}
         result = run_fit(
             model, method, tmp_path / folder, on_log=lambda row, step: log.append((step, row)), **settings
         )

@@ -86,9 +86,10 @@ def changed(path, value):
         ),
         ("methods.leebert.train", {"drop_rate": 0.5}, "`drop_rate` has no meaning for objective: joint"),
         ("methods.leebert.train", {"objective": "head_pruning", "pruning": {"share": 1.0}}, "less than 1"),
+        ("methods.leebert.train", {"objective": "head_pruning"}, "by `exits`, e.g. [3]"),
         (
             "methods.sweet.train",
-            {"objective": "head_pruning"},
+            {"objective": "head_pruning", "exits": [2]},
             "list the method under trained_by.train_leebert",
         ),
         ("methods.sweet.train", {"objective": "layer_drop", "exits": [2]}, "list the method under"),
@@ -231,7 +232,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     assert section(Training) == {
         "epochs": 3, "batch_size": 16, "gradient_accumulation": 1, "learning_rate": 5e-5, "head_learning_rate": None,
         "schedule": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "group_by_length": False,
-        "save_every": 200, "patience": None,
+        "score_every": 1, "save_every": 200, "patience": None,
     }  # fmt: skip
     assert section(Evaluation) == {
         "timed_seeds": [], "timed_examples": 200, "repeats": 5, "warmup": 20, "bootstrap": 1000, "batch_size": 64,
@@ -254,7 +255,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     assert section(Distillation) == {"teachers": "all", "temperature": 2.0, "detach": True}
     assert section(WeightLearning) == {
         "scheme": "clo_v2", "group": 4, "between": "text", "parametrisation": "softmax", "learning_rate": 1e-3,
-        "optimizer": "adam", "mixing": "ratio",
+        "optimizer": "adam", "mixing": "ratio", "minimum": None,
     }  # fmt: skip
     assert section(PatientDistillation) == {"alpha": 0.5, "beta": 1.0, "temperature": 5.0}
     assert section(Replacement) == {"start": 0.5, "ramp": 0.5}

@@ -15,6 +15,7 @@ from tiny_training import (
     SWEET,
     SWEET_LOCAL,
     make_batch,
+    make_features,
     make_model,
     ready_trainer,
     run_fit,
@@ -66,6 +67,18 @@ def test_grouping_saves_padding_and_does_not_sort_the_batches():
     longest = [max(batch) for batch in batches(True)]
     rises = sum(after > before for before, after in itertools.pairwise(longest))
     assert 0.3 < rises / len(longest) < 0.7
+
+
+def test_what_an_objective_looks_at_before_training_is_drawn_by_the_seed_from_all_rows(tmp_path):
+    """The first of the rows must not be the first of a file, which may be sorted by class."""
+    ids = [feature["id"] for feature in make_features(make_model(), 16)]
+    seen = []
+    for seed in (0, 0, 1):
+        trainer = ready_trainer(make_model(), EE, tmp_path)
+        trainer.args.seed = seed
+        seen.append([row for batch in trainer._shuffled() for row in batch["ids"].tolist()])
+    assert all(sorted(rows) == sorted(ids) and rows != ids for rows in seen)
+    assert seen[0] == seen[1] != seen[2]
 
 
 def _gradients(trainer, model, batches):

@@ -87,7 +87,7 @@ class Objective:
         return type(self).__module__.rpartition(".")[2]
 
     def prepare(self, model: MultiExitModel, batches: Iterable[Batch]) -> None:
-        """Look at the training rows, in their own order, before `attach`; nothing has been trained yet."""
+        """Look at the training rows, shuffled, before `attach`; nothing has been trained yet."""
 
     def attach(self, model: MultiExitModel, seed: int) -> None:
         """Take note of the model that will be trained, once, before its optimiser is made."""

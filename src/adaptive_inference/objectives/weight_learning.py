@@ -8,6 +8,7 @@ Shape suffixes: E exits, T terms of an exit (its cross-entropy, then one per tea
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
     from adaptive_inference.objectives.base import Batches, StepTaken
     from adaptive_inference.params_training import MethodTraining
+
+
+logger = logging.getLogger("adaptive_inference")
 
 
 class TermWeights:
@@ -49,6 +53,7 @@ class TermWeights:
         )
         kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.SGD
         self.optimizer = kind([self.raw_ET], lr=settings.learning_rate)
+        self._warned = False
 
     def values(self) -> Tensor:
         """Return the weights, (E, T), with their gradient to `raw_ET`; 0 where there is no term."""
@@ -63,6 +68,20 @@ class TermWeights:
         with torch.enable_grad():
             (self.raw_ET.grad,) = torch.autograd.grad((self.values() * gradient_ET).sum(), self.raw_ET)
         self.optimizer.step()
+        if self.settings.parametrisation == "raw":
+            self._hold()
+
+    def _hold(self) -> None:
+        """Keep raw weights at their minimum; without one, say when the first of them turns negative."""
+        if self.settings.minimum is not None:
+            with torch.no_grad():
+                self.raw_ET.clamp_(min=self.settings.minimum)
+        elif not self._warned and bool((self.values() < 0).any()):
+            self._warned = True
+            logger.warning(
+                "a loss weight has turned negative: from here on the network maximises that loss; set "
+                "`weight_learning.minimum`, a lower `weight_learning.learning_rate`, or another `parametrisation`"
+            )
 
     def state(self) -> dict[str, Tensor]:
         """Return raw weights and the optimiser's moments."""

@@ -9,6 +9,8 @@ from torch.utils.data import Sampler
 
 #: Batches whose rows are sorted by length together; more means less padding and less mixing.
 POOL_BATCHES = 50
+#: Streams of the generator beside that of the order itself, further apart than there are epochs.
+_SPLIT, _OTHER = 500_009, 750_019
 
 
 def epoch_order(
@@ -53,7 +55,7 @@ def split_halves(rows: int, seed: int, epoch: int) -> tuple[list[int], list[int]
 
     An odd row goes to the first half. Rows stand in ascending order.
     """
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 500_009) % 2**63)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + _SPLIT) % 2**63)
     drawn = torch.randperm(rows, generator=generator).tolist()
     first = rows - rows // 2
     return sorted(drawn[:first]), sorted(drawn[first:])
@@ -62,9 +64,9 @@ def split_halves(rows: int, seed: int, epoch: int) -> tuple[list[int], list[int]
 def other_half(
     lengths: Sequence[int], batch_size: int, seed: int, epoch: int, group_by_length: bool
 ) -> list[int]:
-    """Return the second half of `split_halves` in its own `epoch_order`."""
+    """Return the second half of `split_halves` in an `epoch_order` that tells nothing of the first half's."""
     rows = split_halves(len(lengths), seed, epoch)[1]
-    return _ordered(rows, lengths, batch_size, seed, epoch, group_by_length)
+    return _ordered(rows, lengths, batch_size, seed, epoch + _OTHER, group_by_length)
 
 
 def _ordered(

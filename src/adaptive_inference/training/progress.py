@@ -33,7 +33,8 @@ class Progress:
         Called with each row and its step, as soon as there is one.
     history
         Rows of ``history.jsonl``: ``step``, ``epoch``, ``loss`` (sum over exits), ``exitK_loss``,
-        ``learning_rate``; at an epoch's end also ``developmentK_quality`` and their mean, ``development_quality``.
+        ``learning_rate``; after an epoch that is scored also ``developmentK_quality`` and their mean,
+        ``development_quality``.
         Losses are means over the steps since the row before.
     observe
         What else is worth keeping at each row; None: nothing.
@@ -79,7 +80,7 @@ class Progress:
         self.steps_run += 1
 
     def write_row(self, step: int, epoch: float, quality: Sequence[float] = ()) -> None:
-        """Close a row: mean losses since the last one and, at an epoch's end, the quality of each exit."""
+        """Close a row: mean losses since the last one and, where it was scored, the quality of each exit."""
         row: Row = {"step": step, "epoch": round(epoch, 6), "learning_rate": self.learning_rate}
         if self.pending:
             means = [sum(column) / len(self.pending) for column in zip(*self.pending, strict=True)]
@@ -103,9 +104,9 @@ class Progress:
         return True
 
     def exhausted(self, patience: int | None) -> bool:
-        """Return whether so many epochs in a row were no better than the best."""
-        scored = sum("development_quality" in row for row in self.history)
-        return patience is not None and scored - self.best_epoch >= patience
+        """Return whether so many scorings in a row were no better than the best."""
+        scored = [row["epoch"] for row in self.history if "development_quality" in row]
+        return patience is not None and sum(epoch > self.best_epoch for epoch in scored) >= patience
 
     @property
     def train_loss(self) -> float:

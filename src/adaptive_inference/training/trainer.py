@@ -29,7 +29,7 @@ from adaptive_inference.exits.model import ExitStep, MultiExitModel
 from adaptive_inference.exits.weights import full_disk_is_os_error, load_weights, save_weights
 from adaptive_inference.objectives.base import Objective, StepTaken
 from adaptive_inference.params_training import MethodTraining, Training
-from adaptive_inference.training.order import EpochOrder, other_half
+from adaptive_inference.training.order import EpochOrder, epoch_order, other_half
 from adaptive_inference.training.progress import Progress
 
 logger = logging.getLogger("adaptive_inference")
@@ -85,7 +85,7 @@ class ExitTrainer(Trainer):
             args,
             data_collator=lambda rows: collate(rows, pad),
             train_dataset=train_features,
-            callbacks=[Pace(self, progress, log_every, training.save_every)],
+            callbacks=[Pace(self, progress, log_every, training)],
         )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -102,7 +102,7 @@ class ExitTrainer(Trainer):
             pad,
             [],
         )  # batches since the optimiser last stepped, where they are asked for again
-        objective.prepare(model, self._in_order())
+        objective.prepare(model, self._shuffled())
         objective.attach(model, args.seed)
         progress.observe = objective.report
         self._clip_groups = model.blocks() if method.clip == "per_block" else [list(model.parameters())]
@@ -117,11 +117,14 @@ class ExitTrainer(Trainer):
             lengths, rows, self.args.seed, self.training.group_by_length, self.objective.splits_rows
         )
 
-    def _in_order(self) -> Iterator[dict[str, Tensor]]:
-        """Yield the training rows as batches, in the order of the split."""
+    def _shuffled(self) -> Iterator[dict[str, Tensor]]:
+        """Yield the training rows as batches, shuffled by the seed: a file may be sorted by class."""
         features, size = self.train_dataset, self.args.train_batch_size
-        for start in range(0, len(features), size):
-            yield self._prepare_inputs(collate(features[start : start + size], self._pad))
+        lengths = [feature["length"] for feature in features]
+        order = epoch_order(lengths, size, self.args.seed, 0, group_by_length=False)
+        for start in range(0, len(order), size):
+            rows = [features[row] for row in order[start : start + size]]
+            yield self._prepare_inputs(collate(rows, self._pad))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW (betas 0.9, 0.999; eps 1e-8) with the heads' own rate; norms and biases do not decay."""
@@ -319,13 +322,8 @@ class Pace(TrainerCallback):
     resumed run skip the scoring.
     """
 
-    def __init__(self, trainer: ExitTrainer, progress: Progress, log_every: int, save_every: int) -> None:
-        self.trainer, self.progress, self.log_every, self.save_every = (
-            trainer,
-            progress,
-            log_every,
-            save_every,
-        )
+    def __init__(self, trainer: ExitTrainer, progress: Progress, log_every: int, training: Training) -> None:
+        self.trainer, self.progress, self.log_every, self.training = trainer, progress, log_every, training
 
     def on_optimizer_step(
         self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any
@@ -341,11 +339,15 @@ class Pace(TrainerCallback):
             return
         if state.global_step % self.log_every == 0:
             self.progress.write_row(state.global_step, state.epoch)
-        control.should_save = state.global_step % self.save_every == 0
+        control.should_save = state.global_step % self.training.save_every == 0
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Score, then save."""
-        control.should_evaluate = control.should_save = True
+        """Score where it is due, then save."""
+        epoch = round(state.epoch)
+        due = epoch % self.training.score_every == 0 or epoch == self.training.epochs
+        control.should_evaluate, control.should_save = due, True
+        if not due:
+            self.progress.write_row(state.global_step, state.epoch)
 
 
 class QuietBar(ProgressCallback):
