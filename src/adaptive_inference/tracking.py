@@ -32,6 +32,8 @@ Point = tuple[str, int, float]
 
 #: What of a stage's folder goes into the run: small files only, since weights are DVC's.
 SMALL_FILES = ("metrics.json", "history.jsonl", "weights.jsonl", "calibration.json", "curves.json")
+#: Operating points that are chosen by a goal of the params.
+GOALS = ("max_loss_", "min_speedup_", "risk_")
 ANSWER_SECONDS = 5.0  #: how long a tracking server may take to show that it is there
 FLUSH_SECONDS = 2.0  #: live metrics are sent together, at most this often
 _MAX_BATCH = 1000  # MLflow's limit of metrics per request; it is 100 for parameters
@@ -299,7 +301,11 @@ def all_points(record: Record, folder: Path, timings: dict[str, Any]) -> list[Po
             for name, values in curve.items():
                 for step, value in enumerate(values):
                     points += _point(f"{rule}_{name}", step, value)
-    for name, value in {**record.metrics, **_clock_metrics(record, timings)}.items():
+    for name, value in {
+        **record.metrics,
+        **_clock_metrics(record, timings),
+        **goal_metrics(record, timings),
+    }.items():
         points += _point(name, 0, value)
     return list(dict.fromkeys(points))
 
@@ -312,6 +318,33 @@ def _clock_metrics(record: Record, timings: dict[str, Any]) -> dict[str, Any]:
         if row.get("method") == record.cell.method and headline.items() <= row.items():
             found["wallclock_speedup"] = row.get("wallclock_speedup")
     return found
+
+
+def goal_metrics(record: Record, timings: dict[str, Any]) -> dict[str, Any]:
+    """Return quality and speed-ups of an evaluation at each goal of the params, under names that all methods share.
+
+    Of a method's rules the one that was best on the calibration split: of a goal of quality the fastest, of a goal of
+    speed the most accurate. So any two runs can be compared at a goal that both meet.
+    """
+    best: dict[str, dict[str, Any]] = {}
+    for row in record.details.get("rows", []):
+        goal = row["operating_point"]
+        if row["method"] != record.cell.method or not goal.startswith(GOALS):
+            continue
+        if row["qualifies"] and row["attainable"] and (goal not in best or _rank(row) > _rank(best[goal])):
+            best[goal] = row
+    found = {}
+    for goal, row in best.items():
+        here = {key: row[key] for key in ("method", "rule", "operating_point")}
+        clock = next((timed for timed in timings.get("rows", []) if here.items() <= timed.items()), {})
+        for name in ("quality", "layers_speedup", "flops_speedup", "wallclock_speedup"):
+            found[f"{goal}_{name}"] = (row | clock).get(name)
+    return found
+
+
+def _rank(row: dict[str, Any]) -> tuple[float, float]:
+    quality, speed = row["calibration_quality"], row["calibration_layers_speedup"]
+    return (quality, speed) if row["operating_point"].startswith("min_speedup_") else (speed, quality)
 
 
 def _point(name: str, step: int, value: Any) -> list[Point]:

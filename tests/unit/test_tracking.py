@@ -227,3 +227,33 @@ def test_a_server_that_knows_no_health_page_counts_as_answering():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         tracking._must_answer(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
+
+
+def a_row(rule, goal, calibrated, measured, **changes):
+    """A row of an evaluation: (quality, layers speed-up) on the calibration and on the evaluation split."""
+    return {
+        "method": "sweet", "rule": rule, "operating_point": goal, "qualifies": True, "attainable": True,
+        "calibration_quality": calibrated[0], "calibration_layers_speedup": calibrated[1],
+        "quality": measured[0], "layers_speedup": measured[1], "flops_speedup": None,
+    } | changes  # fmt: skip
+
+
+def test_each_goal_shows_the_rule_that_was_best_on_calibration_under_names_that_methods_share():
+    record = a_record()
+    record.details["rows"] = [
+        a_row("confidence", "max_loss_1", (0.90, 1.5), (0.80, 1.4)),
+        a_row("patience", "max_loss_1", (0.89, 1.7), (0.70, 1.6)),  # of a goal of quality the fastest
+        a_row("confidence", "min_speedup_2", (0.90, 2.0), (0.81, 2.1)),  # of a goal of speed the best
+        a_row("patience", "min_speedup_2", (0.89, 3.0), (0.95, 3.1)),
+        a_row("oracle", "min_speedup_2", (0.99, 4.0), (0.99, 4.0), attainable=False),
+        a_row("confidence", "min_speedup_4", (None, None), (None, None), qualifies=False),
+        a_row("fixed", "min_speedup_2", (0.99, 2.0), (0.99, 2.0), method="static_3"),
+        a_row("fixed", "whole", (0.99, 2.0), (0.99, 2.0)),
+    ]
+    timed = {"method": "sweet", "rule": "confidence", "operating_point": "min_speedup_2"}
+    found = tracking.goal_metrics(record, {"rows": [timed | {"wallclock_speedup": 1.9}]})
+    assert found == {
+        "max_loss_1_quality": 0.70, "max_loss_1_layers_speedup": 1.6, "max_loss_1_flops_speedup": None,
+        "max_loss_1_wallclock_speedup": None, "min_speedup_2_quality": 0.81, "min_speedup_2_layers_speedup": 2.1,
+        "min_speedup_2_flops_speedup": None, "min_speedup_2_wallclock_speedup": 1.9,
+    }  # fmt: skip
