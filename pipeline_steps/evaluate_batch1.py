@@ -76,7 +76,7 @@ def main(stage: Stage) -> None:
                 timed.append(key | timing)
                 agreements.append(key | agreement)
     write_text(stage.out / "predictions.json", predictions_text(own, answers))
-    stage.timings |= {"environment": environment(), "rows": timed}
+    stage.timings |= {"environment": environment(device.type), "rows": timed}
 
     record.details = {"rows": rows, "engine_agreement": agreements}
     record.details["exits"] = exit_quality(outputs, own.yardstick(rules["fixed"]))

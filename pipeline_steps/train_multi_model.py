@@ -25,6 +25,7 @@ from training_stage import training_keys
 def main(stage: Stage) -> None:
     """Train the members one after the other and save them as one model."""
     from adaptive_inference.data.task import load_schema
+    from adaptive_inference.evaluation.outputs import pick_device
     from adaptive_inference.exits import MultiExitModel, MultiModel
     from adaptive_inference.objectives import load_objective
     from adaptive_inference.records import environment
@@ -71,7 +72,7 @@ def main(stage: Stage) -> None:
     record.details |= {"exits": list(backbone.exits), "rows": trainer.rows.details}
     seconds, steps = (sum(getattr(member, name) for member in members) for name in ("seconds", "steps_run"))
     stage.timings |= {
-        "environment": environment(),
+        "environment": environment(pick_device(params.runtime.device).type),
         "seconds": seconds,
         "steps_per_second": steps / max(seconds, 1e-9),
     }

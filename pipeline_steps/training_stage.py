@@ -35,6 +35,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, S
     """Train a method's model by its objective and fill the stage's record; ``fold`` leaves its rows out."""
     from adaptive_inference.data.task import load_schema
     from adaptive_inference.errors import UserError
+    from adaptive_inference.evaluation.outputs import pick_device
     from adaptive_inference.exits import MultiExitModel
     from adaptive_inference.exits.build import build_model, full_exits, start_from_full
     from adaptive_inference.objectives import load_objective
@@ -91,5 +92,5 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, S
     record.details |= {"builds_on_full": objective.starts_from_full or objective.needs_full == "fine_tuned"}
     if len(model.exits) > 1 and fold is None:  # a search asks for quality alone
         record.details["gradient_conflict"] = gradient_conflict(model, rows.train[:ROWS])
-    stage.timings |= result.timings | {"environment": environment()}
+    stage.timings |= result.timings | {"environment": environment(pick_device(params.runtime.device).type)}
     return model, schema, rows

@@ -212,8 +212,15 @@ def _texts(lines: IO[bytes], schema: Schema) -> Iterator[str | list[str]]:
             ) from error
         if not line.strip():
             continue
+        found = line.lstrip().startswith("{") and _object(line) is not None
         if as_json is None:
-            as_json = _object(line) is not None
+            as_json = found
+        if not as_json and (found or line.lstrip().startswith('{"')):
+            raise UserError(
+                f"line {number} {'is' if found else 'looks like'} a JSON object, "
+                + ("but the lines before it are plain text" if found else "but cannot be read as one")
+                + "; give one JSON object per line, or plain text alone"
+            )
         if as_json:
             yield _from_object(line, number, schema)
         elif len(schema.text) > 1:
@@ -228,7 +235,7 @@ def _texts(lines: IO[bytes], schema: Schema) -> Iterator[str | list[str]]:
 def _object(line: str) -> dict[str, Any] | None:
     try:
         body = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return body if isinstance(body, dict) else None
 
@@ -246,6 +253,10 @@ def _from_object(line: str, number: int, schema: Schema) -> str | list[str]:
             raise UserError(f"line {number} has no key {name!r} (keys: {given}){nearest(name, list(body))}")
         if not isinstance(body[name], str):
             raise UserError(f"line {number}: {name!r} is {json.dumps(body[name])}, not a string")
+        try:
+            body[name].encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"line {number}: {name!r} holds half a character ({error.reason})") from error
     texts = [body[name] for name in columns]
     return texts[0] if len(texts) == 1 else texts
 

@@ -180,6 +180,13 @@ class Goal(Section):
     )
     risk: Risk | None = Field(None, description="The fastest threshold of certified risk; absent: none.")
 
+    @model_validator(mode="after")
+    def _named_apart(self) -> Goal:
+        names = [f"{value:g}" for value in self.min_speedup]  # as their operating points are named
+        if len(set(names)) < len(names):
+            raise ValueError(f"goal.min_speedup ({', '.join(names)}) has a value twice; list each once")
+        return self
+
 
 class Evaluation(Section):
     """Protocol of the reported numbers."""

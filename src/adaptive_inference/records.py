@@ -172,8 +172,10 @@ def code_digest(script: str | Path) -> str:
     return digest_json(parts)
 
 
-def environment() -> dict[str, Any]:
+def environment(device: str) -> dict[str, Any]:
     """Describe the machine and the versions that timings were taken with; goes into timings files only.
+
+    ``device`` is the kind that was used, ``cpu`` or ``cuda``, whatever else there is.
 
     Asks torch for threads and device only where a stage has loaded it already.
     """
@@ -197,7 +199,7 @@ def environment() -> dict[str, Any]:
     }
     torch = sys.modules.get("torch")
     if torch is not None:
-        cuda = torch.cuda.is_available()
+        cuda = device.startswith("cuda")
         found["threads"] = torch.get_num_threads()
         found["device"] = torch.cuda.get_device_name() if cuda else "cpu"
         found["driver"] = f"CUDA {torch.version.cuda}" if cuda else None

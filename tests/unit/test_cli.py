@@ -104,6 +104,9 @@ def test_a_pair_task_reads_its_columns_and_answers_a_score(ask, pair_folder):
     [
         (b"ok\n\xff\xfe\n", "line 2 is not UTF-8"),
         (b'{"text": "a"}\nplain\n', "line 2 is no JSON object"),
+        (b'{"text": "a"\n{"text": "b"}\n', "line 1 looks like a JSON object, but cannot be read as one"),
+        (b'plain\n{"text": "b"}\n', "line 2 is a JSON object, but the lines before it are plain text"),
+        (b'{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: 'text' holds half a character"),
         (b'{"txt": "a"}\n', "line 1 has no key 'text' (keys: txt); did you mean 'txt'?"),
         (b'{"text": null}\n', "line 1: 'text' is null, not a string"),
     ],

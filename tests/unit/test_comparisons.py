@@ -141,12 +141,24 @@ def test_a_rule_that_meets_the_goal_on_fewer_seeds_is_not_chosen_and_a_bound_nev
 
 
 def test_a_seed_without_answers_is_no_part_of_n(tmp_path, params):
-    write_run(tmp_path, params, answers=True)
+    def edit(cell, rows, timings):
+        for row in rows:
+            if cell.seed == 1 and row["layers_speedup"]:
+                row["layers_speedup"] *= 1.5
+
+    write_run(tmp_path, params, answers=True, edit=edit)
     (tmp_path / FOLDER / "seed1/sweet/evaluation/predictions.json").unlink()
     results = collect(tmp_path, params)
     found = compare(results, aggregate(results), resamples=200)
     item = pick(found, "min_speedup_2", "sweet", "full")
     assert (item.seeds, item.difference_std) == (1, None)
+    row = next(
+        r
+        for r in aggregate(results)
+        if (r.method, r.rule) == ("sweet", item.rule) and r.operating_point == item.goal
+    )
+    speeds = {point.cell.seed: point.layers_speedup for point in row.points}
+    assert item.layers_speedup == speeds[0] != row.layers_speedup
     assert pick(found, "min_speedup_2", "multi_model", "full").seeds == 2
     assert "2 seeds" in sign_note(found)
     assert "1 seed," in sign_note(found)

@@ -209,3 +209,17 @@ def test_dropping_rows_between_exits_keeps_the_state_of_the_others():
     order = np.random.default_rng(0).permutation(len(logits))
     plain = online_exits(rule, logits, certainty, 0.4)
     np.testing.assert_array_equal(online_exits(rule, logits[order], certainty[order], 0.4), plain[order])
+
+
+@pytest.mark.parametrize(
+    ("rule", "threshold"),
+    [
+        ("confidence", 95), ("confidence", -0.1), ("margin", 1.5), ("learning_to_exit", 2), ("uncertainty", 5),
+        ("uncertainty", float("nan")), ("fixed", -1), ("fixed", 0.5),
+    ],
+)  # fmt: skip
+def test_a_threshold_in_other_units_is_refused_and_every_one_of_a_grid_taken(rule, threshold):
+    with pytest.raises(UserError, match=f"exit rule '{rule}'"):
+        load_rule(rule).check_threshold(threshold, 2)
+    for usual in load_rule(rule).grid(2, 20, 6):
+        load_rule(rule).check_threshold(float(usual), 2)

@@ -185,7 +185,10 @@ def test_predict_takes_the_recommended_operating_point_unless_told_otherwise():
     from adaptive_inference.exits.predict import operating_point
 
     assert operating_point(model, "entropy") == ("entropy", 0.01)
-    assert operating_point(model, "margin") == ("margin", 0.3)
+    with pytest.raises(
+        UserError, match=r"'margin' keeps the quality.*name one yourself: 0\.3 \(min_speedup_2\)"
+    ):
+        operating_point(model, "margin")
     assert operating_point(model, "patience( tolerance=.2 )", 2.0) == ("patience(tolerance=0.2)", 2.0)
     with pytest.raises(
         UserError, match=r"no calibrated threshold for rule 'uncertainty'.*confidence, entropy, margin"

@@ -108,7 +108,9 @@ def test_timed_rows_are_drawn_once_from_the_seed():
 
 
 def test_the_environment_names_versions_processor_and_threads():
-    found = environment()
+    found = environment("cpu")
+    assert found["device"] == "cpu"  # whatever else the machine has
+    assert found["driver"] is None
     assert found["versions"]["torch"]
     assert found["versions"]["python"].startswith("3.")
     assert found["cores"] >= 1

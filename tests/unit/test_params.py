@@ -73,6 +73,7 @@ def changed(path, value):
         ("tasks", {"..": SMOKE["tasks"]["tiers"]}, "becomes a folder"),
         ("seeds", [0, 0], "repeat"),
         ("evaluation.timed_seeds", [3], "not among seeds"),
+        ("goal.min_speedup", [2, 2.0000001], "goal.min_speedup (2, 2) has a value twice"),
         ("methods.full", None, "needs `full`"),
         ("tasks", None, "'tasks' is missing"),
         ("methods.early_exit.train", {"backward": "block_local"}, "needs gradient: blockwise"),

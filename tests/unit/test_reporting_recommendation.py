@@ -127,6 +127,18 @@ def test_a_method_that_lacks_a_seed_is_no_candidate(tmp_path, params):
     assert not choice.faster
 
 
+def test_the_seeds_of_a_candidate_are_those_of_the_full_model_and_not_as_many(tmp_path, params):
+    """A seed that only the candidate has is no harm; one that only the full model has is."""
+    write_run(tmp_path, params, edit=only("early_exit", "min_speedup_2"))
+    shutil.rmtree(tmp_path / "tiers/minilm/seed1/full/evaluation")
+    (choice,) = recommend(collect(tmp_path, params))
+    assert choice.row.method == "early_exit"
+    shutil.rmtree(tmp_path / "tiers/minilm/seed0/early_exit/evaluation")  # one seed each, and not the same
+    (choice,) = recommend(collect(tmp_path, params))
+    assert not choice.faster
+    assert as_json([choice], collect(tmp_path, params), "results", ())["choices"][0]["ranked_by"] is None
+
+
 def test_without_the_full_model_nothing_is_recommended(tmp_path, runs, params):
     root = tmp_path / "runs"
     shutil.copytree(runs, root)

@@ -217,6 +217,17 @@ class ScoreRule(ExitRule):
 
     #: How the score must stand to the threshold to leave: greater_equal, less_equal or less.
     fires: ClassVar[Callable[..., np.ndarray]] = np.greater_equal
+    #: Least and greatest threshold of a user's own, from always to never or the other way round; None: any.
+    limits: ClassVar[tuple[float, float] | None] = None
+
+    def check_threshold(self, threshold: float, num_classes: int) -> None:
+        """Refuse a threshold outside `limits`, most likely in other units; see `ExitRule.check_threshold`."""
+        if self.limits is not None and not self.limits[0] <= threshold <= self.limits[1]:
+            low, high = self.limits
+            raise UserError(
+                f"threshold {threshold:g} of exit rule {self.name!r} lies outside {low:g} to {high:g}, between which all "
+                "rows leave at the first exit, or none does before the last; give a fraction, e.g. 0.9 for 90 %"
+            )
 
     @abstractmethod
     def score(self, logits: np.ndarray, certainty: np.ndarray | None) -> np.ndarray:

@@ -15,6 +15,8 @@ class Confidence(ScoreRule):
     ties included, and one above 1 sends every row through the whole model.
     """
 
+    limits = (0.0, 1.01)
+
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the largest probability."""
         return 1.0 / shifted_exponentials(logits)[1].sum(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from adaptive_inference.exit_rules.base import ExitRule, OnlineRule
+from adaptive_inference.exit_rules.base import ExitRule, OnlineRule, whole_numbers
 
 
 class Fixed(ExitRule):
@@ -15,6 +15,10 @@ class Fixed(ExitRule):
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return every exit index."""
         return np.arange(num_exits, dtype=np.float64)
+
+    def check_threshold(self, threshold: float, num_classes: int) -> None:
+        """Refuse what is no index; see `ExitRule.check_threshold`."""
+        whole_numbers(self, threshold, least=0)
 
     def exit_indices(
         self,

@@ -11,6 +11,7 @@ class LearningToExit(ScoreRule):
     """Certainty of the exit's second head after min-max calibration, in [0, 1], ``>=`` threshold."""
 
     needs_certainty = True
+    limits = (0.0, 1.01)
 
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the calibrated certainty."""

@@ -10,6 +10,8 @@ from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, shifted_ex
 class Margin(ScoreRule):
     """Largest minus second largest softmax probability, ``>=`` threshold; 0 on a tie."""
 
+    limits = (0.0, 1.01)
+
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the difference of the two largest probabilities."""
         exponentials = shifted_exponentials(logits)[1]

@@ -11,6 +11,7 @@ class Uncertainty(ScoreRule):
     """Entropy divided by ln C, in [0, 1], ``<=`` threshold."""
 
     fires = np.less_equal
+    limits = (-0.01, 1.0)
 
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the normalised entropy."""

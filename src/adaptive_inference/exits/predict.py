@@ -162,8 +162,10 @@ def operating_point(
             f"threshold {threshold:g} needs a rule: this model has no recommended one to apply it to; name one, e.g. "
             "rule confidence"
         )
-    if threshold is not None and model.schema is not None and model.schema.labels is not None:
-        load_rule(rule or recommended["rule"]).check_threshold(threshold, len(model.schema.labels))
+    if threshold is not None and model.schema is not None:
+        asked = load_rule(rule or recommended["rule"])
+        if model.schema.kind in asked.kinds:  # otherwise the engine refuses the rule
+            asked.check_threshold(threshold, len(model.schema.labels or ()))
     if rule is None or (rule == recommended["rule"] and threshold is None):
         return recommended["rule"], recommended["threshold"] if threshold is None else threshold
     if (
@@ -178,7 +180,12 @@ def operating_point(
             f"no calibrated threshold for rule {rule!r}; give a threshold, or use a rule that has one: {known}"
         )
     kept = [point for point in own if point["name"].startswith("max_loss_")]
-    return rule, max(kept or own, key=lambda point: point["layers_speedup"])["threshold"]
+    if not kept:
+        choices = ", ".join(f"{point['threshold']:g} ({point['name']})" for point in own)
+        raise UserError(
+            f"no threshold of rule {rule!r} keeps the quality on the calibration split; name one yourself: {choices}"
+        )
+    return rule, max(kept, key=lambda point: point["layers_speedup"])["threshold"]
 
 
 def recommendation(model: ExitModule) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Row:
     qualifying_seeds: str
     layers_speedup_std: float | None
     timed_seeds: int | None
+    timed_quality: float | None
+    timed_layers_speedup: float | None
     # below: not in the table, read by the recommendation
     attainable: bool
     calibration_quality: float | None
@@ -107,6 +109,8 @@ def _row(key: tuple[str, ...], every: list[Point], full: Mapping[tuple[str, str,
         qualifying_seeds=f"{sum(point.qualifies for point in every)}/{len(every)}",
         layers_speedup_std=spread(over(lambda p: p.layers_speedup)),
         timed_seeds=len(timed) or None,
+        timed_quality=mean(point.quality for point in timed),
+        timed_layers_speedup=mean(point.layers_speedup for point in timed),
         attainable=all(point.attainable for point in every),
         calibration_quality=mean(over(lambda p: p.calibration_quality)),
         calibration_difference=against_full(lambda p: p.calibration_quality),

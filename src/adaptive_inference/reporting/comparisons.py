@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.reporting.aggregate import TOLERANCE, Row
+from adaptive_inference.reporting.aggregate import TOLERANCE, Row, mean
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.markdown import number, table_line
 from adaptive_inference.reporting.names import (
@@ -136,7 +136,7 @@ def _compare_here(rows: Sequence[Row], answers: Answers, resamples: int) -> list
         return scored.of([wanted.index(_key(row, seed)) for seed in seeds])
 
     return _corrected(
-        [_comparison(goal, a, b, of(a, seeds), of(b, seeds), answers) for goal, a, b, seeds in pairs]
+        [_comparison(goal, a, b, seeds, of(a, seeds), of(b, seeds), answers) for goal, a, b, seeds in pairs]
     )
 
 
@@ -179,8 +179,13 @@ def _shared_seeds(a: Row, b: Row, answers: Answers) -> list[int]:
     return [seed for seed in seeds if _key(a, seed) in answers.sets and _key(b, seed) in answers.sets]
 
 
+def _speedup(row: Row, seeds: Sequence[int]) -> float | None:
+    """Return the mean over the seeds of a comparison, of which a row may have more."""
+    return mean(point.layers_speedup for point in row.points if point.cell.seed in seeds)
+
+
 def _comparison(
-    goal: str, row: Row, reference: Row, first: Scored, second: Scored, answers: Answers
+    goal: str, row: Row, reference: Row, seeds: Sequence[int], first: Scored, second: Scored, answers: Answers
 ) -> Comparison:
     difference = paired_bootstrap(first, second)
     return Comparison(
@@ -202,8 +207,8 @@ def _comparison(
         p_holm=1.0,  # set with the whole table at hand
         comparisons=0,
         significant=False,
-        layers_speedup=row.layers_speedup,
-        reference_layers_speedup=reference.layers_speedup,
+        layers_speedup=_speedup(row, seeds),
+        reference_layers_speedup=_speedup(reference, seeds),
     )
 
 

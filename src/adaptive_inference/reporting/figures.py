@@ -99,25 +99,33 @@ class SpeedPlot:
 
     def draw(self, axes: Axes, speed: str, words: bool = True) -> None:
         """Draw one panel; ``words``: with the labels that one panel of a row of them is enough for."""
-        self._draw_goal(axes, words)
+        self._draw_goal(axes, speed, words)
         self._draw_static(axes, speed)
         for method in self.methods:
             self._draw_method(axes, method, speed)
         if self.full is not None:
             axes.plot(
-                1.0, self.full.quality_mean, "*", color="black", markersize=12, label=method_name("full"), zorder=6,
+                1.0, quality_at(self.full, speed), "*", color="black", markersize=12, label=method_name("full"), zorder=6,
                 linestyle="none",
             )  # fmt: skip
         self._ring(axes, speed)
-        axes.set_xlabel(SPEEDS[speed][1])
+        axes.set_xlabel(SPEEDS[speed][1] + self._timed_seeds(speed))
         axes.set_ylabel(f"{metric_name(self.rows[0].metric) if self.rows else 'quality'}, evaluation split")
         axes.margins(x=0.04, y=0.06)
 
-    def _draw_goal(self, axes: Axes, words: bool) -> None:
-        if self.full is None or self.full.quality_mean is None:
+    def _timed_seeds(self, speed: str) -> str:
+        """Name the seeds of a panel that shows some of them alone."""
+        timed, seeds = self.results.params.evaluation.timed_seeds, self.results.params.seeds
+        if speed != "wallclock_speedup" or not timed or len(timed) == len(seeds):
+            return ""
+        return f", seed{'s' if len(timed) > 1 else ''} {', '.join(map(str, timed))}"
+
+    def _draw_goal(self, axes: Axes, speed: str, words: bool) -> None:
+        quality = None if self.full is None else quality_at(self.full, speed)
+        if quality is None:
             return
         loss = self.results.params.goal.max_loss
-        level = self.full.quality_mean - loss / 100
+        level = quality - loss / 100
         axes.axhline(level, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         if words:
             axes.annotate(
@@ -131,13 +139,13 @@ class SpeedPlot:
             for row in self.rows
             if static_layers(row.method) is not None
             and getattr(row, speed) is not None
-            and row.quality_mean is not None
+            and quality_at(row, speed) is not None
         ]
         if rows:
             rows.sort(key=lambda row: getattr(row, speed))
             axes.plot(
-                [getattr(row, speed) for row in rows], [row.quality_mean for row in rows], marker="s", markersize=4.5,
-                markerfacecolor="white", color=colour("static"), linestyle=":", linewidth=1.1, zorder=2,
+                [getattr(row, speed) for row in rows], [quality_at(row, speed) for row in rows], marker="s",
+                markersize=4.5, markerfacecolor="white", color=colour("static"), linestyle=":", linewidth=1.1, zorder=2,
                 label=method_name("static"),
             )  # fmt: skip
 
@@ -149,7 +157,7 @@ class SpeedPlot:
             for row in self.rows
             if (row.method, row.rule) == (method, rule)
             and getattr(row, speed) is not None
-            and row.quality_mean is not None
+            and quality_at(row, speed) is not None
         ]
         curve = self.curve(method, rule, speed)
         style = {"color": colour(method), "zorder": 4}
@@ -163,9 +171,9 @@ class SpeedPlot:
         points.sort(key=lambda row: getattr(row, speed))
         if points:
             axes.errorbar(
-                [getattr(row, speed) for row in points], [row.quality_mean for row in points],
+                [getattr(row, speed) for row in points], [quality_at(row, speed) for row in points],
                 xerr=_intervals(points) if speed == "wallclock_speedup" else None,
-                yerr=[row.quality_std or 0.0 for row in points] if curve is None else None,
+                yerr=[_spread_at(row, speed) for row in points] if curve is None else None,
                 marker=marker(method), markersize=5.5, markeredgecolor="white", markeredgewidth=0.7, elinewidth=0.9,
                 linestyle="none" if curve is not None else "-", linewidth=0.7, **style,
             )  # fmt: skip
@@ -176,11 +184,22 @@ class SpeedPlot:
 
     def _ring(self, axes: Axes, speed: str) -> None:
         row = self.choice.row if self.choice and self.choice.faster else None
-        if row is not None and getattr(row, speed) is not None and row.quality_mean is not None:
+        if row is not None and getattr(row, speed) is not None and quality_at(row, speed) is not None:
             axes.plot(
-                getattr(row, speed), row.quality_mean, "o", markersize=12, markerfacecolor="none", linestyle="none",
+                getattr(row, speed), quality_at(row, speed), "o", markersize=12, markerfacecolor="none", linestyle="none",
                 markeredgecolor="black", markeredgewidth=1.1, zorder=7, label="Recommended",
             )  # fmt: skip
+
+
+def quality_at(row: Row, speed: str) -> float | None:
+    """Return the quality that belongs to a speed-up: wall-clock is that of the timed seeds, which may be fewer."""
+    return row.timed_quality if speed == "wallclock_speedup" else row.quality_mean
+
+
+def _spread_at(row: Row, speed: str) -> float:
+    """Return the spread over seeds, 0 where those shown are not all."""
+    fewer = speed == "wallclock_speedup" and row.timed_seeds != row.seeds
+    return 0.0 if fewer else row.quality_std or 0.0
 
 
 def _intervals(rows: Sequence[Row]) -> list[list[float]]:

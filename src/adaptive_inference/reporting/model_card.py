@@ -31,7 +31,13 @@ def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
         task_line(task.text, labels, row.metric),
         _exits(results, row, choice),
         "## How to use",
-        usage("MultiModel" if row.method == "multi_model" else "MultiExitModel", task.text, labels),
+        usage(
+            "MultiModel"
+            if row.method in results.params.trained_by.get("train_multi_model", ())
+            else "MultiExitModel",
+            task.text,
+            labels,
+        ),
         "## Thresholds",
         _default(row, point, choice),
         *_points(rows, row, point),

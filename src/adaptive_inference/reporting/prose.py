@@ -160,6 +160,11 @@ def _notes(results: Results, rows: Sequence[Row], comparisons: Sequence[Comparis
         notes.append(
             f"Wall-clock of seed{'' if len(seeds) == 1 else 's'} {named}, measured on: {'; '.join(results.machines)}."
         )
+        if set(seeds) != {point.cell.seed for point in results.points}:
+            notes.append(
+                "Quality and layers of these seeds alone, to set beside wall-clock, are `timed_quality` and "
+                "`timed_layers_speedup` in main.csv."
+            )
     else:
         notes.append("Wall-clock was not measured.")
     if results.missing:

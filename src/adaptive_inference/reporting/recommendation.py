@@ -75,9 +75,10 @@ def _choose(task: str, backbone: str, rows: list[Row], max_loss: float, folder: 
     if full is None:
         why = "the full model has no record yet, so nothing can be held against it"
         return Choice(task, backbone, None, None, False, "", len(others), 0, folder, why)
-    fit = [row for row in others if row.seeds == full.seeds and within(row.calibration_difference, max_loss)]
+    seeds = _seeds(full)
+    fit = [row for row in others if seeds <= _seeds(row) and within(row.calibration_difference, max_loss)]
     faster = [row for row in fit if _is_faster(row)]
-    measure = _common_measure(faster)
+    measure = _common_measure(faster) if faster else ""
     ranked = sorted(
         faster,
         key=lambda row: (-_speed(row, measure), -(row.calibration_quality or 0.0)),
@@ -98,6 +99,10 @@ def _choose(task: str, backbone: str, rows: list[Row], max_loss: float, folder: 
     return Choice(task, backbone, best, point, True, measure, len(others), len(fit), folder, why)
 
 
+def _seeds(row: Row) -> set[int]:
+    return {point.cell.seed for point in row.points}
+
+
 def within(difference: float | None, max_loss: float) -> bool:
     """Whether a difference of quality (a fraction, negative: worse) stays within ``max_loss`` hundredths."""
     return difference is not None and difference >= -max_loss / 100 - TOLERANCE
@@ -110,9 +115,11 @@ def _is_faster(row: Row) -> bool:
 
 
 def _common_measure(rows: list[Row]) -> str:
-    """Return the best measure of speed that every row has: ratios of different kinds are never mixed."""
+    """Return the best measure of speed that every row has, of the same seeds: ratios are never mixed."""
+    alike = len({tuple(point.cell.seed for point in row.points if point.wallclock) for row in rows}) == 1
+    measures = [name for name in MEASURES if alike or name != "wallclock_speedup"]
     return next(
-        (name for name in MEASURES if all(getattr(row, name) is not None for row in rows)), "layers_speedup"
+        (name for name in measures if all(getattr(row, name) is not None for row in rows)), "layers_speedup"
     )
 
 
@@ -184,7 +191,7 @@ def _choice_json(choice: Choice, root: str, there: bool) -> dict[str, Any]:
             "quality_difference": row.calibration_difference,
             "layers_speedup": row.calibration_speedup,
         },
-        "ranked_by": choice.measure,
+        "ranked_by": choice.measure or None,
         "evaluation": {name: getattr(row, name) for name in reported},
         "command": f"adaptive-inference predict {root}/{choice.model}" if there else None,
     }
@@ -292,5 +299,7 @@ def evaluation_sentence(row: Row) -> str:
             if row.wallclock_low is not None and row.wallclock_high is not None
             else ""
         )
-        speeds.append(f"{row.wallclock_speedup:.2f}x by wall-clock{interval}")
+        timed = ", ".join(str(point.cell.seed) for point in row.points if point.wallclock)
+        of = "" if row.timed_seeds == row.seeds else f" (seed{'' if row.timed_seeds == 1 else 's'} {timed})"
+        speeds.append(f"{row.wallclock_speedup:.2f}x by wall-clock{of}{interval}")
     return f"{text}; {', '.join(speeds)}" if speeds and row.method != "full" else text

@@ -39,6 +39,8 @@ MAIN_COLUMNS = [
     "qualifying_seeds",
     "layers_speedup_std",
     "timed_seeds",
+    "timed_quality",
+    "timed_layers_speedup",
 ]
 DIGITS = {"threshold": 9}  #: significant digits; else 6
 
