@@ -326,6 +326,8 @@ def goal_metrics(record: Record, timings: dict[str, Any]) -> dict[str, Any]:
     Of a method's rules the one that was best on the calibration split: of a goal of quality the fastest, of a goal of
     speed the most accurate. So any two runs can be compared at a goal that both meet.
     """
+    if record.stage != "evaluate_batch1":
+        return {}
     best: dict[str, dict[str, Any]] = {}
     for row in record.details.get("rows", []):
         goal = row["operating_point"]

@@ -229,6 +229,13 @@ def test_a_server_that_knows_no_health_page_counts_as_answering():
         server.shutdown()
 
 
+def test_records_of_other_stages_have_no_goals_whatever_their_details_are_called():
+    """Of a training, ``rows`` are counts of the rows that it read."""
+    cell = Cell("tiers", "tiny", 0, "sweet")
+    record = Record("train_sweet", cell, {}, {}, "c", {"loss": 1.0}, {"rows": {"train": 12, "truncated": 0}})
+    assert tracking.goal_metrics(record, {}) == {}
+
+
 def a_row(rule, goal, calibrated, measured, **changes):
     """A row of an evaluation: (quality, layers speed-up) on the calibration and on the evaluation split."""
     return {
