@@ -22,10 +22,10 @@ setup: $(STAMP) ## Make .venv and install everything, pinned (the other targets 
 # The stamp comes last: an interrupted set-up is done again, a finished one is skipped until the pins change.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v git >/dev/null || { echo "error: git is missing; install it first"; exit 2; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }; \
 	  $(PYTHON) -m venv --clear $(VENV); }
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 run: $(STAMP) ## Bring everything in params.yaml up to date, then print table and recommendation

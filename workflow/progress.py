@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptive_inference.records import write_json
+
 if TYPE_CHECKING:
     from adaptive_inference.params import Params
     from dag import StageNode
@@ -67,8 +69,8 @@ def announce(stages: list[StageNode], params: Params, cores: int) -> None:
 def guess(stage: StageNode, params: Params) -> float:
     """Return the seconds that a stage will take: what it took last time, else scaled from the reference."""
     past = DURATIONS / f"{stage.name}.json"
-    if past.is_file():
-        return float(json.loads(past.read_text(encoding="utf-8"))["seconds"])
+    if (took := _took(past)) is not None:
+        return took
     seconds, grows = REFERENCE.get(stage.family, (30.0, False))
     task = params.tasks.get(stage.argument("task") or "")
     if not grows or task is None:
@@ -77,12 +79,20 @@ def guess(stage: StageNode, params: Params) -> float:
     return 5.0 + seconds * rows * params.training.epochs / REFERENCE_EXAMPLES
 
 
+def _took(past: Path) -> float | None:
+    """Return the seconds in a file of `DURATIONS`, None where there is none that can be read."""
+    try:
+        return float(json.loads(past.read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
 def ended(name: str, seconds: float, log: Path) -> None:
     """Note how long a stage took, if it was executed, and say how much is left."""
     executed = "Running stage" in log.read_text(encoding="utf-8", errors="replace")
     if executed:
         DURATIONS.mkdir(parents=True, exist_ok=True)
-        (DURATIONS / f"{name}.json").write_text(json.dumps({"seconds": seconds}), encoding="utf-8")
+        write_json(DURATIONS / f"{name}.json", {"seconds": seconds})
     if not PLAN.is_file():
         return
     plan = json.loads(PLAN.read_text(encoding="utf-8"))
@@ -103,8 +113,8 @@ def refined(left: list[dict[str, Any]], done: list[dict[str, Any]], began: float
     guessed, taken = {"": 60.0}, {"": 60.0}
     for entry in done:
         past = DURATIONS / f"{entry['name']}.json"
-        if not entry["known"] and past.is_file() and past.stat().st_mtime >= began:
-            seconds = json.loads(past.read_text(encoding="utf-8"))["seconds"]
+        seconds = None if entry["known"] else _took(past)
+        if seconds is not None and past.stat().st_mtime >= began:
             for key in ("", _family(entry)):
                 guessed[key] = guessed.get(key, 0.0) + entry["guess"]
                 taken[key] = taken.get(key, 0.0) + seconds

@@ -88,6 +88,14 @@ def test_an_unreachable_hub_is_told_with_the_way_round(monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v2"])
+def test_a_folder_without_vocabulary_is_refused(family, tmp_path):
+    """transformers would make a tokenizer that knows no word, and the training would run through."""
+    load_backbone(f"random:{family}").model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_a_hub_id_passes_its_revision_and_asks_for_no_pickle_and_no_code(monkeypatch, checkpoint):
     import huggingface_hub
 

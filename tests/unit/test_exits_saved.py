@@ -253,3 +253,27 @@ def test_no_texts_give_no_answers():
 def test_a_batch_is_refused_for_the_time_being():
     with pytest.raises(UserError, match="batch size 8"):
         build().predict(TEXTS, batch_size=8)
+
+
+def test_what_a_model_lacks_is_not_left_over_from_an_earlier_one(tmp_path):
+    first = build()
+    first.calibration = calibration()
+    first.save_pretrained(tmp_path)
+    build().save_pretrained(tmp_path)
+    assert MultiExitModel.from_pretrained(tmp_path).calibration is None
+
+
+def test_a_folder_whose_tokenizer_is_code_is_refused_without_a_question(tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *given: pytest.fail("asked on standard input"))
+    build().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {
+            "tokenizer_class": "Foreign", "auto_map": {"AutoTokenizer": [None, "foreign.Foreign"]},
+        })
+    )  # fmt: skip
+    (tmp_path / "foreign.py").write_text("raise SystemExit('ran')")
+    try:
+        MultiExitModel.from_pretrained(tmp_path)
+    except (ValueError, OSError, UserError):
+        return  # refused; transformers may also take the plain tokenizer file, which runs nothing

@@ -1,6 +1,7 @@
 """One step of the trainer, its data order and its optimiser."""
 
 import errno
+import functools
 import itertools
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from tiny_training import (
     run_fit,
     weights_of,
 )
+from transformers import TrainingArguments
 
 from adaptive_inference.data.splits import make_splits
 from adaptive_inference.errors import UserError
@@ -67,6 +69,21 @@ def test_grouping_saves_padding_and_does_not_sort_the_batches():
     longest = [max(batch) for batch in batches(True)]
     rises = sum(after > before for before, after in itertools.pairwise(longest))
     assert 0.3 < rises / len(longest) < 0.7
+
+
+def test_several_gpus_do_not_multiply_the_batch(tmp_path, monkeypatch):
+    devices = TrainingArguments.__dict__["_setup_devices"]
+
+    def two(args):
+        found = (getattr(devices, "func", None) or devices.fget)(args)
+        args._n_gpu = 2
+        return found
+
+    patched = functools.cached_property(two)
+    patched.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", patched)
+    trainer = ready_trainer(make_model(), EE, tmp_path)
+    assert len(next(iter(trainer.get_train_dataloader()))["ids"]) == 8
 
 
 def test_what_an_objective_looks_at_before_training_is_drawn_by_the_seed_from_all_rows(tmp_path):

@@ -205,11 +205,18 @@ def load_tokenizer(weights: str, revision: str | None = None) -> PreTrainedToken
     folder = weight_folder(weights, revision)
     try:
         with _quiet():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(
             f"cannot load the tokenizer of {weights} from {folder}: {_first_line(error)}"
         ) from error
+    # transformers makes an empty one where a folder holds no vocabulary, and every word would be unknown
+    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if not any((folder / name).is_file() for name in files):
+        raise UserError(
+            f"{folder} holds no tokenizer; put it there by AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
+        )
+    return tokenizer
 
 
 def weight_folder(weights: str, revision: str | None = None) -> Path:
@@ -244,7 +251,8 @@ def check_sha256(folder: Path, expected: str | None) -> None:
     if not file.is_file() and not (folder / f"{WEIGHT_FILE}.index.json").is_file():
         raise UserError(
             f"{folder} holds no {WEIGHT_FILE}, the only weight format that is read (pickles can run code); convert "
-            "it with transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER)"
+            "it with transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER), and save its tokenizer there "
+            "likewise, AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
         )
     if expected is None:
         return

@@ -190,6 +190,9 @@ def _read_parquet(path: Path, origin: str) -> Table:
         table = pyarrow.parquet.read_table(path)
     except pyarrow.ArrowException as error:
         raise UserError(f"{origin} cannot be read as Parquet ({error}); write it again") from error
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise UserError(f"{origin} has the column {', '.join(map(repr, twice))} twice; rename one")
     return Table(origin, tuple(table.column_names), table.to_pylist())
 
 

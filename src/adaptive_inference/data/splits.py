@@ -216,7 +216,12 @@ def _text(value: object, table: Table, position: int, column: str) -> str:
         raise UserError(f"{where} is null (NaN); fill or drop the row")
     if not isinstance(value, (str, int, float)):
         raise UserError(f"{where} is a {type(value).__name__}, not a text; name another column in `text`")
-    return str(value)
+    text = str(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} holds half a character ({error.reason}); mend or drop the row") from error
+    return text
 
 
 def _schema(name: str, task: Task, labels: tuple[str, ...] | None, **known: object) -> Schema:

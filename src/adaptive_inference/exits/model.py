@@ -143,11 +143,10 @@ class ExitModule(nn.Module):
     ) -> ExitBatch:
         """Return the answers of all exits; inputs are (B, N), other keys of a batch are ignored."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        steps = list(self.steps(batch))
-        certainty = (
-            None if steps[0].certainty is None else torch.stack([step.certainty for step in steps], dim=1)
-        )
-        return ExitBatch(torch.stack([step.logits for step in steps], dim=1), certainty)
+        answers = [(step.logits, step.certainty) for step in self.steps(batch)]  # states are let go at once
+        logits, certainty = zip(*answers, strict=True)
+        stacked = None if certainty[0] is None else torch.stack(certainty, dim=1)
+        return ExitBatch(torch.stack(logits, dim=1), stacked)
 
     def predict(
         self,

@@ -84,7 +84,9 @@ def save_multi_exit(model: MultiExitModel, folder: Path, card: bool = True) -> N
 
 
 def save_companions(model: ExitModule, folder: Path, card: bool = True) -> None:
-    """Write what goes with any model: schema, tokenizer, calibration, card."""
+    """Write what goes with any model: schema, tokenizer, calibration, card; what it lacks is no earlier model's."""
+    for name in (SCHEMA_FILE, CALIBRATION_FILE, CARD_FILE):
+        (folder / name).unlink(missing_ok=True)
     if model.schema is not None:
         model.schema.save(folder)
     if model.tokenizer is not None:
@@ -159,8 +161,10 @@ def load_companions(home: Path) -> tuple[Schema | None, PreTrainedTokenizerBase 
     """Read schema and tokenizer where the folder holds them."""
     schema = Schema.load(home) if (home / SCHEMA_FILE).is_file() else None
     has_tokenizer = (home / "tokenizer_config.json").is_file()
-    tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True) if has_tokenizer else None
-    return schema, tokenizer
+    if not has_tokenizer:
+        return schema, None
+    # Not asked for, transformers would ask on standard input whether to run the folder's code.
+    return schema, AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
 
 
 def save_multi_model(model: MultiModel, folder: Path) -> None:

@@ -80,6 +80,8 @@ class ExitTrainer(Trainer):
         precision: str = "fp32",
     ) -> None:
         pad = getattr(model.tokenizer, "pad_token_id", None)
+        _ = args.device  # counts the GPUs, once
+        args._n_gpu = 1  # before the base class multiplies the batch by it; DataParallel would bypass `steps`
         super().__init__(
             model,
             args,
@@ -91,7 +93,6 @@ class ExitTrainer(Trainer):
         self.remove_callback(ProgressCallback)
         if not args.disable_tqdm:
             self.add_callback(QuietBar)
-        self.args._n_gpu = 1  # DataParallel would bypass `steps`
         if self.accelerator.num_processes > 1:
             raise UserError("training runs in one process; start it without torchrun or accelerate launch")
         self.model_accepts_loss_kwargs = False
