@@ -44,6 +44,7 @@ class Stage:
     record: Record | None = None
     tracker: Tracker | None = None
     options: dict[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()  #: params that the record holds, dotted
 
     def begin(self, *keys: str, **given: Any) -> Record:
         """Open the record; call it once all imports are done and before any work.
@@ -51,6 +52,7 @@ class Stage:
         ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted; ``given`` is what else it was given.
         """
         digests = {name: digest_path(path) for name, path in self.inputs.items()}
+        self.keys = keys
         params = self.params.echo(keys) | given
         self.record = Record(self.name, self.cell, params, digests, code_digest(self.script))
         self.tracker = start_tracking(self.record)
@@ -99,6 +101,19 @@ def run_stage(
         raise SystemExit(2) from None
 
 
+def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> None:
+    """Refuse a result whose params were edited meanwhile: DVC notes them when a stage has ended, not when it began."""
+    try:
+        same = load_params(file).echo(keys) == params.echo(keys)
+    except (UserError, KeyError):  # what the stage read is no longer there
+        same = False
+    if not same:
+        raise UserError(
+            f"{file} was edited while this stage ran, in one of {', '.join(keys)}; its result was not kept: run it "
+            "again, and edit between runs"
+        )
+
+
 _DISK_ERRNOS = (28, 122, 30)  # no space, quota, read-only
 
 
@@ -126,6 +141,7 @@ def _run(
         main(stage)
         if stage.record is None:
             raise RuntimeError(f"{script} ended without a record")
+        _refuse_edited(params, stage.keys, args.params)
         stage.record.save(partial)
         if getattr(args, "timings", None):
             write_json(Path(args.timings), stage.timings)
