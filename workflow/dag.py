@@ -98,10 +98,32 @@ def receipt_text(outs: dict[str, str | None]) -> str:
     return json.dumps(outs, indent=1, sort_keys=True) + "\n"
 
 
-def write_receipt(name: str, path: Path, root: str | Path = ".") -> None:
-    """Write the receipt of a stage that ended well."""
+def write_receipt(name: str, path: Path, root: str | Path = ".", signature: str = "") -> None:
+    """Write the receipt of a stage that ended well.
+
+    Parameters
+    ----------
+    signature
+        `StageNode.signature` as it was when the run began; with another one in ``dvc.lock`` the stage was built from params
+        or code edited since, and a receipt would let Snakemake take it for what the run asked for.
+    """
+    from dvc.dvcfile import load_file
+
     with _locked(root) as repo:
-        outs = _outs(repo.stage.load_one(name=name))
+        stages = load_file(repo, os.path.join(repo.root_dir, "dvc.yaml")).stages
+        stage, locked = stages[name], stages.lockfile_data
+        made = {
+            os.path.join(repo.root_dir, out["path"])
+            for other, entry in locked.items()
+            if other != name
+            for out in entry.get("outs", [])
+        }
+        outs, built = _outs(stage), _signature(stage, made, _Recorded())
+    if signature and built != signature:
+        raise SystemExit(
+            f"error: params or code of {name} were edited after this run began, so it was built from other ones; start the "
+            "run again, and edit between runs"
+        )
     missing = [out for out, md5 in outs.items() if md5 is None]
     if missing:
         raise SystemExit(
@@ -182,7 +204,19 @@ class _Given:
         return self._hashes[dep.fs_path]
 
 
-def _signature(stage: Any, produced: set[str], given: _Given) -> str:
+class _Recorded:
+    """What a stage was given when it was built, as ``dvc.lock`` has it."""
+
+    def values(self, dep: Any) -> dict[str, Any]:
+        """Return the params of a dependency."""
+        return dict(dep.hash_info.value or {})
+
+    def hash(self, dep: Any) -> str | None:
+        """Return the digest of a file or folder."""
+        return dep.hash_info.value
+
+
+def _signature(stage: Any, produced: set[str], given: _Given | _Recorded) -> str:
     """Digest what a stage is given apart from other stages' outputs, which its receipts stand for."""
     parts: list[Any] = [stage.cmd]
     for dep in stage.deps:

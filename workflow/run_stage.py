@@ -40,7 +40,7 @@ def only_one(stage: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def run_stage(stage: str, receipt: Path, log: Path) -> int:
+def run_stage(stage: str, receipt: Path, log: Path, signature: str = "") -> int:
     """Run a stage if DVC finds it stale, and write its receipt; return DVC's exit status."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with only_one(stage) as lock, log.open("w", encoding="utf-8") as stream:
@@ -50,7 +50,7 @@ def run_stage(stage: str, receipt: Path, log: Path) -> int:
             command, stdout=stream, stderr=stream, pass_fds=[lock], check=False
         ).returncode
         if status == 0:
-            dag.write_receipt(stage, receipt)
+            dag.write_receipt(stage, receipt, signature=signature)
             try:
                 progress.ended(stage, time.monotonic() - began, log)
             except (
@@ -70,8 +70,9 @@ def main() -> None:
     parser.add_argument("stage", help="as DVC names it, e.g. train_sweet@tiers-minilm-sweet-0")
     parser.add_argument("receipt", type=Path, help="file to write when the stage is up to date")
     parser.add_argument("log", type=Path, help="file for all output")
+    parser.add_argument("signature", nargs="?", default="", help="of the stage when the run began")
     args = parser.parse_args()
-    sys.exit(run_stage(args.stage, args.receipt, args.log))
+    sys.exit(run_stage(args.stage, args.receipt, args.log, args.signature))
 
 
 if __name__ == "__main__":

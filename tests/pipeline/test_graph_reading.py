@@ -42,6 +42,35 @@ def test_locked_readers_never_see_half_a_lock_file(built):
         lock.write_text(text)
 
 
+RECEIPTS = """
+import sys
+sys.path[:0] = ["workflow"]
+import dag
+from pathlib import Path
+for node in dag.read_graph(judge=False):
+    if node.family in ("prepare_data", "train_sweet", "make_tables"):
+        dag.write_receipt(node.name, Path("receipts/again.json"), signature=node.signature)
+"""
+
+
+def test_a_stage_that_was_built_from_params_edited_during_the_run_gets_no_receipt(built):
+    """What the run was started with and what ``dvc.lock`` notes are digested alike, and held against each other."""
+    params, again = built.root / "params.yaml", built.root / "receipts/again.json"
+    text = params.read_text()
+    try:
+        assert run(built, RECEIPTS).returncode == 0
+        again.unlink()
+        params.write_text(
+            text.replace("max_loss: 1.0", "max_loss: 3.0")
+        )  # make_tables reads it, and comes last
+        ended = run(built, RECEIPTS)
+        assert ended.returncode == 1
+        assert "params or code of make_tables were edited after this run began" in ended.stderr
+    finally:
+        params.write_text(text)
+        again.unlink(missing_ok=True)
+
+
 def run(project, program):
     return subprocess.run(
         [sys.executable, "-c", program],

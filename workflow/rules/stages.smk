@@ -24,4 +24,4 @@ for stage in STAGES:
         message:
             f"{stage.name}"
         shell:
-            "python workflow/run_stage.py {params.stage} {output} {log}"
+            "python workflow/run_stage.py {params.stage} {output} {log} {params.signature}"
