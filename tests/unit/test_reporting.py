@@ -18,7 +18,6 @@ from adaptive_inference.records import Cell, read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.bands import band
 from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.figures import quality_at
 from adaptive_inference.reporting.names import method_key, natural_key, point_name
 from adaptive_inference.reporting.prose import latex, main_latex, main_markdown
 from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
@@ -95,18 +94,6 @@ def test_means_and_spread_are_over_seeds(results):
     assert (row.quality_low, row.quality_high) == pytest.approx((0.86, 0.904))
     row = next(row for row in aggregate(results) if row.operating_point == "max_loss_1")
     assert row.threshold == pytest.approx(sum(point.threshold for point in row.points) / 2)
-
-
-def test_wallclock_comes_from_timed_seeds_only_and_names_the_machine(results):
-    row = next(row for row in aggregate(results) if row.method == "static_2")
-    assert row.timed_seeds == 1
-    assert row.wallclock_speedup == pytest.approx(2.79)
-    (timed,) = [point for point in row.points if point.wallclock]
-    assert (row.timed_quality, row.timed_layers_speedup) == (timed.quality, timed.layers_speedup)
-    assert row.timed_quality != row.quality_mean  # what is drawn against wall-clock is the timed seed's own
-    assert quality_at(row, "wallclock_speedup") == timed.quality
-    assert quality_at(row, "layers_speedup") == row.quality_mean
-    assert row.machine == "Test CPU, 2 cores, 1 thread, torch 2.13.0"
 
 
 def test_what_was_not_measured_is_empty_and_never_zero(tmp_path):

@@ -11,6 +11,7 @@ from synthetic_records import invented_params, write_run
 from adaptive_inference.records import read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.collect import collect
+from adaptive_inference.reporting.figures import quality_at
 from adaptive_inference.reporting.handout import hand_out
 from adaptive_inference.reporting.prose import main_markdown
 from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
@@ -118,6 +119,18 @@ def test_the_fastest_by_wallclock_wins_and_layers_decide_where_it_was_not_measur
     write_run(tmp_path / "untimed", params, edit=edit)
     (choice,) = recommend(collect(tmp_path / "untimed", params))
     assert (choice.row.method, choice.measure) == ("static_2", "calibration_speedup")
+
+
+def test_wallclock_comes_from_timed_seeds_only_and_names_the_machine(results):
+    row = next(row for row in aggregate(results) if row.method == "static_2")
+    assert row.timed_seeds == 1
+    assert row.wallclock_speedup == pytest.approx(2.79)
+    (timed,) = [point for point in row.points if point.wallclock]
+    assert (row.timed_quality, row.timed_layers_speedup) == (timed.quality, timed.layers_speedup)
+    assert row.timed_quality != row.quality_mean  # what is drawn against wall-clock is the timed seed's own
+    assert quality_at(row, "wallclock_speedup") == timed.quality
+    assert quality_at(row, "layers_speedup") == row.quality_mean
+    assert row.machine == "Test CPU, 2 cores, 1 thread, torch 2.13.0"
 
 
 def test_a_method_that_lacks_a_seed_is_no_candidate(tmp_path, params):
