@@ -53,11 +53,8 @@ def run_stage(stage: str, receipt: Path, log: Path, signature: str = "") -> int:
             dag.write_receipt(stage, receipt, signature=signature)
             try:
                 progress.ended(stage, time.monotonic() - began, log)
-            except (
-                OSError,
-                ValueError,
-                KeyError,
-            ) as error:  # logs/ may be deleted at any time; the stage is done
+            # logs/ may be deleted at any time; the stage is done all the same
+            except (OSError, ValueError, KeyError) as error:
                 progress.say(f"{stage} is done; what is left is not known ({error})")
     return status
 

@@ -11,7 +11,7 @@ from synthetic_records import invented_params, write_run
 from adaptive_inference.records import read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.figures import quality_at
+from adaptive_inference.reporting.figures import draw_figures, quality_at
 from adaptive_inference.reporting.handout import hand_out
 from adaptive_inference.reporting.prose import main_markdown
 from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
@@ -131,6 +131,19 @@ def test_wallclock_comes_from_timed_seeds_only_and_names_the_machine(results):
     assert quality_at(row, "wallclock_speedup") == timed.quality
     assert quality_at(row, "layers_speedup") == row.quality_mean
     assert row.machine == "Test CPU, 2 cores, 1 thread, torch 2.13.0"
+
+
+def test_figures_are_drawn_where_the_full_model_lacks_the_timed_seed(tmp_path, params):
+    """In a slice of a long run the others may be timed before it is."""
+    write_run(tmp_path / "runs", params)
+    shutil.rmtree(tmp_path / "runs/tiers/minilm/seed0/full/evaluation")
+    results = collect(tmp_path / "runs", params)
+    rows = aggregate(results)
+    full = next(row for row in rows if row.method == "full")
+    assert full.quality_mean is not None
+    assert full.timed_quality is None
+    assert any(row.timed_quality for row in rows)
+    assert draw_figures(results, rows, recommend(results), tmp_path / "figures")
 
 
 def test_a_method_that_lacks_a_seed_is_no_candidate(tmp_path, params):

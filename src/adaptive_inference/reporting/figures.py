@@ -103,7 +103,7 @@ class SpeedPlot:
         self._draw_static(axes, speed)
         for method in self.methods:
             self._draw_method(axes, method, speed)
-        if self.full is not None:
+        if self.full is not None and quality_at(self.full, speed) is not None:
             axes.plot(
                 1.0, quality_at(self.full, speed), "*", color="black", markersize=12, label=method_name("full"), zorder=6,
                 linestyle="none",
