@@ -15,6 +15,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.params import Params, load_params
+from adaptive_inference.params_inputs import weights_kind
 from adaptive_inference.records import Cell
 from adaptive_inference.reporting.validity import read_records, why_unusable
 from dag import StageNode
@@ -130,9 +131,11 @@ def check_exits(params: Params) -> None:
     own = {name: method.train for name, method in params.methods.items() if method.train.exits is not None}
     if not own:
         return
-    from adaptive_inference.backbones.load import check_fit, is_at_hand, layer_count
+    from adaptive_inference.backbones.load import check_fit, layer_count
 
-    at_hand = {at: backbone for at, backbone in params.backbones.items() if is_at_hand(backbone.weights)}
+    at_hand = {
+        at: backbone for at, backbone in params.backbones.items() if weights_kind(backbone.weights) != "hub"
+    }
     for (at, backbone), (name, train) in product(at_hand.items(), own.items()):
         exits = train.exits or []
         try:

@@ -248,7 +248,11 @@ class MethodTraining(TrainingOverride):
                 raise ValueError(
                     f"`{key}` has no meaning for objective: {self.objective}, only for {' and '.join(objectives)}; remove it"
                 )
-        for value, objectives in (("random", ("joint", "head_pruning")), ("depth", ("distill",))):
+            if not unset and key in BETWEEN_EXITS and len(self.exits or []) == 1 and self.objective in OURS:
+                raise ValueError(
+                    f"`{key}` has no meaning for the single exit {self.exits}: it says how exits share a model; remove it"
+                )
+        for value, objectives in (("random", ("joint",)), ("depth", ("distill",))):
             if self.weights == value and self.objective in objectives:
                 raise ValueError(
                     f"weights: {value} has no meaning for objective: {self.objective}; use uniform"
@@ -258,9 +262,9 @@ class MethodTraining(TrainingOverride):
 
 #: Objectives of this project that read a key; one from elsewhere may read any.
 READ_BY = {
-    "gradient": ("joint", "head_pruning", "frozen", "distill", "weight_learning", "learning_to_exit"),
-    "weights": ("joint", "head_pruning", "distill"),
-    "alternate": ("joint", "head_pruning"),
+    "gradient": ("joint", "frozen", "distill", "weight_learning", "learning_to_exit"),
+    "weights": ("joint", "distill"),
+    "alternate": ("joint",),
     "targets": ("frozen",),
     "inner_head": ("frozen",),
     "distillation": ("distill", "weight_learning"),
@@ -270,6 +274,8 @@ READ_BY = {
     "drop_rate": ("layer_drop",),
     "pruning": ("head_pruning",),
 }
+#: Keys that say how several exits share a model.
+BETWEEN_EXITS = ("gradient", "weights", "alternate")
 #: Objectives that make a static model of fewer layers.
 SHALLOW = ("patient_distillation", "module_replacing", "layer_drop")
 #: All that make a model of one exit; heads are pruned in as many layers as one likes.

@@ -59,6 +59,23 @@ def test_another_checksum_is_refused_and_both_sums_are_named(checkpoint):
     assert "0" * 64 in str(error.value)
 
 
+def test_the_checksum_of_several_files_is_that_of_their_bytes_in_order(checkpoint):
+    model = AutoModel.from_pretrained(checkpoint)
+    (checkpoint / WEIGHT_FILE).unlink()
+    model.save_pretrained(checkpoint, max_shard_size="20KB")
+    files = sorted(checkpoint.glob("model-*.safetensors"))
+    assert len(files) > 1
+    true = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    loaded = load_backbone(str(checkpoint), sha256=true)
+    assert all(
+        torch.equal(item, loaded.model.state_dict()[name])
+        for name, item in model.state_dict().items()
+        if name in loaded.model.state_dict()
+    )
+    with pytest.raises(UserError, match=rf"{files[0].name}, .*{true}"):
+        load_backbone(str(checkpoint), sha256="0" * 64)
+
+
 def test_a_pickle_checkpoint_is_refused(checkpoint):
     (checkpoint / WEIGHT_FILE).rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no model\.safetensors"):

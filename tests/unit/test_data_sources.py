@@ -239,7 +239,7 @@ def test_scores_are_floats_and_bad_ones_are_named(data):
 HUB = {
     "source": "hub",
     "hub_id": "someone/reviews",
-    "revision": "0123456789abcdef",
+    "revision": "0123456789abcdef" + 24 * "0",
     "train": "train",
     "labels": None,
 }
@@ -268,6 +268,15 @@ def test_what_the_hub_does_not_have_is_named(data, monkeypatch):
     refuse(data, "the hub has not someone/reviews@0123456789ab:train .*Unknown split", task(**HUB))
 
 
+def named_dataset(names):
+    import datasets
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)}
+    )
+    return datasets.Dataset.from_list(rows(), features=features)
+
+
 def test_hub_rows_come_with_the_names_of_their_classes_and_the_pinned_revision(data, monkeypatch):
     import datasets
 
@@ -275,13 +284,31 @@ def test_hub_rows_come_with_the_names_of_their_classes_and_the_pinned_revision(d
 
     def load(name, config, *, split, revision):
         asked[split] = (name, config, revision)
-        features = datasets.Features(
-            {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
-        )
-        return datasets.Dataset.from_list(rows(), features=features)
+        return named_dataset(["no", "yes"])
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     schema, splits = make_splits("mine", task(**HUB, evaluation="test"), data, seed=0)
     assert schema.labels == ("no", "yes")
     assert [e.label for e in splits["evaluation"]][:4] == [0, 1, 0, 1]
-    assert asked == dict.fromkeys(("train", "test"), ("someone/reviews", None, "0123456789abcdef"))
+    assert asked == dict.fromkeys(("train", "test"), ("someone/reviews", None, HUB["revision"]))
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], ["1", "2"]])
+def test_integers_of_the_hub_count_in_the_datasets_order_whatever_the_order_of_the_labels(
+    data, monkeypatch, names
+):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: named_dataset(names))
+    for labels, expected in ((None, [0, 1, 0, 1]), (names[::-1], [1, 0, 1, 0])):
+        chosen = task(**HUB | {"labels": labels}, evaluation="test")
+        schema, splits = make_splits("mine", chosen, data, seed=0)
+        assert [e.label for e in splits["evaluation"]][:4] == expected
+        assert schema.labels == tuple(labels or names)
+
+
+def test_labels_that_the_hubs_dataset_does_not_name_are_refused(data, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: named_dataset(["no", "yes"]))
+    refuse(data, "label 'no' .*allowed: bad, good", task(**HUB | {"labels": ["bad", "good"]}), rows())

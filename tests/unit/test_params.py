@@ -11,7 +11,6 @@ from adaptive_inference.params import (
     Backbone,
     Calibration,
     Evaluation,
-    Generated,
     Goal,
     Runtime,
     Task,
@@ -19,6 +18,7 @@ from adaptive_inference.params import (
     module_names,
     parse_params,
 )
+from adaptive_inference.params_inputs import Generated, weights_kind
 from adaptive_inference.params_training import (
     Distillation,
     HeadPruning,
@@ -108,6 +108,48 @@ def test_a_hub_task_needs_a_pinned_revision():
         parse_params(changed("tasks", {"mnli": task}))
 
 
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"source": "local", "train": "a.csv", "hub_id": "a/b"}, "`hub_id` has no meaning for source: local"),
+        ({"source": "local", "train": "a.csv", "hub_config": "b"}, "`hub_config` has no meaning for source: local"),
+        ({"source": "generated", "revision": "0" * 40}, "`revision` has no meaning for source: generated"),
+        ({"source": "local", "train": "a.csv", "generated": {}}, "`generated` has no meaning for source: local"),
+        ({"source": "hub", "train": "t", "hub_id": "a/b", "revision": "main"}, "'main' may change: give the commit"),
+    ],
+)  # fmt: skip
+def test_keys_of_another_source_and_moving_revisions_are_refused(keys, says):
+    with pytest.raises(UserError, match=says):
+        parse_params(changed("tasks", {"mine": keys}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"weights": "org/bert"}, "a hub id, may change: pin it by `revision`"),
+        ({"weights": "org/bert", "sha256": "0" * 64}, "a hub id, may change: pin it by `revision`"),
+        ({"weights": "org/bert", "revision": "main"}, "revision 'main' may change"),
+        ({"weights": "./mine"}, r"a folder, may change: .*cat ./mine/model\*.safetensors . sha256sum"),
+        ({"weights": "./mine", "revision": "0" * 40, "sha256": "0" * 64}, "`revision` has no meaning for weights './mine'"),
+        ({"weights": "packaged", "revision": "0" * 40}, "`revision` has no meaning for weights 'packaged'"),
+        ({"weights": "random:bert", "sha256": "0" * 64}, "`sha256` has no meaning"),
+        ({"weights": "./mine", "sha256": "abc"}, "sha256 'abc' is none: 64 hexadecimal"),
+    ],
+)  # fmt: skip
+def test_weights_that_may_change_and_pins_without_effect_are_refused(keys, says):
+    with pytest.raises(UserError, match=says):
+        parse_params(changed("backbones.tiny", {"exits": [2, 4]} | keys))
+
+
+def test_what_weights_name_is_told_without_a_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["packaged", "random:bert", "org/bert", "bert", "./bert", "/a/b", "a/b/c", "~/b", "a\\b"]
+    kinds = ["packaged", "random", "hub", "hub", *["folder"] * 5]
+    assert [weights_kind(name) for name in names] == kinds
+    (tmp_path / "bert").mkdir()
+    assert weights_kind("bert") == "folder"
+
+
 def test_a_key_given_twice_is_refused(tmp_path):
     text = (ROOT / "presets/smoke.yaml").read_text()
     (tmp_path / "params.yaml").write_text(
@@ -133,6 +175,9 @@ def test_a_key_given_twice_is_refused(tmp_path):
         ({"gradient": "blockwise", "backward": "block_local", "alternate": True}, "leave out `alternate`"),
         ({"objective": "frozen"}, "not objective: frozen; list the method under trained_by.train_leebert"),
         ({"exits": [3, 2]}, "must be ascending"),
+        ({"exits": [4], "alternate": True}, r"`alternate` has no meaning for the single exit \[4\]"),
+        ({"exits": [4], "gradient": "blockwise"}, r"`gradient` has no meaning for the single exit \[4\]"),
+        ({"exits": [4], "weights": "depth"}, r"`weights` has no meaning for the single exit \[4\]"),
         ({"gradient": "equilibrum"}, "gradient"),
     ],
 )  # fmt: skip

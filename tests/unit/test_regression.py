@@ -34,7 +34,8 @@ from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import load_model
 from adaptive_inference.exits.card_text import metric_name, task_line, usage
-from adaptive_inference.params import REGRESSION_METRICS, Task, parse_params
+from adaptive_inference.params import Task, parse_params
+from adaptive_inference.params_inputs import REGRESSION_METRICS
 from adaptive_inference.records import Cell, Record, read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.collect import collect

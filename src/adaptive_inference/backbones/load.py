@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.params_inputs import weights_kind
 
 if TYPE_CHECKING:
     from adaptive_inference.params import Backbone as BackboneParams
@@ -223,32 +224,27 @@ def weight_folder(weights: str, revision: str | None = None) -> Path:
     """Return the local folder of a checkpoint, downloading a hub id if need be."""
     if weights == "packaged":
         return _package_folder()
-    if Path(weights).is_dir():
-        return Path(weights)
-    looks_local = weights.startswith((".", "/", "~")) or weights.count("/") > 1 or "\\" in weights
-    if looks_local:
+    if weights_kind(weights) == "hub":
+        return _hub_folder(weights, revision)
+    if not Path(weights).is_dir():
         raise UserError(
             f"no folder {weights!r}; `weights` is `packaged`, `random:FAMILY` ({', '.join(families())}), an existing "
             "folder, or a hub id such as google-bert/bert-base-uncased"
         )
-    return _hub_folder(weights, revision)
-
-
-def is_at_hand(weights: str) -> bool:
-    """Return whether a checkpoint can be looked at without a network: any but a hub id."""
-    return weights == "packaged" or weights.startswith("random:") or Path(weights).is_dir()
+    return Path(weights)
 
 
 def check_sha256(folder: Path, expected: str | None) -> None:
-    """Compare the weight file with its expected checksum; also refuse a folder without safetensors.
+    """Compare the weight file, or several in the order of their names, with the checksum expected of their bytes.
 
     Raises
     ------
     UserError
         No safetensors, or another sum than expected; the message names both.
     """
-    file = folder / WEIGHT_FILE
-    if not file.is_file() and not (folder / f"{WEIGHT_FILE}.index.json").is_file():
+    one = folder / WEIGHT_FILE
+    files = [one] if one.is_file() else sorted(folder.glob("model-*.safetensors"))
+    if not files:
         raise UserError(
             f"{folder} holds no {WEIGHT_FILE}, the only weight format that is read (pickles can run code); convert "
             "it with transformers: AutoModel.from_pretrained(...).save_pretrained(FOLDER), and save its tokenizer there "
@@ -256,16 +252,16 @@ def check_sha256(folder: Path, expected: str | None) -> None:
         )
     if expected is None:
         return
-    if not file.is_file():
-        raise UserError(
-            f"{folder} holds its weights in several files; `sha256` can check a single one: remove it"
-        )
-    with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    found = digest.hexdigest()
     if found != expected.lower():
         raise UserError(
-            f"{file} has sha256 {found}, expected {expected}; the file is damaged or another one: fetch it again, or "
-            "correct `sha256`"
+            f"the weights in {folder} ({', '.join(file.name for file in files)}) have sha256 {found}, expected {expected}; "
+            "they are damaged or others: fetch them again, or correct `sha256`"
         )
 
 

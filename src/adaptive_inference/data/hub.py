@@ -30,9 +30,13 @@ def read_hub(hub_id: str, config: str | None, revision: str, split: str, label: 
         rows = datasets.load_dataset(hub_id, config, split=split, revision=revision)
     except Exception as error:  # the library lets errors of half a dozen packages through
         raise UserError(_explain(origin, error)) from error
-    return Table(
-        origin, tuple(rows.column_names), list(rows.with_format(None)), _names(rows.features.get(label))
-    )
+    table = list(rows.with_format(None))
+    names = _names(rows.features.get(label))
+    if names is not None:  # the integers count in the dataset's order, which need not be that of `labels`
+        for row in table:
+            if isinstance(row[label], int) and 0 <= row[label] < len(names):  # -1: withheld
+                row[label] = names[row[label]]
+    return Table(origin, tuple(rows.column_names), table, names)
 
 
 def _names(feature: Any) -> tuple[str, ...] | None:

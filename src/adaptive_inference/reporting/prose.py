@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from adaptive_inference.exits.card_text import metric_name
-from adaptive_inference.params import REGRESSION_METRICS
+from adaptive_inference.params_inputs import REGRESSION_METRICS
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.comparisons import Comparison, sign_note, signs
