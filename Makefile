@@ -12,7 +12,7 @@ STAMP := $(VENV)/.adaptive-inference-ready
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test format report ui preset results search missing keep publish clean
+.PHONY: help setup run test format report ui preset results search apply missing keep publish clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -65,9 +65,10 @@ results: $(STAMP) ## NAME=...: rebuild docs/results/NAME from its kept records
 	@python workflow/presets.py results "$(NAME)"
 
 search: $(STAMP) ## NAME=...: search hyper-parameters by cross-validation on the train split (docs/search.md)
-	@python workflow/search.py plan "$(NAME)"
-	@dvc --wait-for-lock repro search/dvc.yaml
-	@python workflow/search.py show "$(NAME)"
+	@python workflow/search.py run "$(NAME)"
+
+apply: $(STAMP) ## NAME=...: put the winner of a search into params.yaml
+	@python workflow/search.py apply "$(NAME)"
 
 missing: $(STAMP) ## Run only the cells of a preset whose records are not kept yet (then: make keep)
 	@snakemake --cores $(CORES) missing_cells

@@ -17,6 +17,7 @@ import stage_settings
 
 stage_settings.use_this_environment(workflow.basedir)
 CORES = stage_settings.cores(workflow)
+stage_settings.limit_memory(workflow)
 WHOLE_RUN = stage_settings.first_parse()
 PARAMS = stage_settings.checked_params(WHOLE_RUN)
 STAGES = dag.read_graph(judge=WHOLE_RUN)

@@ -20,9 +20,10 @@ from adaptive_inference.tracking import Store, publish_record, tracking_off
 logger = logging.getLogger("adaptive_inference")
 
 
-def publish(root: Path) -> tuple[int, int]:
-    """Publish every record below a folder; return how many were lacking and how many there are."""
-    folders = sorted(file.parent for file in root.rglob("metrics.json") if not hidden(file.relative_to(root)))
+def publish(*roots: Path) -> tuple[int, int]:
+    """Publish every record below some folders; return how many were lacking and how many there are."""
+    files = ((root, file) for root in roots for file in root.rglob("metrics.json"))
+    folders = sorted(file.parent for root, file in files if not hidden(file.relative_to(root)))
     if not folders:
         return 0, 0
     store = Store()
@@ -40,7 +41,11 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--records", type=Path, default=Path("runs"), help="folder of records (default: runs)"
+        "--records",
+        type=Path,
+        nargs="+",
+        default=[Path("runs"), Path("search")],
+        help="folders of records (default: runs and search)",
     )
     return parser.parse_args()
 
@@ -53,7 +58,7 @@ def main() -> None:
         logger.info("tracking is off (ADAPTIVE_INFERENCE_TRACKING); nothing published")
         return
     try:
-        lacking, total = publish(args.records)
+        lacking, total = publish(*args.records)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -30,7 +30,8 @@ class StageNode:
     upstream: tuple[str, ...]  #: names of the stages whose outputs it reads
     signature: str  #: digest of the command, the stage's own params and the code that it depends on
     outs: dict[str, str | None]  #: path of each output -> its md5 in ``dvc.lock``
-    stale: bool  #: DVC would run this stage for a reason of its own (not because one upstream will run)
+    #: DVC would run this stage for a reason of its own (not because one upstream will run); None: DVC did not answer
+    stale: bool | None
     outs_gone: bool  #: an output was deleted or edited since it was made
 
     @property
@@ -60,15 +61,17 @@ def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
     Parameters
     ----------
     judge
-        Ask DVC which stages are stale, as ``dvc status`` does. While another process runs a stage, DVC refuses to
-        answer; then no stage counts as stale.
+        Ask DVC which stages are stale, as ``dvc status`` does. It does not answer while another process runs a stage.
     """
     with _locked(root) as repo:
         graph = repo.index.graph
-        status = _status(repo) if judge else {}
+        status = _status(repo) if judge else None
         own = [stage for stage in graph if stage.path_in_repo == "dvc.yaml"]
         given = _Given(own)
-        nodes = [_node(stage, graph, given, status.get(stage.addressing, [])) for stage in own]
+        nodes = [
+            _node(stage, graph, given, None if status is None else status.get(stage.addressing, []))
+            for stage in own
+        ]
     return _sorted(nodes)
 
 
@@ -142,20 +145,20 @@ def _locked(root: str | Path) -> Iterator[Any]:
         yield repo
 
 
-def _status(repo: Any) -> dict[str, list[Any]]:
-    """Return what ``dvc status`` says: stage -> reasons."""
+def _status(repo: Any) -> dict[str, list[Any]] | None:
+    """Return what ``dvc status`` says, stage -> reasons; None where it does not answer."""
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
 
     try:
         return dict(repo.status())
     except LockError:  # a stage is running
-        return {}
+        return None
     except DvcException as error:
         raise SystemExit(f"error: {error}") from None
 
 
-def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any]) -> StageNode:
+def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any] | None) -> StageNode:
     produced = {out.fs_path for up in graph.successors(stage) for out in up.outs}
     return StageNode(
         name=stage.addressing,
@@ -163,8 +166,8 @@ def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any]) -> StageNod
         upstream=tuple(sorted(up.addressing for up in graph.successors(stage))),
         signature=_signature(stage, produced, given),
         outs=_outs(stage),
-        stale=bool(reasons),
-        outs_gone=any("changed outs" in reason for reason in reasons),
+        stale=None if reasons is None else bool(reasons),
+        outs_gone=any("changed outs" in reason for reason in reasons or []),
     )
 
 

@@ -58,13 +58,18 @@ def use(name: str) -> None:
     old = CURRENT.read_text(encoding="utf-8") if CURRENT.is_file() else new
     known = {preset_path(other).read_text(encoding="utf-8") for other in names()} | {_committed(CURRENT)}
     if old not in known:
-        aside = CURRENT.with_name("params.previous.yaml")
+        aside = _unused("params.previous")
         aside.write_text(old, encoding="utf-8")
         print(f"your edited {CURRENT} is kept as {aside}")
     CURRENT.write_text(new, encoding="utf-8")
     print(
         f"{CURRENT} is now the preset {name!r}; `git diff {CURRENT}` shows what changed, `make run` runs it"
     )
+
+
+def _unused(stem: str) -> Path:
+    numbered = (CURRENT.with_name(f"{stem}{number}.yaml") for number in range(2, 1000))
+    return next(path for path in (CURRENT.with_name(f"{stem}.yaml"), *numbered) if not path.exists())
 
 
 def rebuild_results(name: str) -> int:

@@ -1,8 +1,8 @@
 """How much is left: an estimate before a run starts, made better by every stage that ends.
 
 The first guess scales the seconds that stages of the default preset took on two slow cores (`REFERENCE`) by the number of
-training examples; stages that ran here before are taken at the time they took, and whatever a finished stage shows of this
-machine's speed is applied to those that are left.
+examples that they train on; stages that ran here before are taken at the time they took, scaled likewise, and whatever a
+finished stage shows of this machine's speed is applied to those that are left.
 
     python workflow/progress.py summary
 """
@@ -17,27 +17,31 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptive_inference.data.splits import most_training_rows
+from adaptive_inference.errors import UserError
 from adaptive_inference.records import write_json
 
 if TYPE_CHECKING:
-    from adaptive_inference.params import Params
+    from adaptive_inference.params import Params, Task
     from dag import StageNode
 
 PLAN = Path("logs/plan.json")
 DURATIONS = Path("logs/durations")
 
-#: Seconds of one stage of the default preset when it had 4,400 rows, and whether they grow with the training examples.
+#: Seconds of one stage of the default preset, two at a time; of trainings, beyond `START`, for `REFERENCE_EXAMPLES`.
 REFERENCE = {
-    "prepare_data": (25.0, False),
-    "finetune_backbone": (140.0, True),
-    "train_sweet": (115.0, True),
-    "train_leebert": (115.0, True),
-    "train_multi_model": (117.0, True),
-    "calibrate_thresholds": (21.0, False),
-    "evaluate_batch1": (38.0, False),
-    "make_tables": (10.0, False),
+    "prepare_data": 15.0,
+    "finetune_backbone": 90.0,
+    "train_sweet": 95.0,
+    "train_leebert": 95.0,
+    "train_multi_model": 110.0,
+    "calibrate_thresholds": 18.0,
+    "evaluate_batch1": 25.0,
+    "make_tables": 10.0,
 }
-REFERENCE_EXAMPLES = 8_800  # rows x epochs behind `REFERENCE`, as `guess` counts them
+REFERENCE_EXAMPLES = 4_080  # training rows x epochs
+START = 10.0  # imports and DVC, whatever is trained
+ROWS_OF_A_HUB = 5_000  # where the params do not limit them
 
 
 def announce(stages: list[StageNode], params: Params, cores: int) -> None:
@@ -45,17 +49,24 @@ def announce(stages: list[StageNode], params: Params, cores: int) -> None:
     from dag import stale_closure
     from stage_settings import threads
 
+    PLAN.unlink(missing_ok=True)
+    if any(stage.stale is None for stage in stages):
+        say("a stage of an earlier run is still working; how much is left is not known before it ends")
+        return
     pending = set(stale_closure(stages))
+    rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
     entries = [
         {
             "name": stage.name,
-            "guess": guess(stage, params),
+            "guess": guess(stage.name, count),
+            "examples": count,
             "known": (DURATIONS / f"{stage.name}.json").is_file(),
             "threads": threads(stage, params, cores),
             "upstream": list(stage.upstream),
         }
         for stage in stages
         if stage.name in pending
+        for count in [examples(stage, params, rows)]
     ]
     PLAN.parent.mkdir(exist_ok=True)
     PLAN.write_text(json.dumps({"cores": cores, "began": time.time(), "stages": entries}), encoding="utf-8")
@@ -66,23 +77,46 @@ def announce(stages: list[StageNode], params: Params, cores: int) -> None:
         say("all stages are computed; only what sits on top of them is made anew")
 
 
-def guess(stage: StageNode, params: Params) -> float:
-    """Return the seconds that a stage will take: what it took last time, else scaled from the reference."""
-    past = DURATIONS / f"{stage.name}.json"
-    if (took := _took(past)) is not None:
-        return took
-    seconds, grows = REFERENCE.get(stage.family, (30.0, False))
-    task = params.tasks.get(stage.argument("task") or "")
-    if not grows or task is None:
+def guess(name: str, examples: int | None) -> float:
+    """Return the seconds that a stage will take: what it took last time, else the reference, scaled to its examples."""
+    past = _took(name)
+    seconds, then = past or (REFERENCE.get(name.partition("@")[0], 30.0), REFERENCE_EXAMPLES)
+    if not examples or not then:
         return seconds
-    rows = task.train_rows or (task.generated.rows if task.generated else 5000)
-    return 5.0 + seconds * rows * params.training.epochs / REFERENCE_EXAMPLES
+    start = min(START, seconds)
+    return start + (seconds - start) * examples / then
 
 
-def _took(past: Path) -> float | None:
-    """Return the seconds in a file of `DURATIONS`, None where there is none that can be read."""
+def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | None:
+    """Return the training rows that a stage reads times its epochs; None unless it trains.
+
+    Parameters
+    ----------
+    rows
+        Training rows of each task, see `training_rows`.
+    """
+    if not stage.family.startswith(("finetune_", "train_")):
+        return None
+    task = stage.argument("task") or ""
+    training, own = params.training_of(task, stage.argument("method") or "full")
+    scheme = own.weight_learning.scheme if own.weight_learning else "clo_v2"
+    halved = own.objective == "weight_learning" and scheme != "slo"  # an epoch is half of the rows
+    return rows[task] * training.epochs // (2 if halved else 1)
+
+
+def training_rows(task: Task) -> int:
+    """Return about how many rows a task trains on; what is wrong with its file is told by `prepare_data`."""
     try:
-        return float(json.loads(past.read_text(encoding="utf-8"))["seconds"])
+        return most_training_rows(task, Path("data")) or ROWS_OF_A_HUB
+    except UserError:
+        return ROWS_OF_A_HUB
+
+
+def _took(name: str) -> tuple[float, int | None] | None:
+    """Return the seconds of a stage that ran here, and what it trained on; None where no file tells."""
+    try:
+        body = json.loads((DURATIONS / f"{name}.json").read_text(encoding="utf-8"))
+        return float(body["seconds"]), body.get("examples")
     except (OSError, ValueError, KeyError):
         return None
 
@@ -90,12 +124,15 @@ def _took(past: Path) -> float | None:
 def ended(name: str, seconds: float, log: Path) -> None:
     """Note how long a stage took, if it was executed, and say how much is left."""
     executed = "Running stage" in log.read_text(encoding="utf-8", errors="replace")
+    plan = json.loads(PLAN.read_text(encoding="utf-8")) if PLAN.is_file() else None
     if executed:
+        trained_on = next(
+            (e.get("examples") for e in (plan or {"stages": []})["stages"] if e["name"] == name), None
+        )
         DURATIONS.mkdir(parents=True, exist_ok=True)
-        write_json(DURATIONS / f"{name}.json", {"seconds": seconds})
-    if not PLAN.is_file():
+        write_json(DURATIONS / f"{name}.json", {"seconds": seconds, "examples": trained_on})
+    if plan is None:
         return
-    plan = json.loads(PLAN.read_text(encoding="utf-8"))
     done = [entry for entry in plan["stages"] if _is_done(entry["name"], plan["began"])]
     left = [entry for entry in plan["stages"] if entry not in done]
     what = f"{name} took {human(seconds)}" if executed else f"{name} was computed before"
@@ -112,12 +149,11 @@ def refined(left: list[dict[str, Any]], done: list[dict[str, Any]], began: float
     """
     guessed, taken = {"": 60.0}, {"": 60.0}
     for entry in done:
-        past = DURATIONS / f"{entry['name']}.json"
-        seconds = None if entry["known"] else _took(past)
-        if seconds is not None and past.stat().st_mtime >= began:
+        past = None if entry["known"] else _took(entry["name"])
+        if past and (DURATIONS / f"{entry['name']}.json").stat().st_mtime >= began:
             for key in ("", _family(entry)):
                 guessed[key] = guessed.get(key, 0.0) + entry["guess"]
-                taken[key] = taken.get(key, 0.0) + seconds
+                taken[key] = taken.get(key, 0.0) + past[0]
     slower = {key: taken[key] / guessed[key] for key in guessed}
     return [
         entry

@@ -1,9 +1,9 @@
 """Hyper-parameter search by cross-validation: which grid is on, and its winner into ``params.yaml``; see docs/search.md.
 
 python workflow/search.py list
-python workflow/search.py plan leebert     # check search/leebert.yaml and make it the search of search/dvc.yaml
+python workflow/search.py run leebert      # check search/leebert.yaml, make it the search of search/dvc.yaml, train, show
 python workflow/search.py show leebert     # all points, and the winner
-python workflow/search.py apply search/leebert/results/patch.yaml
+python workflow/search.py apply leebert    # the winner into params.yaml (or a patch file's name)
 python workflow/search.py clear            # no search is on
 """
 
@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import yaml
 from ruamel.yaml import YAML
 
+import stage_settings
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.params import load_params, parse_params
 from adaptive_inference.records import write_text
@@ -63,6 +65,20 @@ def start(name: str) -> None:
     print(f"{points} points x {folds} folds = {points * folds} trainings of {planned.method!r}")
 
 
+def run(name: str) -> None:
+    """Plan a search, train what is missing of it, and show its results; never beside a run in this folder.
+
+    Both would slow each other down, and a run measures wall-clock.
+    """
+    stage_settings.use_this_environment(".")
+    stage_settings.only_run_here()
+    start(name)
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]
+    if status := subprocess.run(command, check=False).returncode:
+        sys.exit(status)
+    show(name)
+
+
 def show(name: str) -> None:
     """Print the results of a search."""
     grid_path(name)
@@ -71,6 +87,16 @@ def show(name: str) -> None:
         if not file.is_file():
             raise UserError(f"{file} is missing; `make search NAME={name}` makes it")
         print(file.read_text(encoding="utf-8"))
+
+
+def patch_path(name: str) -> Path:
+    """Return a patch file, given its path or the name of its search."""
+    if name.endswith(".yaml"):
+        return Path(name)
+    patch = FOLDER / grid_path(name).stem / "results" / "patch.yaml"
+    if not patch.is_file():
+        raise UserError(f"{patch} is missing; `make search NAME={name}` makes it")
+    return patch
 
 
 def apply(patch_file: Path) -> None:
@@ -97,18 +123,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["list", "plan", "show", "apply", "clear"])
-    parser.add_argument("name", nargs="?", default="", help="of a grid; for `apply`, the patch file")
+    parser.add_argument("command", choices=["list", "run", "plan", "show", "apply", "clear"])
+    parser.add_argument("name", nargs="?", default="", help="of a grid; for `apply`, also a patch file")
     args = parser.parse_args()
     try:
         if args.command == "list":
             print("\n".join(names()))
+        elif args.command == "run":
+            run(args.name)
         elif args.command == "plan":
             start(args.name)
         elif args.command == "show":
             show(args.name)
         elif args.command == "apply":
-            apply(Path(args.name))
+            apply(patch_path(args.name))
         else:
             write_text(PLAN, plan_text(Plan()))
     except UserError as error:

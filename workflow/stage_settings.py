@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 import presets
@@ -20,7 +21,7 @@ from adaptive_inference.records import Cell
 from adaptive_inference.reporting.validity import read_records, why_unusable
 from dag import StageNode
 
-#: Memory and time limit of a stage family, for schedulers that ask; a laptop's profile ignores the time.
+#: Memory (MB) and time limit (minutes) of a stage family; a laptop's profile ignores the time.
 RESOURCES = {
     "prepare_data": {"mem_mb": 2000, "runtime": 60},
     "finetune_backbone": {"mem_mb": 6000, "runtime": 720},
@@ -31,6 +32,7 @@ RESOURCES = {
     "evaluate_batch1": {"mem_mb": 4000, "runtime": 240},
     "make_tables": {"mem_mb": 2000, "runtime": 30},
 }
+SMALL_MB = 2000  # a stage with the packaged encoder, or a smaller one: 1.2 GB were measured
 ON_GPU = (
     "finetune_backbone",
     "train_sweet",
@@ -191,8 +193,17 @@ def resources(stage: StageNode, params: Params) -> dict[str, Any]:
     on_gpu = params.runtime.device == "cuda" or (
         params.runtime.device == "auto" and Path("/proc/driver/nvidia/version").exists()
     )
-    gpus = int(on_gpu and stage.family in ON_GPU)
-    return RESOURCES.get(stage.family, {"mem_mb": 2000, "runtime": 60}) | {"gpu": gpus}
+    asked = RESOURCES.get(stage.family, {"mem_mb": 2000, "runtime": 60})
+    backbone = params.backbones.get(stage.argument("backbone") or "")
+    if backbone and weights_kind(backbone.weights) in ("packaged", "random"):
+        asked = asked | {"mem_mb": min(SMALL_MB, asked["mem_mb"])}
+    return asked | {"gpu": int(on_gpu and stage.family in ON_GPU)}
+
+
+def limit_memory(workflow: Any) -> None:
+    """Let no more stages run side by side than fit in this machine's memory; ``--resources mem_mb=N`` says otherwise."""
+    if workflow.global_resources.get("mem_mb").value is None:
+        workflow.register_resource("mem_mb", psutil.virtual_memory().total // 2**20)
 
 
 def unkept(stages: list[StageNode], params: Params) -> set[str]:

@@ -59,6 +59,10 @@ def test_using_a_preset_puts_edits_aside_that_are_nowhere_else(tmp_path, monkeyp
     assert Path("params.previous.yaml").read_text() == mine
     assert Path("params.yaml").read_text() == Path("presets/default.yaml").read_text()
     assert "params.previous.yaml" in capsys.readouterr().out
+    Path("params.yaml").write_text("# others\n" + mine)
+    presets.use("default")
+    assert Path("params.previous.yaml").read_text() == mine
+    assert Path("params.previous2.yaml").read_text() == "# others\n" + mine
 
 
 def test_make_preset_says_it_without_a_traceback():

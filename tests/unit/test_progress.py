@@ -2,10 +2,15 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
 import progress
+from adaptive_inference.params import load_params, parse_params
+from dag import StageNode
+
+DEFAULT = load_params(Path(__file__).parents[2] / "presets/default.yaml")
 
 
 def entry(name, guess, *upstream, threads=1, known=False):
@@ -62,3 +67,68 @@ def test_a_stage_that_dvc_skipped_teaches_nothing(tmp_path, monkeypatch, capsys)
     progress.ended("a", 1.0, tmp_path / "a.log")
     assert "a was computed before" in capsys.readouterr().err
     assert not progress.DURATIONS.exists()
+
+
+def node(family, method="full", task="tiers", stale=True):
+    command = f"python pipeline_steps/{family}.py --task {task} --backbone minilm --seed 0 --method {method}"
+    return StageNode(f"{family}@{task}-minilm-{method}-0", command, (), "s", {}, stale, False)
+
+
+def test_a_training_is_estimated_by_its_own_rows_and_epochs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 500)
+    body = DEFAULT.model_dump(mode="json")
+    mine = {"source": "local", "train": "mine.csv", "development_rows": 50, "calibration_rows": 100}
+    body["tasks"] |= {"mine": mine, "gone": mine | {"train": "gone.csv"}}
+    body["methods"]["sweet"]["train"]["epochs"] = 7
+    params = parse_params(body)
+    rows = {name: progress.training_rows(task) for name, task in params.tasks.items()}
+    assert rows == {"tiers": 2740 - 200 - 500, "mine": 1000 - 200 - 50 - 100, "gone": progress.ROWS_OF_A_HUB}
+    epochs = params.training.epochs
+    assert progress.examples(node("finetune_backbone"), params, rows) == 2040 * epochs
+    assert progress.examples(node("train_sweet", "sweet", "mine"), params, rows) == 650 * 7
+    # the network of LeeBERT reads half of the rows in an epoch
+    own = params.methods["leebert"].train.epochs
+    assert progress.examples(node("train_leebert", "leebert"), params, rows) == 2040 * own // 2
+    assert progress.examples(node("evaluate_batch1"), params, rows) is None
+
+
+def test_what_a_stage_took_before_is_scaled_to_what_it_reads_now(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reference = progress.REFERENCE["train_sweet"]
+    assert progress.guess("train_sweet@a", progress.REFERENCE_EXAMPLES) == pytest.approx(reference)
+    assert progress.guess("train_sweet@a", 3 * progress.REFERENCE_EXAMPLES) == pytest.approx(
+        progress.START + 3 * (reference - progress.START)
+    )
+    timed(tmp_path, "train_sweet@a", 210.0)  # as earlier versions wrote it: without the examples
+    assert progress.guess("train_sweet@a", 1000) == 210.0
+    (tmp_path / "logs/durations/train_sweet@a.json").write_text('{"seconds": 210.0, "examples": 1000}')
+    assert progress.guess("train_sweet@a", 1000) == pytest.approx(210.0)
+    assert progress.guess("train_sweet@a", 2000) == pytest.approx(410.0)
+    assert progress.guess("evaluate_batch1@a", None) == progress.REFERENCE["evaluate_batch1"]
+
+
+def test_while_an_earlier_runs_stage_still_works_nothing_is_called_computed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs").mkdir()
+    progress.announce([node("finetune_backbone", stale=True)], DEFAULT, 2)
+    assert "1 of 1 stages to run, about 90 s left" in capsys.readouterr().err.replace("2 min", "90 s")
+    progress.announce([node("finetune_backbone", stale=None)], DEFAULT, 2)
+    said = capsys.readouterr().err
+    assert "a stage of an earlier run is still working" in said
+    assert "computed" not in said
+    (tmp_path / "a.log").write_text("Running stage 'a':\n")
+    progress.ended("a", 1.0, tmp_path / "a.log")  # no plan of an earlier run is gone on with
+    assert "done" not in capsys.readouterr().err
+
+
+def test_a_stage_notes_what_it_trained_on_beside_its_seconds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "logs").mkdir()
+    progress.announce([node("train_sweet", "sweet")], DEFAULT, 2)
+    (tmp_path / "a.log").write_text("Running stage 'a':\n")
+    name = "train_sweet@tiers-minilm-sweet-0"
+    progress.ended(name, 50.0, tmp_path / "a.log")
+    noted = json.loads((tmp_path / f"logs/durations/{name}.json").read_text())
+    assert noted == {"seconds": 50.0, "examples": 2040 * DEFAULT.training.epochs}

@@ -161,6 +161,18 @@ def test_applying_a_patch_twice_changes_nothing_more(project):
     assert Path("params.yaml").read_text() == once
 
 
+def test_the_patch_of_a_search_is_found_by_the_searchs_name(project):
+    (project / "search/mine.yaml").write_text("method: leebert\n")
+    with pytest.raises(
+        UserError, match=r"search/mine/results/patch\.yaml is missing; `make search NAME=mine`"
+    ):
+        command.patch_path("mine")
+    (project / "search/mine/results").mkdir(parents=True)
+    (project / "search/mine/results/patch.yaml").write_text("{}")
+    assert command.patch_path("mine") == Path("search/mine/results/patch.yaml")
+    assert command.patch_path("other/patch.yaml") == Path("other/patch.yaml")
+
+
 @pytest.mark.parametrize("text", ["{training.epoch: 3}", "{training.epochs: 0}", "[1]", "{}x: ["])
 def test_a_patch_that_does_not_fit_leaves_the_file_as_it_is(text, project):
     Path("patch.yaml").write_text(text)

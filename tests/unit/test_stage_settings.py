@@ -1,12 +1,16 @@
 """What Snakemake is told of a stage beyond the graph."""
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 import dag
+import search
 import stage_settings
 from adaptive_inference.params import load_params, parse_params
 
@@ -39,6 +43,57 @@ def test_stages_on_a_gpu_ask_for_it_and_tables_never_do():
     assert stage_settings.resources(a_stage("train_sweet"), params)["gpu"] == 1
     assert stage_settings.resources(a_stage("make_tables"), params)["gpu"] == 0
     assert stage_settings.resources(a_stage("train_sweet"), SMOKE)["gpu"] == 0
+
+
+def test_a_small_encoder_asks_for_less_memory_than_one_of_the_hub():
+    body = SMOKE.model_dump(mode="json")
+    body["backbones"]["tiny"] |= {"weights": "some/bert", "revision": "0" * 40}
+    large = parse_params(body)
+    stage = a_stage("train_sweet")
+    assert stage_settings.resources(stage, SMOKE)["mem_mb"] == stage_settings.SMALL_MB
+    assert (
+        stage_settings.resources(stage, large)["mem_mb"] == stage_settings.RESOURCES["train_sweet"]["mem_mb"]
+    )
+
+
+SNAKEFILE = """
+import sys, psutil
+sys.path[:0] = ["{root}/workflow", "{root}/src"]
+import stage_settings
+stage_settings.limit_memory(workflow)
+
+rule all:
+    input: "a", "b"
+
+for name in ("a", "b"):
+    rule:
+        output: name
+        resources: mem_mb=psutil.virtual_memory().total // 2**20 * 6 // 10
+        shell: "date +%s%N > {{output}}; sleep 1; date +%s%N >> {{output}}"
+"""
+
+
+@pytest.mark.parametrize("given", [[], ["--resources", f"mem_mb={10**9}"]])
+def test_no_more_stages_start_than_fit_in_memory_unless_told_otherwise(tmp_path, given):
+    (tmp_path / "Snakefile").write_text(SNAKEFILE.format(root=ROOT))
+    command = [sys.executable, "-m", "snakemake", "--cores", "4", "--quiet", "all", *given]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    first, second = sorted(
+        [int(word) for word in (tmp_path / name).read_text().split()] for name in ("a", "b")
+    )
+    assert (first[1] > second[0]) == bool(given)
+
+
+def test_a_second_run_in_a_folder_and_a_search_beside_a_run_are_refused(tmp_path, monkeypatch):
+    in_a_project(tmp_path, (ROOT / "presets/default.yaml").read_text(), monkeypatch)
+    shutil.copytree(ROOT / "search", tmp_path / "search")
+    before = (tmp_path / "search/params.yaml").read_text()
+    with FileLock("logs/.run.lock"):
+        with pytest.raises(SystemExit, match="another run is working in this folder"):
+            stage_settings.only_run_here()
+        with pytest.raises(SystemExit, match="another run is working in this folder"):
+            search.run("leebert")
+    assert (tmp_path / "search/params.yaml").read_text() == before
 
 
 def test_what_is_missing_takes_all_upstream_of_it_along():

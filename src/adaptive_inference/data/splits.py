@@ -104,16 +104,30 @@ def most_calibration_rows(task: Task, folder: Path) -> int:
 
     A carve may fall short of it where texts repeat.
     """
+    rest = _rows_beside_evaluation(task, folder)
+    return task.calibration_rows if rest is None else max(0, min(task.calibration_rows, rest // 5))
+
+
+def most_training_rows(task: Task, folder: Path) -> int | None:
+    """Return how many training rows `make_splits` leaves, cutting nothing; None for a hub task that does not limit them."""
+    if task.train_rows is not None:
+        return task.train_rows
+    rest = _rows_beside_evaluation(task, folder)
+    if rest is None:
+        return None
+    return max(0, rest - min(task.development_rows, rest // 10) - min(task.calibration_rows, rest // 5))
+
+
+def _rows_beside_evaluation(task: Task, folder: Path) -> int | None:
     if task.source == "hub":
-        return task.calibration_rows
+        return None
     if task.source == "generated":
         asked = task.generated or Generated()
-        rest = asked.rows - asked.evaluation_rows
-    else:
-        rest = len(_table(task, folder, "train", task.train or "").rows)
-        if task.evaluation is None:
-            rest -= rest // 5 if task.evaluation_rows is None else task.evaluation_rows
-    return max(0, min(task.calibration_rows, rest // 5))
+        return asked.rows - asked.evaluation_rows
+    rows = len(_table(task, folder, "train", task.train or "").rows)
+    if task.evaluation is None:
+        rows -= rows // 5 if task.evaluation_rows is None else task.evaluation_rows
+    return rows
 
 
 def _enough(origin: str, rows: int) -> None:
