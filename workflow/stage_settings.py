@@ -96,6 +96,7 @@ def checked_params(encoders: bool = True) -> Params:
         )
     check_rules(params)
     if encoders:
+        check_bf16(params)
         check_exits(params)
     check_risk(params)
     linked = [path.as_posix() for path in Path("data").rglob("*") if path.is_symlink() and path.is_dir()]
@@ -146,6 +147,20 @@ def check_exits(params: Params) -> None:
             load_objective(train.objective, train).check_exits(exits, layer_count(backbone.weights))
         except UserError as error:
             raise SystemExit(f"error: methods.{name} on backbones.{at}: {error}") from None
+
+
+def check_bf16(params: Params) -> None:
+    """Stop where an encoder that is at hand cannot be trained in bf16, before anything is trained."""
+    if params.runtime.precision == "fp32":
+        return
+    from adaptive_inference.backbones.load import adapter, check_precision, load_config
+
+    for name, backbone in params.backbones.items():
+        if weights_kind(backbone.weights) != "hub":
+            try:
+                check_precision(adapter(load_config(backbone.weights).model_type), params.runtime.precision)
+            except UserError as error:
+                raise SystemExit(f"error: backbones.{name}: {error}") from None
 
 
 def check_risk(params: Params) -> None:

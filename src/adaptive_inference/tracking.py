@@ -124,7 +124,8 @@ class LiveTracker(Tracker):
             action()
         except Exception as error:  # whatever the client raises, the records are what counts
             self.silent = True
-            logger.warning("MLflow stopped answering (%s); run `make publish` when it is back", error)
+            reason = _reason(error, self.store.uri)
+            logger.warning("MLflow stopped answering (%s); run `make publish` when it is back", reason)
 
 
 class Store:
@@ -160,7 +161,7 @@ class Store:
         except UserError:
             raise
         except Exception as error:  # the client raises its own, SQLAlchemy's and requests' errors
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            reason = _reason(error, self.uri)
             raise UserError(
                 f"the MLflow store {_public(self.uri)} cannot be used: {reason}. Start it, name another one in "
                 "MLFLOW_TRACKING_URI, or set ADAPTIVE_INFERENCE_TRACKING=off and run `make publish` later"
@@ -371,6 +372,16 @@ def _public(uri: str) -> str:
     return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1]))
 
 
+def _reason(error: Exception, uri: str) -> str:
+    """Return the first line of what a client says, or its name, without the password of the address."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    secret = urllib.parse.urlsplit(uri).password
+    text = lines[0]
+    for form in {secret, urllib.parse.unquote(secret)} if secret else ():
+        text = text.replace(form, "***")
+    return text[:200]
+
+
 def _must_answer(uri: str) -> None:
     """Refuse a tracking server that does not answer within a few seconds."""
     try:
@@ -379,7 +390,7 @@ def _must_answer(uri: str) -> None:
     except urllib.error.HTTPError:
         return  # it answers, if only to say that it knows no such page
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        reason = _reason(getattr(error, "reason", None) or error, uri)
         raise UserError(
             f"the tracking server {_public(uri)} (MLFLOW_TRACKING_URI) does not answer: {reason}. Start it, unset the "
             "variable to log into ./mlflow.db, or set ADAPTIVE_INFERENCE_TRACKING=off and run `make publish` later"

@@ -1,11 +1,13 @@
 """Our layer-by-layer models against the stock classifiers of transformers, on tiny random configurations."""
 
+import contextlib
+
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from adaptive_inference.backbones._tiny import tiny_config
-from adaptive_inference.backbones.load import families, load_backbone
+from adaptive_inference.backbones.load import families, load_backbone, load_tokenizer
 from adaptive_inference.data.task import Schema
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.exits.build import add_exits
@@ -76,6 +78,20 @@ def stock_and_ours(family, changes, folder, exits=(LAYERS,), dropout=0.1):
 
 def test_every_family_has_a_parity_test():
     assert set(families()) == set(HEAD)
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_family_that_says_so_runs_under_autocast(family):
+    backbone, tokenizer = load_backbone(f"random:{family}"), load_tokenizer(f"random:{family}")
+    batch = dict(tokenizer(["a good film", "bad"], padding=True, return_tensors="pt"))
+    stopped = (
+        contextlib.nullcontext() if backbone.autocasts else pytest.raises(RuntimeError, match="BFloat16")
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16), stopped:
+        hidden, context = backbone.embed(batch)
+        for layer in range(backbone.num_layers):
+            hidden = backbone.run_layer(layer, hidden, context)
+        assert hidden.isfinite().all()
 
 
 @pytest.mark.parametrize("padded", [True, False], ids=["padded", "unpadded"])

@@ -5,7 +5,7 @@ from adaptive_inference.backbones.load import load_backbone
 from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.exits.build import add_exits, full_exits
+from adaptive_inference.exits.build import add_exits, full_exits, start_from_full
 from adaptive_inference.params import Backbone
 
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
@@ -166,6 +166,22 @@ def test_a_convolution_counts_with_the_first_block():
     loss = [step.logits.square().sum() for step in model.eval().steps(batch(), gradient="blockwise")][1]
     loss.backward()
     assert all(p.grad is None for p in model.blocks()[0])
+
+
+def test_a_convolution_is_copied_with_whatever_becomes_the_first_layer():
+    from transformers import AutoModel
+
+    from adaptive_inference.backbones._tiny import tiny_config
+    from adaptive_inference.backbones.deberta_v2 import DebertaV2Backbone
+
+    config = tiny_config("deberta-v2", conv_kernel_size=3)
+    full, model = (
+        add_exits(DebertaV2Backbone(AutoModel.from_config(config)), (4,), SCHEMA, seed).eval()
+        for seed in (0, 1)
+    )
+    assert not torch.equal(model(**batch()).logits, full(**batch()).logits)
+    start_from_full(model, full)
+    assert torch.equal(model(**batch()).logits, full(**batch()).logits)
 
 
 def test_heads_start_equal_in_every_method_and_differ_by_seed_and_layer():

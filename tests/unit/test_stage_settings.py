@@ -215,6 +215,19 @@ def test_the_encoder_of_a_hub_is_not_fetched_to_look_at_exits():
     stage_settings.check_exits(parse_params(body))
 
 
+@pytest.mark.parametrize(("weights", "refused"), [("random:deberta", True), ("random:bert", False)])
+def test_bf16_for_an_encoder_that_cannot_be_trained_in_it_is_refused_before_the_run(weights, refused):
+    body = SMOKE.model_dump(mode="json")
+    body["backbones"]["tiny"]["weights"] = weights
+    stage_settings.check_bf16(parse_params(body))
+    body["runtime"]["precision"] = "bf16"
+    if refused:
+        with pytest.raises(SystemExit, match=r"backbones\.tiny: runtime\.precision: bf16 cannot be used"):
+            stage_settings.check_bf16(parse_params(body))
+    else:
+        stage_settings.check_bf16(parse_params(body))
+
+
 def with_risk(task=None, **risk):
     body = SMOKE.model_dump(mode="json")
     body["goal"]["risk"] = risk

@@ -207,6 +207,22 @@ def test_a_server_that_stops_answering_never_stops_a_training(project, monkeypat
     assert caplog.text.count("stopped answering") == 1
 
 
+def test_a_password_in_the_address_reaches_no_message(project, monkeypatch, caplog):
+    """Clients name the whole address in their errors."""
+    address = "http://user:top%40secret@127.0.0.1:9"
+    told = OSError(f"cannot reach {address} as user:top@secret\nmore")
+    tracker = tracking.start_tracking(a_record())
+    tracker.store.uri = address
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(tracker.store.client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(told))
+    tracker.log({"loss": 1.0}, 1)
+    assert "cannot reach http://user:***@127.0.0.1:9 as user:***)" in caplog.text
+    used = r"the MLflow store http://127\.0\.0\.1:9 cannot be used"
+    with pytest.raises(UserError, match=used) as error, tracker.store.speaks():
+        raise told
+    assert "secret" not in caplog.text + str(error.value)
+
+
 def test_tracking_off_writes_nothing_and_loads_no_mlflow(project, monkeypatch):
     monkeypatch.setenv("ADAPTIVE_INFERENCE_TRACKING", "off")
     tracker = tracking.start_tracking(a_record())

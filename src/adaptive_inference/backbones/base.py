@@ -82,10 +82,13 @@ class Backbone(nn.Module):
         True where the same weights serve several layers, so that no block has weights of its own (ALBERT).
     removable_heads
         True where layers are built like BERT's, so that single attention heads can be taken out of them.
+    autocasts
+        False where the stock layers cannot run under autocast to bf16.
     """
 
     shares_layers: ClassVar[bool] = False
     removable_heads: ClassVar[bool] = False
+    autocasts: ClassVar[bool] = True
 
     def __init__(self, model: PreTrainedModel, num_layers: int | None = None) -> None:
         super().__init__()
@@ -162,6 +165,10 @@ class Backbone(nn.Module):
     def layers(self) -> Sequence[nn.Module]:
         """Stock layers in the order in which `run_layer` counts them."""
         return self._layers
+
+    def copy_layer(self, index: int, other: Backbone, source: int) -> None:
+        """Take over the weights of layer ``source`` of another encoder of the same family (0-based)."""
+        self._layers[index].load_state_dict(other._layers[source].state_dict())
 
     def lend(self, layers: Sequence[nn.Module]) -> None:
         """Add layers for the time of a training, numbered on from the last; they train and are saved with the others."""

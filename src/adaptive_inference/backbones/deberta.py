@@ -4,7 +4,12 @@ from adaptive_inference.backbones._relative import RelativeBackbone
 
 
 class DebertaBackbone(RelativeBackbone):
-    """Drives ``transformers.DebertaModel``."""
+    """Drives ``transformers.DebertaModel``.
+
+    Its attention fills masked scores with the least fp32 number, which is none of bf16.
+    """
+
+    autocasts = False
 
 
 BACKBONE = DebertaBackbone

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_inference.backbones._relative import RelativeBackbone
-from adaptive_inference.backbones.base import Context
+from adaptive_inference.backbones.base import Backbone, Context
 
 
 class DebertaV2Backbone(RelativeBackbone):
@@ -26,6 +26,12 @@ class DebertaV2Backbone(RelativeBackbone):
         convolution = self.model.encoder.conv if start == 0 and stop > 0 else None
         own = super().layer_parameters(start, stop)
         return own + ([] if convolution is None else list(convolution.parameters()))
+
+    def copy_layer(self, index: int, other: Backbone, source: int) -> None:
+        """Take over the convolution with the first layer: it follows whatever layer is the first."""
+        super().copy_layer(index, other, source)
+        if index == 0 and self.model.encoder.conv is not None:
+            self.model.encoder.conv.load_state_dict(other.model.encoder.conv.state_dict())
 
 
 BACKBONE = DebertaV2Backbone

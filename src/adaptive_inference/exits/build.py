@@ -124,7 +124,7 @@ def start_from_layers(model: MultiExitModel, full: MultiExitModel, layers: Seque
         for item, source in zip(ours.input_parameters(), theirs.input_parameters(), strict=True):
             item.copy_(source)
     for index, layer in enumerate(layers):
-        ours.layers[index].load_state_dict(theirs.layers[layer].state_dict())
+        ours.copy_layer(index, theirs, layer)
     model.heads[-1].load_state_dict(full.heads[-1].state_dict())
     if model.pooler is not None and full.pooler is not None:
         model.pooler.load_state_dict(full.pooler.state_dict())

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from adaptive_inference.backbones.load import check_precision
 from adaptive_inference.data.encode import Feature, collate
 from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
@@ -95,6 +96,7 @@ class ExitTrainer(Trainer):
             self.add_callback(QuietBar)
         if self.accelerator.num_processes > 1:
             raise UserError("training runs in one process; start it without torchrun or accelerate launch")
+        check_precision(type(model.backbone), precision)
         self.model_accepts_loss_kwargs = False
         self.objective, self.method, self.training, self.schema = objective, method, training, schema
         self.development_features, self.progress, self.precision = development_features, progress, precision
