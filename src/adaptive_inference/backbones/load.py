@@ -118,7 +118,9 @@ def check_fit(backbone: BackboneParams, exits: Sequence[int], task: str, max_len
 def check_precision(kind: type[Backbone], precision: str) -> None:
     """Refuse ``bf16`` for an adapter whose stock layers cannot run in it."""
     if precision == "bf16" and not kind.autocasts:
-        raise UserError(f"runtime.precision: bf16 cannot be used with {kind.__name__.removesuffix('Backbone')} encoders; use fp32")
+        raise UserError(
+            f"runtime.precision: bf16 cannot be used with {kind.__name__.removesuffix('Backbone')} encoders; use fp32"
+        )
 
 
 def load_backbone(
@@ -294,9 +296,7 @@ def _hub_folder(repo: str, revision: str | None) -> Path:
     except HFValidationError as error:
         raise UserError(f"{repo!r} is neither a folder nor a hub id ({_first_line(error)})") from error
     except RevisionNotFoundError as error:
-        raise UserError(
-            f"the hub's {repo} has no revision {revision!r}; give one of its commits"
-        ) from error
+        raise UserError(f"the hub's {repo} has no revision {revision!r}; give one of its commits") from error
     except RepositoryNotFoundError as error:
         raise UserError(
             f"the hub has no model {repo!r}, and there is no such folder; check the spelling"
