@@ -53,7 +53,7 @@ format: $(STAMP) ## Format code and rules, and write what is generated from the 
 
 ui: $(STAMP) ## Show the runs in MLflow (this machine only)
 	@case "$${MLFLOW_TRACKING_URI:-}" in \
-	  http*) echo "the runs are shown at $$(sed "s#//[^/]*@#//#" <<< "$$MLFLOW_TRACKING_URI")";; \
+	  http*) echo "the runs are shown at $$(sed "s#//.*@#//#" <<< "$$MLFLOW_TRACKING_URI")";; \
 	  *) mlflow ui --host 127.0.0.1 --port $(PORT) \
 	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}";; \
 	esac

@@ -49,16 +49,13 @@ def main() -> None:
     try:
         plan = read_section(Plan, args.search)
         if not plan.points:
-            raise UserError(
-                f"{args.search} holds no search; write one with `python workflow/search.py plan NAME`"
-            )
+            raise UserError(f"{args.search} holds no search; write one with `make search NAME=...`")
         scored = read_scores(plan, args.points)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    patch_file = args.out / "patch.yaml"
     write_text(args.out / "results.csv", results_csv(scored))
-    write_text(patch_file, patch_text(best(scored), len(scored), patch_file.as_posix()))
+    write_text(args.out / "patch.yaml", patch_text(best(scored), len(scored), plan.search[0]))
 
 
 if __name__ == "__main__":

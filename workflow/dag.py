@@ -257,4 +257,9 @@ def _sorted(nodes: list[StageNode]) -> list[StageNode]:
 
 
 if __name__ == "__main__":
-    print("\n".join(stale_closure(read_graph())))
+    graph = read_graph()
+    if any(node.stale is None for node in graph):
+        raise SystemExit(
+            "error: a stage is running, and DVC does not answer before it has ended; ask again then"
+        )
+    print("\n".join(stale_closure(graph)))

@@ -24,7 +24,7 @@ SCHEMA = Path("workflow/schemas/params.schema.json")
 PAGE = Path("docs/params.md")
 HEAD = """# params.yaml
 
-Every key, its type, its default and what it means. Generated from the classes in `src/adaptive_inference/params.py` by
+Every key, its type, its default and what it means. Generated from the classes in `src/adaptive_inference/params*.py` by
 `python workflow/describe_params.py`; do not edit. Only science stands here; machines (cores, memory) are in `profiles/`.
 DVC reads the file too, so the sections and keys that `dvc.yaml` names must be written out even where they have a default.
 For completion and checks in an editor: `# yaml-language-server: $schema=workflow/schemas/params.schema.json`.

@@ -56,7 +56,8 @@ def use(name: str) -> None:
     new = preset_path(name).read_text(encoding="utf-8")
     load_params(preset_path(name))
     old = CURRENT.read_text(encoding="utf-8") if CURRENT.is_file() else new
-    known = {preset_path(other).read_text(encoding="utf-8") for other in names()} | {_committed(CURRENT)}
+    kept = [preset_path(other) for other in names()] + sorted(Path().glob("params.previous*.yaml"))
+    known = {path.read_text(encoding="utf-8") for path in kept} | {_committed(CURRENT)}
     if old not in known:
         aside = _unused("params.previous")
         aside.write_text(old, encoding="utf-8")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from adaptive_inference.data.splits import most_training_rows
 from adaptive_inference.errors import UserError
+from adaptive_inference.params_training import WeightLearning
 from adaptive_inference.records import write_json
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def announce(stages: list[StageNode], params: Params, cores: int) -> None:
 
     PLAN.unlink(missing_ok=True)
     if any(stage.stale is None for stage in stages):
-        say("a stage of an earlier run is still working; how much is left is not known before it ends")
+        say("a stage of an earlier run is still working, so how much is left is not known")
         return
     pending = set(stale_closure(stages))
     rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
@@ -99,7 +100,7 @@ def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | No
         return None
     task = stage.argument("task") or ""
     training, own = params.training_of(task, stage.argument("method") or "full")
-    scheme = own.weight_learning.scheme if own.weight_learning else "clo_v2"
+    scheme = (own.weight_learning or WeightLearning()).scheme
     halved = own.objective == "weight_learning" and scheme != "slo"  # an epoch is half of the rows
     return rows[task] * training.epochs // (2 if halved else 1)
 
@@ -108,7 +109,7 @@ def training_rows(task: Task) -> int:
     """Return about how many rows a task trains on; what is wrong with its file is told by `prepare_data`."""
     try:
         return most_training_rows(task, Path("data")) or ROWS_OF_A_HUB
-    except UserError:
+    except (UserError, OSError):
         return ROWS_OF_A_HUB
 
 
@@ -126,16 +127,17 @@ def ended(name: str, seconds: float, log: Path) -> None:
     executed = "Running stage" in log.read_text(encoding="utf-8", errors="replace")
     plan = json.loads(PLAN.read_text(encoding="utf-8")) if PLAN.is_file() else None
     if executed:
-        trained_on = next(
-            (e.get("examples") for e in (plan or {"stages": []})["stages"] if e["name"] == name), None
-        )
+        stages = plan["stages"] if plan else []
+        before = _took(name) or (0.0, None)
+        trained_on = next((entry["examples"] for entry in stages if entry["name"] == name), before[1])
         DURATIONS.mkdir(parents=True, exist_ok=True)
         write_json(DURATIONS / f"{name}.json", {"seconds": seconds, "examples": trained_on})
+    what = f"{name} took {human(seconds)}" if executed else f"{name} was computed before"
     if plan is None:
+        say(what)
         return
     done = [entry for entry in plan["stages"] if _is_done(entry["name"], plan["began"])]
     left = [entry for entry in plan["stages"] if entry not in done]
-    what = f"{name} took {human(seconds)}" if executed else f"{name} was computed before"
     state = f"{len(done)} of {len(plan['stages'])} stages done" if plan["stages"] else "nothing else to run"
     more = _left(refined(left, done, plan["began"]), plan["cores"]) if left else ""
     say(f"{what}; {state}{more}")

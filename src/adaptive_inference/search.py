@@ -230,11 +230,11 @@ def results_csv(scored: Sequence[Scored]) -> str:
     return stream.getvalue()
 
 
-def patch_text(winner: Scored, points: int, where: str) -> str:
+def patch_text(winner: Scored, points: int, search: str) -> str:
     """Return the winner as a patch of the params, with how it did and how to apply it."""
     return (
         f"# Best of {points} points: {winner.mean:.4f}, the mean over {len(winner.scores)} held-out folds and all exits "
-        f"(std over folds {winner.std:.4f}).\n# Into params.yaml: python workflow/search.py apply {where}\n"
+        f"(std over folds {winner.std:.4f}).\n# Into params.yaml: make apply NAME={search}\n"
     ) + to_yaml(winner.patch, flow=False)
 
 

@@ -366,26 +366,27 @@ def _git_commit() -> str:
     return asked.stdout.strip() or "unknown"
 
 
-def _public(uri: str) -> str:
-    """Return an address without the user name and password that it may carry."""
-    parts = urllib.parse.urlsplit(uri)
-    return urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1]))
+def _public(text: str) -> str:
+    """Return a text without what stands before the @ of an address: names, passwords and tokens."""
+    return re.sub(r"//\S*@", "//", text)
 
 
-def _reason(error: Exception, uri: str) -> str:
-    """Return the first line of what a client says, or its name, without the password of the address."""
+def _reason(error: Any, uri: str) -> str:
+    """Return the first line of what a client says, or its name, without user and password of the store's address."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    secret = urllib.parse.urlsplit(uri).password
-    text = lines[0]
-    for form in {secret, urllib.parse.unquote(secret)} if secret else ():
-        text = text.replace(form, "***")
+    text, parts = _public(lines[0]), urllib.parse.urlsplit(uri)
+    for secret in filter(None, (parts.password, parts.username)):
+        for form in (secret, urllib.parse.unquote(secret)):
+            text = text.replace(form, "***")
     return text[:200]
 
 
 def _must_answer(uri: str) -> None:
     """Refuse a tracking server that does not answer within a few seconds."""
     try:
-        with urllib.request.urlopen(f"{_public(uri).rstrip('/')}/health", timeout=ANSWER_SECONDS):
+        parts = urllib.parse.urlsplit(uri)
+        address = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_SECONDS):
             return
     except urllib.error.HTTPError:
         return  # it answers, if only to say that it knows no such page

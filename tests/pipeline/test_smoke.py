@@ -18,6 +18,7 @@ COMMON = {
         "__init__",
         "errors",
         "params",
+        "params_inputs",
         "params_messages",
         "params_training",
         "records",

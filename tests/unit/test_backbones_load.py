@@ -1,4 +1,5 @@
 import hashlib
+import json
 
 import pytest
 import torch
@@ -76,6 +77,21 @@ def test_the_checksum_of_several_files_is_that_of_their_bytes_in_order(checkpoin
         load_backbone(str(checkpoint), sha256="0" * 64)
 
 
+def test_weights_that_an_index_finds_elsewhere_are_refused(checkpoint):
+    AutoModel.from_pretrained(checkpoint).save_pretrained(checkpoint / "parts", max_shard_size="20KB")
+    load_tokenizer(str(checkpoint)).save_pretrained(checkpoint / "parts")
+    index = checkpoint / "parts/model.safetensors.index.json"
+    for other in ("../model.safetensors", "gone.safetensors"):
+        body = json.loads(index.read_text())
+        body["weight_map"]["embeddings.word_embeddings.weight"] = other
+        index.write_text(json.dumps(body))
+        with pytest.raises(UserError, match=rf"names '{other}', which is no safetensors file of"):
+            load_backbone(str(checkpoint / "parts"))
+    index.write_text("[]")
+    with pytest.raises(UserError, match="no index of weights"):
+        load_backbone(str(checkpoint / "parts"))
+
+
 def test_a_pickle_checkpoint_is_refused(checkpoint):
     (checkpoint / WEIGHT_FILE).rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"no model\.safetensors"):
@@ -83,8 +99,6 @@ def test_a_pickle_checkpoint_is_refused(checkpoint):
 
 
 def test_code_that_comes_with_a_checkpoint_is_not_run(checkpoint):
-    import json
-
     body = json.loads((checkpoint / "config.json").read_text())
     body |= {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}}
     (checkpoint / "config.json").write_text(json.dumps(body))

@@ -311,4 +311,14 @@ def test_labels_that_the_hubs_dataset_does_not_name_are_refused(data, monkeypatc
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: named_dataset(["no", "yes"]))
-    refuse(data, "label 'no' .*allowed: bad, good", task(**HUB | {"labels": ["bad", "good"]}), rows())
+    refuse(data, "names class 'no', .*leave `labels` out: no, yes", task(**HUB | {"labels": ["bad", "good"]}))
+
+
+def test_classes_of_the_hub_may_be_scores(data, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: named_dataset(["5 stars", "4 stars"]))
+    scores = task(**HUB | {"kind": "regression", "metric": "pearson"}, evaluation="test")
+    schema, splits = make_splits("mine", scores, data, seed=0)
+    assert schema.labels is None
+    assert [e.label for e in splits["evaluation"]][:4] == [0.0, 1.0, 0.0, 1.0]

@@ -284,6 +284,26 @@ def test_bf16_trains_and_scores_in_fp32(tmp_path):
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.05)
 
 
+def test_bf16_is_refused_for_an_encoder_that_cannot_be_trained_in_it(tmp_path):
+    from adaptive_inference.objectives import load_objective
+
+    model = make_model("deberta")
+    rows, runtime = make_features(model, 16), Runtime(device="cpu", precision="bf16")
+    with pytest.raises(UserError, match="bf16 cannot be used with model type deberta;"):
+        fit(
+            model,
+            load_objective("joint", EE),
+            rows,
+            rows,
+            SCHEMA,
+            Training(epochs=1),
+            EE,
+            runtime,
+            0,
+            tmp_path,
+        )
+
+
 def test_added_parameters_are_those_beyond_encoder_and_one_head():
     plain, exits = make_model(exits=(4,)), make_model()
     assert parameter_counts(plain)["added_parameters"] == 0

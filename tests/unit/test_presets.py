@@ -63,6 +63,9 @@ def test_using_a_preset_puts_edits_aside_that_are_nowhere_else(tmp_path, monkeyp
     presets.use("default")
     assert Path("params.previous.yaml").read_text() == mine
     assert Path("params.previous2.yaml").read_text() == "# others\n" + mine
+    Path("params.yaml").write_text(mine)
+    presets.use("default")
+    assert not Path("params.previous3.yaml").exists()
 
 
 def test_make_preset_says_it_without_a_traceback():

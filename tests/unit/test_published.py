@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.params_inputs import weights_kind
 from adaptive_inference.records import read_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.collect import collect
@@ -208,12 +209,16 @@ def test_a_mistake_in_a_file_is_told(tmp_path, old, new, message):
 # ---- beside ours -----------------------------------------------------------------------------------------------------
 
 
+#: What each kind of weights has to be pinned by.
+PINS = {"hub": {"revision": "0" * 40}, "folder": {"sha256": "0" * 64}}
+
+
 def beside(root, weights="packaged", speedup=None, **changes):
     """Invented records of a task of two methods that papers have numbers of, put beside them."""
     task = {"source": "local", "train": "t.jsonl", "evaluation": "rte/validation.jsonl", "labels": ["a", "b"]}
     params = invented_params(
         tasks={changes.pop("name", "RTE"): task | changes},
-        backbones={"small": {"weights": weights, "revision": "0" * 40, "exits": [2, 4, 6]}},
+        backbones={"small": {"weights": weights, "exits": [2, 4, 6]} | PINS.get(weights_kind(weights), {})},
         methods={"full": {"train": {}, "rules": ["fixed"]}, "sweet": {"train": {}, "rules": ["entropy"]}},
         trained_by={"train_sweet": ["sweet"], "train_leebert": [], "train_multi_model": []},
     )

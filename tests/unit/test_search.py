@@ -1,6 +1,7 @@
 """The grid of a search, its winner, and the patch of the params."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,9 @@ def test_the_table_and_the_patch_hold_the_figures():
         f"point,{RATE},{WEIGHTS},fold0,fold1,fold2,mean,std,folds\n"
         "p1,1e-05,0.001,0.500000,0.700000,0.900000,0.700000,0.200000,3\n"
     )
-    text = patch_text(scored[0], 12, "search/mine/results/patch.yaml")
+    text = patch_text(scored[0], 12, "mine")
     assert "Best of 12 points: 0.7000, the mean over 3 held-out folds" in text
-    assert "apply search/mine/results/patch.yaml" in text
+    assert "make apply NAME=mine\n" in text
     assert text.endswith(f"\n{RATE}: 1.0e-05\n{WEIGHTS}: 0.001\n")
 
 
@@ -137,7 +138,7 @@ PATCH = {
 def test_a_patch_changes_its_keys_and_nothing_else_of_the_file(project):
     before = (project / "params.yaml").read_text()
     params = load_params("params.yaml")
-    Path("patch.yaml").write_text(patch_text(Scored("p", PATCH, (0.5, 0.5)), 1, "patch.yaml"))
+    Path("patch.yaml").write_text(patch_text(Scored("p", PATCH, (0.5, 0.5)), 1, "mine"))
     command.apply(Path("patch.yaml"))
     after = (project / "params.yaml").read_text()
     assert load_params("params.yaml") == patched(params, PATCH) != params
@@ -159,6 +160,38 @@ def test_applying_a_patch_twice_changes_nothing_more(project):
     once = Path("params.yaml").read_text()
     command.apply(Path("patch.yaml"))
     assert Path("params.yaml").read_text() == once
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_search_is_planned_run_and_shown_and_a_failure_is_passed_on(project, monkeypatch, capsys, status):
+    """DVC's part is played; test_search_stages runs the stages themselves."""
+    (project / "search/mine.yaml").write_text(
+        f"method: leebert\nfolds: 2\ngrid: {{{RATE}: [1.0e-5, 2.0e-5]}}\n"
+    )
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    called = []
+
+    def dvc(arguments, **_):
+        called.append(arguments[1:])
+        assert read_section(Plan, Path("search/params.yaml")).search == ["mine"]
+        (project / "search/mine/results").mkdir(parents=True)
+        for name in ("results.csv", "patch.yaml"):
+            (project / "search/mine/results" / name).write_text(f"the {name}\n")
+        return subprocess.CompletedProcess(arguments, status)
+
+    monkeypatch.setattr(command.subprocess, "run", dvc)
+    if status:
+        with pytest.raises(SystemExit) as stopped:
+            command.run("mine")
+        assert stopped.value.code == status
+    else:
+        command.run("mine")
+    assert called == [["-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]]
+    out = capsys.readouterr().out
+    assert "2 points x 2 folds = 4 trainings of 'leebert'" in out
+    assert ("the patch.yaml" in out) == (status == 0)
 
 
 def test_the_patch_of_a_search_is_found_by_the_searchs_name(project):

@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+import publish_records
 from adaptive_inference import tracking
 from adaptive_inference.errors import UserError
 from adaptive_inference.records import Cell, Record, write_json, write_text
@@ -216,11 +217,27 @@ def test_a_password_in_the_address_reaches_no_message(project, monkeypatch, capl
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(tracker.store.client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(told))
     tracker.log({"loss": 1.0}, 1)
-    assert "cannot reach http://user:***@127.0.0.1:9 as user:***)" in caplog.text
+    assert "cannot reach http://127.0.0.1:9 as ***:***)" in caplog.text
     used = r"the MLflow store http://127\.0\.0\.1:9 cannot be used"
     with pytest.raises(UserError, match=used) as error, tracker.store.speaks():
         raise told
     assert "secret" not in caplog.text + str(error.value)
+
+
+def test_records_of_several_folders_are_published(project):
+    a_folder(project, a_record(quality=0.9), {})
+    a_folder(project / "search/mine/points/p1", a_record("pabee", quality=0.8), {})
+    assert publish_records.publish(project / "runs", project / "search", project / "none") == (2, 2)
+    assert publish_records.publish(project / "runs", project / "search") == (0, 2)
+    assert {run[2]["method"] for run in runs_of(project)} == {"sweet", "pabee"}
+
+
+@pytest.mark.parametrize("address", ["https://ghp_secret@host/x", "http://user:pa/secret@host:5"])
+def test_what_stands_before_the_host_is_never_shown(address):
+    told = f"no answer from {address}"
+    assert tracking._reason(OSError(told), address).startswith("no answer from http")
+    assert "secret" not in tracking._reason(OSError(told), address)
+    assert "secret" not in tracking._public(address)
 
 
 def test_tracking_off_writes_nothing_and_loads_no_mlflow(project, monkeypatch):

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.metadata
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,9 +119,8 @@ def check_fit(backbone: BackboneParams, exits: Sequence[int], task: str, max_len
 def check_precision(kind: type[Backbone], precision: str) -> None:
     """Refuse ``bf16`` for an adapter whose stock layers cannot run in it."""
     if precision == "bf16" and not kind.autocasts:
-        raise UserError(
-            f"runtime.precision: bf16 cannot be used with {kind.__name__.removesuffix('Backbone')} encoders; use fp32"
-        )
+        family = kind.__module__.rpartition(".")[2].replace("_", "-")
+        raise UserError(f"runtime.precision: bf16 cannot be used with model type {family}; use fp32")
 
 
 def load_backbone(
@@ -250,8 +250,7 @@ def check_sha256(folder: Path, expected: str | None) -> None:
     UserError
         No safetensors, or another sum than expected; the message names both.
     """
-    one = folder / WEIGHT_FILE
-    files = [one] if one.is_file() else sorted(folder.glob("model-*.safetensors"))
+    files = weight_files(folder)
     if not files:
         raise UserError(
             f"{folder} holds no {WEIGHT_FILE}, the only weight format that is read (pickles can run code); convert "
@@ -271,6 +270,29 @@ def check_sha256(folder: Path, expected: str | None) -> None:
             f"the weights in {folder} ({', '.join(file.name for file in files)}) have sha256 {found}, expected {expected}; "
             "they are damaged or others: fetch them again, or correct `sha256`"
         )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers reads the weights from, in the order of their names; none: no safetensors.
+
+    Raises
+    ------
+    UserError
+        The index of several files cannot be read or names a file that is not in the folder.
+    """
+    index = folder / f"{WEIGHT_FILE}.index.json"
+    if (folder / WEIGHT_FILE).is_file() or not index.is_file():
+        return [file for file in [folder / WEIGHT_FILE] if file.is_file()]
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is no index of weights ({_first_line(error)}); fetch it again") from error
+    for name in names:
+        if Path(name).name != name or Path(name).suffix != ".safetensors" or not (folder / name).is_file():
+            raise UserError(
+                f"{index} names {name!r}, which is no safetensors file of {folder}; fetch it again"
+            )
+    return [folder / name for name in names]
 
 
 def _package_folder() -> Path:

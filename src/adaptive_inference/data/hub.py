@@ -8,7 +8,7 @@ from adaptive_inference.data.local import Table
 from adaptive_inference.errors import UserError
 
 
-def read_hub(hub_id: str, config: str | None, revision: str, split: str, label: str) -> Table:
+def read_hub(hub_id: str, config: str | None, revision: str, split: str, label: str | None) -> Table:
     """Read one split; integer classes that the dataset names become these names.
 
     Parameters
@@ -16,7 +16,7 @@ def read_hub(hub_id: str, config: str | None, revision: str, split: str, label: 
     hub_id, config, revision, split
         The dataset, its configuration, its commit, the split's name.
     label
-        Column whose class names are looked up.
+        Column of classes, whose names are looked up; None: a column of scores.
 
     Raises
     ------
@@ -31,7 +31,7 @@ def read_hub(hub_id: str, config: str | None, revision: str, split: str, label: 
     except Exception as error:  # the library lets errors of half a dozen packages through
         raise UserError(_explain(origin, error)) from error
     table = list(rows.with_format(None))
-    names = _names(rows.features.get(label))
+    names = _names(rows.features.get(label)) if label else None
     if names is not None:  # the integers count in the dataset's order, which need not be that of `labels`
         for row in table:
             if isinstance(row[label], int) and 0 <= row[label] < len(names):  # -1: withheld
@@ -41,7 +41,7 @@ def read_hub(hub_id: str, config: str | None, revision: str, split: str, label: 
 
 def _names(feature: Any) -> tuple[str, ...] | None:
     names = getattr(feature, "names", None)
-    return tuple(names) if names else None
+    return tuple(name.strip() for name in names) if names else None
 
 
 def _explain(origin: str, error: Exception) -> str:

@@ -73,6 +73,11 @@ def read_classes(table: Table, column: str, names: Sequence[str]) -> list[int]:
             )
         inside = 0 <= int(value) < len(names) if by_index else value in index
         if not inside:
+            if table.label_names is not None:
+                raise UserError(
+                    f"{table.origin}, row {position}: the dataset itself names class {value!r}, which `labels` lack; list "
+                    f"its own names there, in any order, or leave `labels` out: {', '.join(table.label_names)}"
+                )
             allowed = f"0 to {len(names) - 1} or " if by_index else ""
             raise UserError(
                 f"{table.origin}, row {position}: label {value!r} in column {column!r} is out of range; mend the row or "

@@ -202,7 +202,8 @@ def _table(task: Task, folder: Path, role: str, where: str) -> Table:
     if task.source == "local":
         table = read_table(data_file(folder, where), origin=f"{folder.name}/{where}")
     else:
-        table = read_hub(task.hub_id or "", task.hub_config, task.revision or "", where, task.label)
+        named = task.label if task.kind == "classification" else None
+        table = read_hub(task.hub_id or "", task.hub_config, task.revision or "", where, named)
     if not table.rows:
         raise UserError(f"{table.origin}, the {role} split, has no rows; give another file or split")
     table.require([*task.text, task.label])
