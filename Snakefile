@@ -49,8 +49,8 @@ rule missing_cells:
 
 onstart:
     stage_settings.only_run_here()
-    one_slice = "missing_cells" in sys.argv
-    progress.announce([stage for stage in STAGES if not one_slice or stage.name in FIRST], PARAMS, CORES)
+    asked = {job.rule.name for job in workflow.dag.jobs}
+    progress.announce([stage for stage in STAGES if stage.name in asked], PARAMS, CORES)
 
 
 onsuccess:
