@@ -101,7 +101,7 @@ def receipt_text(outs: dict[str, str | None]) -> str:
     return json.dumps(outs, indent=1, sort_keys=True) + "\n"
 
 
-def write_receipt(name: str, path: Path, root: str | Path = ".", signature: str = "") -> None:
+def write_receipt(name: str, path: Path, signature: str) -> None:
     """Write the receipt of a stage that ended well.
 
     Parameters
@@ -112,7 +112,7 @@ def write_receipt(name: str, path: Path, root: str | Path = ".", signature: str 
     """
     from dvc.dvcfile import load_file
 
-    with _locked(root) as repo:
+    with _locked(".") as repo:
         stages = load_file(repo, os.path.join(repo.root_dir, "dvc.yaml")).stages
         stage, locked = stages[name], stages.lockfile_data
         made = {
@@ -122,7 +122,7 @@ def write_receipt(name: str, path: Path, root: str | Path = ".", signature: str 
             for out in entry.get("outs", [])
         }
         outs, built = _outs(stage), _signature(stage, made, _Recorded())
-    if signature and built != signature:
+    if built != signature:
         raise SystemExit(
             f"error: params or code of {name} were edited after this run began, so it was built from other ones; start the "
             "run again, and edit between runs"

@@ -4,7 +4,7 @@
 the log. A lock that lives exactly as long as this process or its DVC keeps a rerun after ``kill -9`` from colliding with
 a DVC that survived: DVC itself would refuse with "busy" instead of waiting.
 
-    python workflow/run_stage.py make_tables receipts/make_tables.json logs/make_tables.log
+    python workflow/run_stage.py make_tables receipts/make_tables.json logs/make_tables.log SIGNATURE
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def only_one(stage: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def run_stage(stage: str, receipt: Path, log: Path, signature: str = "") -> int:
+def run_stage(stage: str, receipt: Path, log: Path, signature: str) -> int:
     """Run a stage if DVC finds it stale, and write its receipt; return DVC's exit status."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with only_one(stage) as lock, log.open("w", encoding="utf-8") as stream:
@@ -50,7 +50,7 @@ def run_stage(stage: str, receipt: Path, log: Path, signature: str = "") -> int:
             command, stdout=stream, stderr=stream, pass_fds=[lock], check=False
         ).returncode
         if status == 0:
-            dag.write_receipt(stage, receipt, signature=signature)
+            dag.write_receipt(stage, receipt, signature)
             try:
                 progress.ended(stage, time.monotonic() - began, log)
             # logs/ may be deleted at any time; the stage is done all the same
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("stage", help="as DVC names it, e.g. train_sweet@tiers-minilm-sweet-0")
     parser.add_argument("receipt", type=Path, help="file to write when the stage is up to date")
     parser.add_argument("log", type=Path, help="file for all output")
-    parser.add_argument("signature", nargs="?", default="", help="of the stage when the run began")
+    parser.add_argument("signature", help="of the stage when the run began (dag.StageNode.signature)")
     args = parser.parse_args()
     sys.exit(run_stage(args.stage, args.receipt, args.log, args.signature))
 

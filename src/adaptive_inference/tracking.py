@@ -372,10 +372,10 @@ def _public(text: str) -> str:
 
 
 def _reason(error: Any, uri: str) -> str:
-    """Return the first line of what a client says, or its name, without user and password of the store's address."""
+    """Return the first line of what a client says, or its name, without the secret of the store's address."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     text, parts = _public(lines[0]), urllib.parse.urlsplit(uri)
-    for secret in filter(None, (parts.password, parts.username)):
+    if secret := parts.password or parts.username:  # alone, a user name is a token
         for form in (secret, urllib.parse.unquote(secret)):
             text = text.replace(form, "***")
     return text[:200]

@@ -217,7 +217,7 @@ def test_a_password_in_the_address_reaches_no_message(project, monkeypatch, capl
     monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(tracker.store.client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(told))
     tracker.log({"loss": 1.0}, 1)
-    assert "cannot reach http://127.0.0.1:9 as ***:***)" in caplog.text
+    assert "cannot reach http://127.0.0.1:9 as user:***)" in caplog.text
     used = r"the MLflow store http://127\.0\.0\.1:9 cannot be used"
     with pytest.raises(UserError, match=used) as error, tracker.store.speaks():
         raise told
