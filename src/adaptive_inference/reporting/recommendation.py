@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.params import Params
 from adaptive_inference.reporting.aggregate import TOLERANCE, Row, aggregate
+from adaptive_inference.reporting.chance import Chance, chance_warning
 from adaptive_inference.reporting.collect import Point, Results
 from adaptive_inference.reporting.names import is_certified, method_name, point_name, rule_name, static_layers
 
@@ -36,6 +37,7 @@ class Choice:
     qualifying: int
     model: str  #: folder of the assembled model below the results, e.g. ``model`` or ``model/TASK``
     why: str  #: one sentence
+    chance: Chance | None = None  #: set where the full model is no better than one answer for all texts
 
 
 def recommend(results: Results) -> list[Choice]:
@@ -61,7 +63,8 @@ def recommend(results: Results) -> list[Choice]:
             + ([backbone] if several_backbones else [])
         )
         here = [row for row in rows if (row.task, row.backbone) == (task, backbone)]
-        choices.append(_choose(task, backbone, here, results.params.goal.max_loss, folder))
+        choice = _choose(task, backbone, here, results.params.goal.max_loss, folder)
+        choices.append(replace(choice, chance=chance_warning(results, task, backbone)))
     return choices
 
 
@@ -162,6 +165,8 @@ def _choice_json(choice: Choice, root: str, there: bool) -> dict[str, Any]:
         "candidates": choice.candidates,
         "qualifying": choice.qualifying,
     }
+    if choice.chance:
+        body["full_model_at_chance"] = asdict(choice.chance)
     row, point = choice.row, choice.point
     if row is None or point is None:
         return body
@@ -244,6 +249,8 @@ def _choice_lines(choice: Choice, goal: float, root: str, there: bool) -> list[s
     else:
         lines += [f"**None qualifies**: {choice.why}. Use the **full model**.", ""]
     lines += [f"- Evaluation split: {evaluation_sentence(row)}."]
+    if choice.chance:
+        lines += [f"- {choice.chance.sentence}"]
     if choice.faster and not within(row.quality_difference, goal):
         lines += [
             "- **On the evaluation split the loss is larger than the goal.** The choice stands, because it was made "
