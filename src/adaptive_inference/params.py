@@ -170,6 +170,8 @@ class Params(Section):
         for name in self.methods:
             self._check_static(name, cascades)
         for name in self.methods:
+            self._check_references(name)
+        for name in self.methods:
             wanted = 0 if name == "full" else 1
             if trained.count(name) != wanted:
                 raise ValueError(
@@ -200,6 +202,22 @@ class Params(Section):
             raise ValueError(
                 f"method {name!r} would share its rows with the member of {cascades[0]} that has {layers} layers; remove it"
             )
+
+    def _check_references(self, name: str) -> None:
+        """Refuse a comparison that cannot be made, or is made anyway."""
+        asked, where = self.methods[name].references, f"methods.{name}.references"
+        for reference in asked:
+            if reference not in self.methods:
+                raise ValueError(
+                    f"{where}: no method {reference!r}; allowed: {', '.join(self.methods)}"
+                    f"{nearest(reference, list(self.methods))}"
+                )
+            if reference in STANDING_REFERENCES:
+                raise ValueError(f"{where}: every method is compared with {reference!r} anyway; remove it")
+            if reference == name or name in self.methods[reference].references or asked.count(reference) > 1:
+                raise ValueError(
+                    f"{where}: {name!r} and {reference!r} are compared with themselves or twice; name each pair once"
+                )
 
     def method(self, name: str) -> Method:
         """Return one method, or refuse with the nearest name."""
@@ -240,6 +258,9 @@ class Params(Section):
             found[key] = value
         return found
 
+
+#: What every method is compared with: the plainest early exit at the same goal, and the full model.
+STANDING_REFERENCES = ("early_exit", "full")
 
 #: Stages that train methods, in the order of the graph.
 TRAINING_STAGES = ("train_sweet", "train_leebert", "train_multi_model")

@@ -298,3 +298,6 @@ class Method(Section):
 
     train: MethodTraining = Field(description="Objective, and what differs from `training`; {} for neither.")
     rules: list[str] = Field(min_length=1, description="Files of `exit_rules/` that the method is run with.")
+    references: list[str] = Field(
+        [], description="Methods it is tested against at an equal budget, besides `early_exit` and `full`."
+    )

@@ -86,6 +86,32 @@ def test_every_method_meets_both_references_at_every_goal(comparisons):
     assert {c.comparisons for c in comparisons} == {len(pairs)}
 
 
+def test_asked_pairs_are_tested_too_and_corrected_for(runs, params, comparisons, tmp_path):
+    body = params.model_dump(mode="json")
+    body["methods"]["sweet"]["references"] = ["learning_to_exit", "multi_model"]
+    results = collect(runs, invented_params(methods=body["methods"]))
+    assert results.missing == []  # no record knows the key
+    found = compare(results, rows := aggregate(results), resamples=2000)
+    new = [c for c in found if c.reference not in ("early_exit", "full")]
+    assert [(c.goal, c.method, c.reference) for c in new] == [
+        (goal, "sweet", other)
+        for goal in ("min_speedup_1.5", "min_speedup_2")
+        for other in ("learning_to_exit", "multi_model")
+    ]
+    assert {c.comparisons for c in found} == {len(comparisons) + len(new)}
+    means = {(row.method, row.rule, row.operating_point): row.quality_mean for row in rows}
+    for item in new:
+        ours, theirs = (
+            means[item.method, item.rule, item.goal],
+            means[item.reference, item.reference_rule, item.goal],
+        )
+        assert item.difference_mean == pytest.approx(ours - theirs, abs=1e-3)  # of 1,000 whole rows
+    assert all(set(marks) <= {"early_exit", "full"} for marks in signs(found).values())
+    assert draw_differences(found, tmp_path) == ["tiers-minilm-differences"]
+    svg = (tmp_path / "tiers-minilm-differences.svg").read_text()
+    assert "SWEET − Multi-Model" in svg  # noqa: RUF001
+
+
 def test_difference_is_that_of_the_tables_rows_and_n_is_said(comparisons, results):
     rows = {(row.method, row.rule, row.operating_point): row for row in aggregate(results)}
     item = pick(comparisons, "min_speedup_2", "sweet", "early_exit")

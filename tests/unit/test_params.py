@@ -323,6 +323,32 @@ def test_what_would_go_wrong_later_is_refused(path, value, says):
 
 
 @pytest.mark.parametrize(
+    ("references", "says"),
+    [
+        ({"sweet": ["pabbee"]}, "no method 'pabbee'.*pabee"),
+        ({"sweet": ["early_exit"]}, "anyway"),
+        ({"sweet": ["full"]}, "anyway"),
+        ({"sweet": ["sweet"]}, "themselves"),
+        ({"sweet": ["pabee", "pabee"]}, "twice"),
+        ({"sweet": ["pabee"], "pabee": ["sweet"]}, "twice"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused(references, says):
+    body = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    for name, asked in references.items():
+        body["methods"][name]["references"] = asked
+    with pytest.raises(UserError, match=says):
+        parse_params(body)
+
+
+def test_a_reference_belongs_to_the_tables_alone():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    tracking = {name for name, stage in stages.items() for key in stage.get("params", []) if key == "methods"}
+    whole = {name for name, stage in stages.items() if "methods.${item.method}" in stage.get("params", [])}
+    assert tracking | whole == {"make_tables"}
+
+
+@pytest.mark.parametrize(
     ("key", "train", "cascades", "says"),
     [
         ("static_3", {"exits": [2]}, [], r"give it exits: \[3\]"),

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.params import STANDING_REFERENCES
 from adaptive_inference.reporting.aggregate import TOLERANCE, Row, mean
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.markdown import number, table_line
@@ -29,8 +30,6 @@ from adaptive_inference.reporting.names import (
 from adaptive_inference.reporting.paired import Scored, holm, paired_bootstrap, resample_quality
 from adaptive_inference.reporting.tables import csv_text
 
-#: What methods are compared with: the plainest early exit at the same goal, and the full model.
-REFERENCES = ("early_exit", "full")
 GOAL = "min_speedup_"
 LEVEL = 0.05  #: of Holm's adjusted p-value
 #: The smallest p-value is 2 / (resamples + 1): few resamples could not pass Holm's correction in a long table.
@@ -91,7 +90,8 @@ def compare(results: Results, rows: Sequence[Row], resamples: int = RESAMPLES) -
         answers = _answers(results, task, backbone)
         here = [row for row in rows if (row.task, row.backbone) == (task, backbone)]
         if answers is not None:
-            found += _compare_here(here, answers, resamples)
+            asked = {name: method.references for name, method in results.params.methods.items()}
+            found += _compare_here(here, answers, resamples, asked)
     return found
 
 
@@ -115,15 +115,24 @@ def _answers(results: Results, task: str, backbone: str) -> Answers | None:
     return Answers(sets, np.array(first["labels"]), first["num_classes"]) if first else None
 
 
-def _compare_here(rows: Sequence[Row], answers: Answers, resamples: int) -> list[Comparison]:
+def _compare_here(
+    rows: Sequence[Row], answers: Answers, resamples: int, asked: Mapping[str, Sequence[str]]
+) -> list[Comparison]:
     full = [row for row in rows if row.method == "full"]
     pairs = []
     for goal in sorted(
         {r.operating_point for r in rows if r.operating_point.startswith(GOAL)}, key=natural_key
     ):
         entries = at_goal(rows, goal)
-        for reference in [row for row in entries if row.method == REFERENCES[0]] + full:
+        for reference in [row for row in entries if row.method == STANDING_REFERENCES[0]] + full:
             pairs += [(goal, row, reference) for row in entries if row is not reference]
+        by_name = {row.method: row for row in entries}
+        pairs += [
+            (goal, row, by_name[name])
+            for row in entries
+            for name in asked.get(row.method, ())
+            if name in by_name
+        ]
     pairs = [(goal, a, b, _shared_seeds(a, b, answers)) for goal, a, b in pairs]
     pairs = [pair for pair in pairs if pair[-1]]
     if not pairs:
@@ -232,14 +241,14 @@ BETTER, WORSE, DIFFERS = "†", "‡", "§"
 
 
 def signs(comparisons: Iterable[Comparison]) -> dict[tuple[str, ...], dict[str, str]]:
-    """Return, per row of the main table and reference, the sign of a significant difference.
+    """Return, per row of the main table and standing reference, the sign of a significant difference.
 
     Only rows that stand in the table under the goal itself: a model without exits may serve several goals.
     """
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for item in comparisons:
         key = (item.task, item.backbone, item.method, item.rule, item.goal)
-        if item.significant:
+        if item.significant and item.reference in STANDING_REFERENCES:
             sign = BETTER if item.difference_mean > 0 else WORSE
             found.setdefault(key, {})[item.reference] = DIFFERS if item.reference == "full" else sign
     return found
@@ -249,8 +258,9 @@ def sign_note(comparisons: Sequence[Comparison]) -> str:
     """Return the note that explains the signs and says n."""
     n = dict.fromkeys(_n(item) for item in comparisons)
     return (
-        f"{BETTER} better, {WORSE} worse than {method_name(REFERENCES[0])} at the same goal; {DIFFERS} differs from the "
-        f"full model: paired bootstrap and t-test over seeds, p < {LEVEL} after Holm's correction ({'; '.join(n)}). "
+        f"{BETTER} better, {WORSE} worse than {method_name(STANDING_REFERENCES[0])} at the same goal; {DIFFERS} differs "
+        f"from the full model: paired bootstrap and t-test over seeds, p < {LEVEL} after Holm's correction "
+        f"({'; '.join(n)}). "
         "Per method and goal only the rule that was best on calibration is compared: no sign elsewhere says nothing. "
         "See comparisons.md."
     )

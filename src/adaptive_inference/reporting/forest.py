@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptive_inference.reporting.comparisons import REFERENCES, Comparison
+from adaptive_inference.params import STANDING_REFERENCES
+from adaptive_inference.reporting.comparisons import Comparison
 from adaptive_inference.reporting.names import method_name, point_name
 from adaptive_inference.reporting.style import canvas, colour, save
 
@@ -14,18 +15,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+#: The panel of pairs that the params ask for (``methods.NAME.references``).
+PAIRS = "the method named after the −"  # noqa: RUF001
+
+
 def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
-    """Write ``TASK-BACKBONE-differences`` where there are comparisons, one panel per reference; return the names."""
+    """Write ``TASK-BACKBONE-differences`` where there are comparisons; return the names.
+
+    A panel for each standing reference, and one for the pairs that the params ask for.
+    """
     names = []
     for task, backbone in dict.fromkeys((item.task, item.backbone) for item in comparisons):
         here = [item for item in comparisons if (item.task, item.backbone) == (task, backbone)]
-        panels = {name: [item for item in here if item.reference == name] for name in REFERENCES}
+        panels = {name: [item for item in here if item.reference == name] for name in STANDING_REFERENCES}
+        panels[PAIRS] = [item for item in here if item.reference not in STANDING_REFERENCES]
         panels = {name: items for name, items in panels.items() if items}
         lines = max(map(len, panels.values()))
         with canvas(4.6 * len(panels), 1.3 + 0.24 * lines, 1, len(panels)) as (figure, axes):
             for axis, (reference, items) in zip(axes, panels.items(), strict=True):
-                _draw(axis, items)
-                axis.set_xlabel(f"difference to {method_name(reference).lower()}, {_metric(here)}")
+                _draw(axis, items, pairs=reference == PAIRS)
+                other = reference if reference == PAIRS else method_name(reference).lower()
+                axis.set_xlabel(f"difference to {other}, {_metric(here)}")
             axes[0].set_title(f"{task}, {backbone}", loc="left")
             figure.supxlabel(_caption(here), fontsize=8)
             save(figure, folder, f"{task}-{backbone}-differences")
@@ -33,7 +43,7 @@ def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[st
     return names
 
 
-def _draw(axes: Axes, items: Sequence[Comparison]) -> None:
+def _draw(axes: Axes, items: Sequence[Comparison], pairs: bool) -> None:
     for place, item in enumerate(items):
         axes.plot(
             [item.difference_low, item.difference_high],
@@ -46,7 +56,10 @@ def _draw(axes: Axes, items: Sequence[Comparison]) -> None:
             markerfacecolor=colour(item.method) if item.significant else "white",
         )  # fmt: skip
     axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(items)), [f"{method_name(i.method)}, {point_name(i.goal)}" for i in items])
+    others = [f" − {method_name(item.reference)}" if pairs else "" for item in items]  # noqa: RUF001
+    names = [method_name(item.method) + other for item, other in zip(items, others, strict=True)]
+    labels = [f"{name}, {point_name(item.goal)}" for name, item in zip(names, items, strict=True)]
+    axes.set_yticks(range(len(items)), labels)
     axes.locator_params(axis="x", nbins=5)
     axes.invert_yaxis()  # the table's order, from above
     axes.grid(visible=False, axis="y")
