@@ -14,9 +14,10 @@ from adaptive_inference.reporting.style import canvas, colour, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-
 #: The panel of pairs that the params ask for (``methods.NAME.references``).
-PAIRS = "the method named after the −"  # noqa: RUF001
+PAIRS = ""
+#: A panel is as wide as its longest label and the plot beside it.
+PLOT_INCHES, CHARACTER_INCHES = 2.6, 0.075
 
 
 def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[str]:
@@ -31,11 +32,15 @@ def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[st
         panels[PAIRS] = [item for item in here if item.reference not in STANDING_REFERENCES]
         panels = {name: items for name, items in panels.items() if items}
         lines = max(map(len, panels.values()))
-        with canvas(4.6 * len(panels), 1.3 + 0.24 * lines, 1, len(panels)) as (figure, axes):
+        labels = {
+            name: [_label(item, pair=name == PAIRS) for item in items] for name, items in panels.items()
+        }
+        widths = [PLOT_INCHES + CHARACTER_INCHES * max(map(len, names)) for names in labels.values()]
+        with canvas(sum(widths), 1.3 + 0.24 * lines, 1, len(panels)) as (figure, axes):
             for axis, (reference, items) in zip(axes, panels.items(), strict=True):
-                _draw(axis, items, pairs=reference == PAIRS)
-                other = reference if reference == PAIRS else method_name(reference).lower()
-                axis.set_xlabel(f"difference to {other}, {_metric(here)}")
+                _draw(axis, items, labels[reference])
+                against = "of the two" if reference == PAIRS else f"to {method_name(reference).lower()}"
+                axis.set_xlabel(f"difference {against}, {_metric(here)}")
             axes[0].set_title(f"{task}, {backbone}", loc="left")
             figure.supxlabel(_caption(here), fontsize=8)
             save(figure, folder, f"{task}-{backbone}-differences")
@@ -43,7 +48,12 @@ def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[st
     return names
 
 
-def _draw(axes: Axes, items: Sequence[Comparison], pairs: bool) -> None:
+def _label(item: Comparison, pair: bool) -> str:
+    other = f" − {method_name(item.reference)}" if pair else ""  # noqa: RUF001
+    return f"{method_name(item.method)}{other}, {point_name(item.goal)}"
+
+
+def _draw(axes: Axes, items: Sequence[Comparison], labels: Sequence[str]) -> None:
     for place, item in enumerate(items):
         axes.plot(
             [item.difference_low, item.difference_high],
@@ -56,9 +66,6 @@ def _draw(axes: Axes, items: Sequence[Comparison], pairs: bool) -> None:
             markerfacecolor=colour(item.method) if item.significant else "white",
         )  # fmt: skip
     axes.axvline(0.0, color="black", linewidth=0.8)
-    others = [f" − {method_name(item.reference)}" if pairs else "" for item in items]  # noqa: RUF001
-    names = [method_name(item.method) + other for item, other in zip(items, others, strict=True)]
-    labels = [f"{name}, {point_name(item.goal)}" for name, item in zip(names, items, strict=True)]
     axes.set_yticks(range(len(items)), labels)
     axes.locator_params(axis="x", nbins=5)
     axes.invert_yaxis()  # the table's order, from above
