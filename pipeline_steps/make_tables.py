@@ -63,7 +63,12 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
     from adaptive_inference.reporting.analysis import draw_analysis
     from adaptive_inference.reporting.analysis_tables import analysis_tables
     from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markdown
-    from adaptive_inference.reporting.comparisons import compare, comparisons_csv, comparisons_markdown
+    from adaptive_inference.reporting.comparisons import (
+        compare,
+        comparisons_csv,
+        comparisons_markdown,
+        unanswered,
+    )
     from adaptive_inference.reporting.figures import draw_figures
     from adaptive_inference.reporting.forest import draw_differences
     from adaptive_inference.reporting.handout import hand_out
@@ -79,7 +84,7 @@ def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa:
         "main.md": main_markdown(results, rows, choices, comparisons),
         "main.tex": main_latex(results, rows, choices),
         "comparisons.csv": comparisons_csv(comparisons),
-        "comparisons.md": comparisons_markdown(comparisons),
+        "comparisons.md": comparisons_markdown(comparisons, unanswered(results, comparisons)),
         "areas.csv": areas_csv(areas),
         "areas.md": areas_markdown(areas),
     }

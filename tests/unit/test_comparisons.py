@@ -22,6 +22,7 @@ from adaptive_inference.reporting.comparisons import (
     comparisons_markdown,
     sign_note,
     signs,
+    unanswered,
 )
 from adaptive_inference.reporting.forest import draw_differences
 from adaptive_inference.reporting.prose import main_markdown
@@ -110,6 +111,19 @@ def test_asked_pairs_are_tested_too_and_corrected_for(runs, params, comparisons,
     assert draw_differences(found, tmp_path) == ["tiers-minilm-differences"]
     svg = (tmp_path / "tiers-minilm-differences.svg").read_text()
     assert "SWEET − Multi-Model" in svg  # noqa: RUF001
+    assert unanswered(results, found) == []
+
+
+def test_an_asked_pair_without_a_line_is_told(runs, params):
+    body = params.model_dump(mode="json")
+    body["methods"]["sweet"]["references"] = ["learning_to_exit"]
+    results = collect(runs, invented_params(methods=body["methods"]))
+    rows = [row for row in aggregate(results) if row.method != "learning_to_exit"]
+    found = compare(results, rows, resamples=100)
+    told = unanswered(results, found)
+    assert told == ["SWEET against Learning to exit (tiers, minilm)"]
+    assert told[0] in comparisons_markdown(found, told)
+    assert "Asked for" not in comparisons_markdown(found)
 
 
 def test_difference_is_that_of_the_tables_rows_and_n_is_said(comparisons, results):

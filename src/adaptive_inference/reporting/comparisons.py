@@ -296,8 +296,20 @@ NOTES = (
 )
 
 
-def comparisons_markdown(comparisons: Sequence[Comparison]) -> str:
-    """Return ``comparisons.md``."""
+def unanswered(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the asked pairs (``methods.NAME.references``) that no goal has a line of, in words."""
+    found = {(item.task, item.backbone, item.method, item.reference) for item in comparisons}
+    return [
+        f"{method_name(name)} against {method_name(reference)} ({task}, {backbone})"
+        for task, backbone in results.pairs()
+        for name, method in results.params.methods.items()
+        for reference in method.references
+        if (task, backbone, name, reference) not in found
+    ]
+
+
+def comparisons_markdown(comparisons: Sequence[Comparison], without: Sequence[str] = ()) -> str:
+    """Return ``comparisons.md``; ``without`` names asked pairs that have no line, see `unanswered`."""
     lines = ["# Differences between methods at an equal budget", ""]
     if not comparisons:
         return "\n".join(
@@ -315,4 +327,10 @@ def comparisons_markdown(comparisons: Sequence[Comparison]) -> str:
             cells += [number(item.difference_std, ".4f"), interval, number(item.p_holm, ".4f")]
             lines.append(table_line([*cells, "**significant**" if item.significant else ""]))
         lines.append("")
-    return "\n".join([*lines, "Notes", "", *(f"- {note}" for note in NOTES), ""])
+    notes = list(NOTES)
+    if without:
+        notes.append(
+            "**Asked for, but without a line**, because on no shared seed both are evaluated and meet a goal "
+            f"`min_speedup`: {'; '.join(without)}."
+        )
+    return "\n".join([*lines, "Notes", "", *(f"- {note}" for note in notes), ""])
