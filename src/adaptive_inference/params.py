@@ -204,7 +204,7 @@ class Params(Section):
             )
 
     def _check_references(self, name: str) -> None:
-        """Refuse a comparison that cannot be made, or is made anyway."""
+        """Refuse a comparison that cannot be made."""
         asked, where = self.methods[name].references, f"methods.{name}.references"
         for reference in asked:
             if reference not in self.methods:
@@ -212,12 +212,10 @@ class Params(Section):
                     f"{where}: no method {reference!r}; allowed: {', '.join(self.methods)}"
                     f"{nearest(reference, list(self.methods))}"
                 )
-            if reference in STANDING_REFERENCES:
-                raise ValueError(f"{where}: every method is compared with {reference!r} anyway; remove it")
-            if reference == name or name in self.methods[reference].references or asked.count(reference) > 1:
-                raise ValueError(
-                    f"{where}: {name!r} and {reference!r} are compared with themselves or twice; name each pair once"
-                )
+            if reference == name:
+                raise ValueError(f"{where}: {name!r} would be compared with itself; remove it")
+            if asked.count(reference) > 1:
+                raise ValueError(f"{where}: {reference!r} is named twice; name it once")
 
     def method(self, name: str) -> Method:
         """Return one method, or refuse with the nearest name."""
@@ -258,9 +256,6 @@ class Params(Section):
             found[key] = value
         return found
 
-
-#: What every method is compared with: the plainest early exit at the same goal, and the full model.
-STANDING_REFERENCES = ("early_exit", "full")
 
 #: Stages that train methods, in the order of the graph.
 TRAINING_STAGES = ("train_sweet", "train_leebert", "train_multi_model")

@@ -16,6 +16,7 @@ from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markd
 from adaptive_inference.reporting.collect import collect
 from adaptive_inference.reporting.comparisons import (
     RESAMPLES,
+    _asked_pairs,
     at_goal,
     compare,
     comparisons_csv,
@@ -121,9 +122,30 @@ def test_an_asked_pair_without_a_line_is_told(runs, params):
     rows = [row for row in aggregate(results) if row.method != "learning_to_exit"]
     found = compare(results, rows, resamples=100)
     told = unanswered(results, found)
-    assert told == ["SWEET against Learning to exit (tiers, minilm)"]
+    assert told == [
+        "SWEET against Learning to exit (tiers, minilm: ≥ 1.5× fewer layers, ≥ 2× fewer layers)"  # noqa: RUF001
+    ]
     assert told[0] in comparisons_markdown(found, told)
+    assert told[0] in comparisons_markdown([], told)
     assert "Asked for" not in comparisons_markdown(found)
+
+
+def test_a_pair_that_stands_anyway_is_not_tested_twice_and_a_static_model_enters_by_itself(
+    runs, params, comparisons
+):
+    body = params.model_dump(mode="json")
+    for name, asked in {"sweet": ["early_exit"], "early_exit": ["sweet"], "full": ["sweet"]}.items():
+        body["methods"][name]["references"] = asked
+    results = collect(runs, invented_params(methods=body["methods"]))
+    rows = aggregate(results)
+    found = compare(results, rows, resamples=2000)
+    assert found == comparisons
+    assert unanswered(results, found) == []
+    asked = {"sweet": ["static_2"], "static_2": ["sweet"]}
+    pairs = _asked_pairs([row for row in rows if row.attainable], "min_speedup_1.5", asked, set())
+    assert [(a.method, b.method) for _, a, b in pairs] == [
+        ("sweet", "static_2")
+    ]  # static_4 is the family's best there
 
 
 def test_difference_is_that_of_the_tables_rows_and_n_is_said(comparisons, results):

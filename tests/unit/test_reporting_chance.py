@@ -1,4 +1,4 @@
-"""A full model that has not learned its task is told as such; one that has is not."""
+"""A full model that is not shown to have learned its task is told as such; one that has is not."""
 
 from __future__ import annotations
 
@@ -9,87 +9,96 @@ from synthetic_records import invented_params, write_run
 from adaptive_inference.records import read_json, write_json
 from adaptive_inference.reporting.aggregate import aggregate
 from adaptive_inference.reporting.chance import best_constant, chance_warning
-from adaptive_inference.reporting.collect import CellFiles, collect
+from adaptive_inference.reporting.collect import collect
+from adaptive_inference.reporting.model_card import model_card
 from adaptive_inference.reporting.prose import main_markdown
 from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
 
+#: 600 of 1,000 rows are positive.
+LABELS = (np.arange(1000) < 600).astype(int)
 
-def full_model(low):
-    """Make an edit of the full model's interval: ``low`` by seed."""
 
-    def edit(cell, rows, timings):
-        for row in rows:
-            if row["method"] == "full":
-                row["quality_low"] = low[cell.seed]
-
-    return edit
+def answers(right_of_positive: int, right_of_negative: int) -> np.ndarray:
+    """Answers of which that many are right among the 600 positive and the 400 negative rows."""
+    rows = np.arange(1000)
+    right = (rows < right_of_positive) | ((rows >= 600) & (rows < 600 + right_of_negative))
+    return np.where(right, LABELS, 1 - LABELS)
 
 
 @pytest.fixture
 def run(tmp_path):
     params = invented_params()
 
-    def read(low, positives=600):
-        write_run(tmp_path, params, edit=full_model(low), answers=True)
-        for path in tmp_path.glob("**/full/evaluation/predictions.json"):
-            labels = (np.arange(1000) < positives).astype(int)
-            write_json(path, read_json(path) | {"labels": labels})
+    def read(*by_seed):
+        write_run(tmp_path, params, answers=True)
+        for path in tmp_path.glob("**/evaluation/predictions.json"):
+            body = read_json(path)
+            if path.parts[-3] == "full":
+                seed = int(path.parts[-4].removeprefix("seed"))
+                body["points"][0]["predictions"] = by_seed[params.seeds.index(seed) % len(by_seed)]
+            write_json(path, body | {"labels": LABELS})
         return collect(tmp_path, params)
 
-    return params, read
+    return read
 
 
-def pair_of(results):
-    return results.pairs()[0]
+def warning(results):
+    return chance_warning(results, *results.pairs()[0])
 
 
-def test_a_full_model_within_reach_of_the_commonest_class_is_told_in_every_report(run):
-    params, read = run
-    results = read(dict.fromkeys(params.seeds, 0.59))
-    chance = chance_warning(results, *pair_of(results))
-    assert (chance.answer, chance.constant) == ("positive", 0.6)
-    assert chance.reached == chance.seeds == len(params.seeds)
-    assert "always answering `positive`" in chance.sentence
-    assert "against 0.6000" in chance.sentence
-    choices = recommend(results)
+def test_a_full_model_that_does_not_beat_the_commonest_class_is_told_in_every_report(run):
+    results = run(answers(420, 190))  # 0.61, against 0.60
+    chance = warning(results)
+    assert (chance.answer, chance.constant, chance.full, chance.rows) == ("positive", 0.6, 0.61, 1000)
+    assert chance.low < 0 < chance.high
+    assert (
+        "is not shown to be better than always answering `positive`** (accuracy 0.6100 against 0.6000;"
+        in (chance.sentence)
+    )
+    choices, rows = recommend(results), aggregate(results)
     assert chance.sentence in as_markdown(choices, results, "results", ())
-    assert chance.sentence in main_markdown(results, aggregate(results), choices)
-    assert as_json(choices, results, "results", ())["choices"][0]["full_model_at_chance"]["constant"] == 0.6
+    assert chance.sentence in main_markdown(results, rows, choices)
+    assert chance.sentence in model_card(results, rows, choices[0])
+    told = as_json(choices, results, "results", ())["choices"][0]["full_model_against_one_answer"]
+    assert told["constant"] == 0.6
 
 
-def test_one_seed_at_chance_is_enough_and_counted(run):
-    params, read = run
-    low = dict.fromkeys(params.seeds, 0.61) | {params.seeds[-1]: 0.60}
-    chance = chance_warning(results := read(low), *pair_of(results))
-    assert f"in 1 of {len(params.seeds)} seeds" in chance.sentence
+def test_answers_are_paired_so_that_a_small_sure_gain_is_a_gain(run):
+    # 0.64, and all that differs from "positive" is right: unpaired, the intervals of 0.64 and 0.60 would overlap
+    results = run(answers(600, 40))
+    assert warning(results) is None
+    assert "not shown to be better" not in as_markdown(recommend(results), results, "results", ())
 
 
-def test_a_full_model_above_it_is_not_mentioned(run):
-    params, read = run
-    results = read(dict.fromkeys(params.seeds, 0.601))
-    assert chance_warning(results, *pair_of(results)) is None
-    assert "cannot be told apart" not in as_markdown(recommend(results), results, "results", ())
+def test_one_of_two_seeds_at_chance_makes_the_whole_unsure(run):
+    chance = warning(run(answers(600, 300), answers(600, 0)))  # 0.9 and 0.6
+    assert chance.low <= 0
+    assert (chance.full, chance.seeds) == (0.75, 2)
+
+
+def test_a_full_model_below_it_is_called_worse(run):
+    assert "is worse than always answering `positive`" in warning(run(answers(200, 100))).sentence
+
+
+def test_one_answer_for_all_is_no_better_than_itself(run):
+    chance = warning(run(answers(600, 0)))
+    assert (chance.low, chance.high) == (0.0, 0.0)
+    assert "not shown" in chance.sentence
 
 
 def test_without_recorded_answers_nothing_is_claimed(tmp_path):
     params = invented_params()
-    write_run(tmp_path, params, edit=full_model(dict.fromkeys(params.seeds, 0.0)))
-    results = collect(tmp_path, params)
-    assert chance_warning(results, *pair_of(results)) is None
+    write_run(tmp_path, params)
+    assert warning(collect(tmp_path, params)) is None
 
 
 @pytest.mark.parametrize(
-    ("metric", "expected"),
-    [
-        ("accuracy", (0, 0.7)),
-        ("f1", (1, 2 * 0.3 / 1.3)),  # all marked as class 1: precision 0.3, recall 1
-        ("matthews", (0, 0.0)),
-        ("pearson_spearman", (None, 0.0)),
-    ],
+    ("metric", "answer"),
+    [("accuracy", 0), ("f1", 1), ("matthews", None), ("pearson_spearman", None)],
 )
-def test_best_constant_answer_of_each_metric(metric, expected):
-    predictions = {"labels": [0] * 7 + [1] * 3, "num_classes": 2}
-    files = CellFiles(None, None, None, {}, predictions, None, {}, ())
-    answer, score = best_constant(files, metric)
-    assert answer == expected[0]
-    assert score == pytest.approx(expected[1], abs=1e-12)
+def test_best_constant_answer_of_each_metric(metric, answer):
+    labels = np.array([0] * 7 + [1] * 3)
+    classes = 1 if metric == "pearson_spearman" else 2
+    best, constant = best_constant(metric, labels, classes)
+    assert best == answer
+    assert constant.tolist() == [answer or 0] * 10

@@ -1,90 +1,85 @@
-"""Whether the full model has learned its task: told apart, on the evaluation split, from one answer for every text.
+"""Whether the full model is shown to have learned its task: better, on the evaluation split, than one answer for all texts.
 
-Where it has not, every method stays "within a point" of it, the fastest one is recommended, and none was compared.
+Where it is not, "within a point of the full model" asks nothing of a method, and the fastest one is recommended.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from adaptive_inference.evaluation.quality import quality
 from adaptive_inference.exits.card_text import metric_name
-from adaptive_inference.params_inputs import REGRESSION_METRICS
-from adaptive_inference.reporting.aggregate import mean
-from adaptive_inference.reporting.collect import CellFiles, Results
+from adaptive_inference.reporting.collect import Results
+from adaptive_inference.reporting.markdown import number
+from adaptive_inference.reporting.paired import paired_bootstrap, resample_quality
+
+RESAMPLES = 2000  # of an interval; no p-value is read off
 
 
 @dataclass(frozen=True)
 class Chance:
-    """The best constant answer of a task, beside the full model."""
+    """The full model minus the best constant answer of a task."""
 
     metric: str
-    answer: str  #: the class's name, most common over seeds; empty for regression
-    constant: float  #: quality of the best constant answer, mean over seeds
+    answer: str  #: the class's name; empty where constant answers do not differ in quality
+    constant: float  #: quality of the best constant answer
     full: float  #: quality of the full model, mean over seeds
-    reached: int  #: seeds whose 95 % interval of the full model reaches down to the constant answer
+    low: float  #: of the 95 % interval of the difference, rows and seeds drawn again
+    high: float
+    rows: int
     seeds: int
 
     @property
     def sentence(self) -> str:
-        """What a reader has to know, in one sentence."""
+        """What a reader has to know."""
         answer = f"always answering `{self.answer}`" if self.answer else "one answer for all texts"
-        seeds = f" in {self.reached} of {self.seeds} seeds" if self.seeds > 1 else ""
+        verdict = "is worse than" if self.high < 0 else "is not shown to be better than"
         return (
-            f"**The full model cannot be told apart from {answer}**{seeds} ({metric_name(self.metric)} {self.full:.4f} "
-            f"against {self.constant:.4f}, within its 95 % interval): it has not learned this task, so nothing here "
-            "says which method is better."
+            f"**The full model {verdict} {answer}** ({metric_name(self.metric)} {self.full:.4f} against "
+            f"{self.constant:.4f}; 95 % interval of the difference {number(self.low, '+.4f')} to "
+            f"{number(self.high, '+.4f')}, {self.rows} rows, {self.seeds} seed{'' if self.seeds == 1 else 's'}): "
+            "that a method loses little against it says nothing here."
         )
 
 
 def chance_warning(results: Results, task: str, backbone: str) -> Chance | None:
-    """Return the comparison with the best constant answer if the full model of any seed does not pass it.
+    """Return the full model beside the best constant answer, if the interval of the difference reaches down to 0.
 
-    None where it does in every seed, and where the evaluation's answers or intervals are not recorded.
+    None where the full model is surely better, and where the records keep no answers.
     """
     here = [
         files
         for files in results.cells
         if (files.cell.task, files.cell.backbone, files.cell.method) == (task, backbone, "full")
+        and files.predictions
     ]
-    found, answers, reached = [], Counter(), 0
-    for files in here:
-        row = (files.evaluation.details.get("rows") or [{}])[0]
-        if not files.predictions or row.get("quality_low") is None or row.get("quality") is None:
-            continue
-        answer, constant = best_constant(files, row["metric"])
-        answers[answer] += 1
-        found.append((row["metric"], constant, row["quality"]))
-        reached += row["quality_low"] <= constant
-    if not reached:
+    if not here:
         return None
-    best = answers.most_common(1)[0][0]
-    return Chance(
-        found[0][0],
-        "" if best is None else _class_name(results, task, best),
-        mean(constant for _, constant, _ in found) or 0.0,
-        mean(full for *_, full in found) or 0.0,
-        reached,
-        len(found),
-    )
+    body, metric = here[0].predictions, here[0].evaluation.details["rows"][0]["metric"]
+    labels, classes = np.asarray(body["labels"]), body["num_classes"]
+    best, constant = best_constant(metric, labels, classes)
+    answers = [files.predictions["points"][0]["predictions"] for files in here]
+    scored = resample_quality(metric, np.array([*answers, constant]), labels, classes, RESAMPLES)
+    full = scored.of(range(len(here)))
+    difference = paired_bootstrap(full, scored.of([len(here)] * len(here)))
+    if difference.low > 0:
+        return None
+    answer = "" if best is None else _class_name(results, task, best)
+    means = float(scored.quality[-1]), float(full.quality.mean())
+    return Chance(metric, answer, *means, difference.low, difference.high, len(labels), len(here))
 
 
-def best_constant(files: CellFiles, metric: str) -> tuple[int | None, float]:
-    """Return the class that scores best when every row of the evaluation split gets it, and its quality.
+def best_constant(metric: str, labels: np.ndarray, num_classes: int) -> tuple[int | None, np.ndarray]:
+    """Return the class that scores best when every row gets it, and these answers ``(N,)``.
 
-    A correlation with a constant is 0, whatever the constant: no class then.
+    None for the class where none is better than another: correlations and Matthews' are 0 for each.
     """
-    if metric in REGRESSION_METRICS:
-        return None, 0.0
-    labels = np.asarray(files.predictions["labels"])
-    classes = int(files.predictions["num_classes"])
-    constants = np.broadcast_to(np.arange(classes)[:, None], (classes, len(labels)))
-    scores = quality(metric, constants, labels, classes)
-    best = int(np.argmax(scores))
-    return best, float(scores[best])
+    answers = np.broadcast_to(np.arange(max(num_classes, 1))[:, None], (max(num_classes, 1), len(labels)))
+    scores = np.asarray(quality(metric, answers, labels, num_classes))
+    best = int(scores.argmax())
+    return (best if np.ptp(scores) > 0 else None), answers[best]
 
 
 def _class_name(results: Results, task: str, index: int) -> str:

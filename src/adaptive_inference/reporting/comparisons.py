@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import STANDING_REFERENCES
 from adaptive_inference.reporting.aggregate import TOLERANCE, Row, mean
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.markdown import number, table_line
@@ -30,6 +29,8 @@ from adaptive_inference.reporting.names import (
 from adaptive_inference.reporting.paired import Scored, holm, paired_bootstrap, resample_quality
 from adaptive_inference.reporting.tables import csv_text
 
+#: What every method is compared with: the plainest early exit at the same goal, and the full model.
+STANDING_REFERENCES = ("early_exit", "full")
 GOAL = "min_speedup_"
 LEVEL = 0.05  #: of Holm's adjusted p-value
 #: The smallest p-value is 2 / (resamples + 1): few resamples could not pass Holm's correction in a long table.
@@ -119,25 +120,24 @@ def _compare_here(
     rows: Sequence[Row], answers: Answers, resamples: int, asked: Mapping[str, Sequence[str]]
 ) -> list[Comparison]:
     full = [row for row in rows if row.method == "full"]
-    pairs = []
+    pairs: list[tuple[str, Row, Row]] = []
     for goal in sorted(
         {r.operating_point for r in rows if r.operating_point.startswith(GOAL)}, key=natural_key
     ):
         entries = at_goal(rows, goal)
-        for reference in [row for row in entries if row.method == STANDING_REFERENCES[0]] + full:
-            pairs += [(goal, row, reference) for row in entries if row is not reference]
-        by_name = {row.method: row for row in entries}
-        pairs += [
-            (goal, row, by_name[name])
+        standing = [
+            (goal, row, reference)
+            for reference in [row for row in entries if row.method == STANDING_REFERENCES[0]] + full
             for row in entries
-            for name in asked.get(row.method, ())
-            if name in by_name
+            if row is not reference
         ]
-    pairs = [(goal, a, b, _shared_seeds(a, b, answers)) for goal, a, b in pairs]
-    pairs = [pair for pair in pairs if pair[-1]]
-    if not pairs:
+        known = {frozenset((a.method, b.method)) for _, a, b in standing}
+        pairs += standing + _asked_pairs(rows, goal, asked, known)
+    shared = [(goal, a, b, _shared_seeds(a, b, answers)) for goal, a, b in pairs]
+    shared = [pair for pair in shared if pair[-1]]
+    if not shared:
         return []
-    wanted = list(dict.fromkeys(_key(r, s) for _, a, b, seeds in pairs for r in (a, b) for s in seeds))
+    wanted = list(dict.fromkeys(_key(r, s) for _, a, b, seeds in shared for r in (a, b) for s in seeds))
     sets = np.array([answers.sets[key] for key in wanted])
     scored = resample_quality(rows[0].metric, sets, answers.labels, answers.num_classes, resamples)
 
@@ -145,8 +145,25 @@ def _compare_here(
         return scored.of([wanted.index(_key(row, seed)) for seed in seeds])
 
     return _corrected(
-        [_comparison(goal, a, b, seeds, of(a, seeds), of(b, seeds), answers) for goal, a, b, seeds in pairs]
+        [_comparison(goal, a, b, seeds, of(a, seeds), of(b, seeds), answers) for goal, a, b, seeds in shared]
     )
+
+
+def _asked_pairs(
+    rows: Sequence[Row], goal: str, asked: Mapping[str, Sequence[str]], known: set[frozenset[str]]
+) -> list[tuple[str, Row, Row]]:
+    """Return the pairs that the params ask for, each method with its own best point; `known` ones, either way, not again."""
+    pairs = []
+    for name, references in asked.items():
+        for reference in references:
+            pair = frozenset((name, reference))
+            found = [
+                at_goal([row for row in rows if row.method == method], goal) for method in (name, reference)
+            ]
+            if pair not in known and all(found):
+                known.add(pair)
+                pairs.append((goal, found[0][0], found[1][0]))
+    return pairs
 
 
 def at_goal(rows: Iterable[Row], goal: str) -> list[Row]:
@@ -297,24 +314,35 @@ NOTES = (
 
 
 def unanswered(results: Results, comparisons: Sequence[Comparison]) -> list[str]:
-    """Return the asked pairs (``methods.NAME.references``) that no goal has a line of, in words."""
-    found = {(item.task, item.backbone, item.method, item.reference) for item in comparisons}
-    return [
-        f"{method_name(name)} against {method_name(reference)} ({task}, {backbone})"
-        for task, backbone in results.pairs()
-        for name, method in results.params.methods.items()
-        for reference in method.references
-        if (task, backbone, name, reference) not in found
-    ]
+    """Return the asked pairs (``methods.NAME.references``) and goals that have no line, in words."""
+    found = {
+        (item.task, item.backbone, item.goal, frozenset((item.method, item.reference)))
+        for item in comparisons
+    }
+    goals = [f"{GOAL}{value:g}" for value in results.params.goal.min_speedup]
+    told = []
+    for task, backbone in results.pairs():
+        for name, method in results.params.methods.items():
+            for reference in method.references:
+                pair = frozenset((name, reference))
+                without = [goal for goal in goals if (task, backbone, goal, pair) not in found]
+                if without or not goals:
+                    at = ", ".join(point_name(goal) for goal in without) or "no goal is set"
+                    told.append(
+                        f"{method_name(name)} against {method_name(reference)} ({task}, {backbone}: {at})"
+                    )
+    return told
 
 
 def comparisons_markdown(comparisons: Sequence[Comparison], without: Sequence[str] = ()) -> str:
     """Return ``comparisons.md``; ``without`` names asked pairs that have no line, see `unanswered`."""
     lines = ["# Differences between methods at an equal budget", ""]
     if not comparisons:
-        return "\n".join(
-            [*lines, "Nothing to compare: the records keep no answers to rows (predictions.json).", ""]
-        )
+        lines += [
+            "Nothing to compare: there is no goal `min_speedup` that methods meet, or the records keep no answers to rows "
+            "(predictions.json).",
+            "",
+        ]
     for task, backbone in dict.fromkeys((item.task, item.backbone) for item in comparisons):
         here = [item for item in comparisons if (item.task, item.backbone) == (task, backbone)]
         lines += [f"## {task}, {backbone} ({here[0].metric.replace('_', ' and ')})", ""]
@@ -327,10 +355,10 @@ def comparisons_markdown(comparisons: Sequence[Comparison], without: Sequence[st
             cells += [number(item.difference_std, ".4f"), interval, number(item.p_holm, ".4f")]
             lines.append(table_line([*cells, "**significant**" if item.significant else ""]))
         lines.append("")
-    notes = list(NOTES)
+    notes = list(NOTES) if comparisons else []
     if without:
         notes.append(
-            "**Asked for, but without a line**, because on no shared seed both are evaluated and meet a goal "
-            f"`min_speedup`: {'; '.join(without)}."
+            "**Asked for, but without a line** (not evaluated, no answers kept, or no operating point that meets the "
+            f"goal on a shared seed): {'; '.join(without)}."
         )
-    return "\n".join([*lines, "Notes", "", *(f"- {note}" for note in notes), ""])
+    return "\n".join([*lines, *(["Notes", "", *(f"- {note}" for note in notes), ""] if notes else [])])

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptive_inference.params import STANDING_REFERENCES
-from adaptive_inference.reporting.comparisons import Comparison
+from adaptive_inference.reporting.comparisons import STANDING_REFERENCES, Comparison
 from adaptive_inference.reporting.names import method_name, point_name
 from adaptive_inference.reporting.style import canvas, colour, save
 
@@ -35,7 +34,7 @@ def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[st
         labels = {
             name: [_label(item, pair=name == PAIRS) for item in items] for name, items in panels.items()
         }
-        widths = [PLOT_INCHES + CHARACTER_INCHES * max(map(len, names)) for names in labels.values()]
+        widths = [PLOT_INCHES + CHARACTER_INCHES * max(map(len, lines_of)) for lines_of in labels.values()]
         with canvas(sum(widths), 1.3 + 0.24 * lines, 1, len(panels)) as (figure, axes):
             for axis, (reference, items) in zip(axes, panels.items(), strict=True):
                 _draw(axis, items, labels[reference])

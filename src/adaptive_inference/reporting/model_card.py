@@ -46,6 +46,7 @@ def model_card(results: Results, rows: Sequence[Row], choice: Choice) -> str:
         f"On the evaluation split: {evaluation_sentence(row)}. This folder holds the model of "
         f"seed {point.cell.seed}"
         + ("." if point.quality is None else f", which alone has {point.quality:.4f}."),
+        *([choice.chance.sentence] if choice.chance else []),
         *_machine(row),
         "## Limits",
         limits(choice.task, task.max_length),

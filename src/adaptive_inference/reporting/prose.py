@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.params_inputs import REGRESSION_METRICS
 from adaptive_inference.reporting.aggregate import Row
-from adaptive_inference.reporting.chance import chance_warning
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.comparisons import Comparison, sign_note, signs
 from adaptive_inference.reporting.markdown import number, spread_text, table_line
@@ -32,15 +31,17 @@ def main_markdown(
 
     Significant differences among ``comparisons`` are marked in the cells of quality and of its loss.
     """
+    choices = list(choices)
     chosen, signed = _chosen(choices), signs(comparisons)
+    at_chance = {(choice.task, choice.backbone): choice.chance for choice in choices if choice.chance}
     lines = ["# Results", ""]
     if not rows:
         lines += ["Nothing is evaluated yet.", ""]
     for task, backbone in results.pairs():
         here = [row for row in rows if (row.task, row.backbone) == (task, backbone)]
         lines += [f"## {task}, {backbone} ({metric_name(here[0].metric)})", ""]
-        chance = chance_warning(results, task, backbone)
-        lines += [chance.sentence, ""] if chance else []
+        if (task, backbone) in at_chance:
+            lines += [at_chance[task, backbone].sentence, ""]
         timed = any(row.wallclock_speedup is not None for row in here)
         headers = (*HEADERS, *(WALLCLOCK if timed else ()), LAST)
         lines += [

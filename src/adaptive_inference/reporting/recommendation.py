@@ -37,7 +37,7 @@ class Choice:
     qualifying: int
     model: str  #: folder of the assembled model below the results, e.g. ``model`` or ``model/TASK``
     why: str  #: one sentence
-    chance: Chance | None = None  #: set where the full model is no better than one answer for all texts
+    chance: Chance | None = None  #: where the full model is not shown to beat one answer for all texts
 
 
 def recommend(results: Results) -> list[Choice]:
@@ -166,7 +166,7 @@ def _choice_json(choice: Choice, root: str, there: bool) -> dict[str, Any]:
         "qualifying": choice.qualifying,
     }
     if choice.chance:
-        body["full_model_at_chance"] = asdict(choice.chance)
+        body["full_model_against_one_answer"] = asdict(choice.chance)
     row, point = choice.row, choice.point
     if row is None or point is None:
         return body
