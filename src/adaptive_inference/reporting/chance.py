@@ -12,6 +12,7 @@ import numpy as np
 from adaptive_inference.evaluation.quality import quality
 from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.reporting.collect import Results
+from adaptive_inference.reporting.comparisons import collect_answers
 from adaptive_inference.reporting.markdown import number
 from adaptive_inference.reporting.paired import paired_bootstrap, resample_quality
 
@@ -49,26 +50,21 @@ def chance_warning(results: Results, task: str, backbone: str) -> Chance | None:
 
     None where the full model is surely better, and where the records keep no answers.
     """
-    here = [
-        files
-        for files in results.cells
-        if (files.cell.task, files.cell.backbone, files.cell.method) == (task, backbone, "full")
-        and files.predictions
-    ]
-    if not here:
+    answers = collect_answers(results, task, backbone)
+    full_sets = [found for key, found in answers.sets.items() if key[0] == "full"] if answers else []
+    if answers is None or not full_sets:
         return None
-    body, metric = here[0].predictions, here[0].evaluation.details["rows"][0]["metric"]
-    labels, classes = np.asarray(body["labels"]), body["num_classes"]
+    metric = next(p.metric for p in results.points if (p.cell.task, p.cell.backbone) == (task, backbone))
+    labels, classes, seeds = answers.labels, answers.num_classes, len(full_sets)
     best, constant = best_constant(metric, labels, classes)
-    answers = [files.predictions["points"][0]["predictions"] for files in here]
-    scored = resample_quality(metric, np.array([*answers, constant]), labels, classes, RESAMPLES)
-    full = scored.of(range(len(here)))
-    difference = paired_bootstrap(full, scored.of([len(here)] * len(here)))
+    scored = resample_quality(metric, np.array([*full_sets, constant]), labels, classes, RESAMPLES)
+    full = scored.of(range(seeds))
+    difference = paired_bootstrap(full, scored.of([seeds] * seeds))
     if difference.low > 0:
         return None
     answer = "" if best is None else _class_name(results, task, best)
     means = float(scored.quality[-1]), float(full.quality.mean())
-    return Chance(metric, answer, *means, difference.low, difference.high, len(labels), len(here))
+    return Chance(metric, answer, *means, difference.low, difference.high, len(labels), seeds)
 
 
 def best_constant(metric: str, labels: np.ndarray, num_classes: int) -> tuple[int | None, np.ndarray]:

@@ -88,7 +88,7 @@ def compare(results: Results, rows: Sequence[Row], resamples: int = RESAMPLES) -
     """
     found = []
     for task, backbone in results.pairs():
-        answers = _answers(results, task, backbone)
+        answers = collect_answers(results, task, backbone)
         here = [row for row in rows if (row.task, row.backbone) == (task, backbone)]
         if answers is not None:
             asked = {name: method.references for name, method in results.params.methods.items()}
@@ -96,8 +96,8 @@ def compare(results: Results, rows: Sequence[Row], resamples: int = RESAMPLES) -
     return found
 
 
-def _answers(results: Results, task: str, backbone: str) -> Answers | None:
-    """Collect the answers of all cells of a task and backbone, None where no record holds any."""
+def collect_answers(results: Results, task: str, backbone: str) -> Answers | None:
+    """Collect the answers of all cells of a task and backbone, None where no record holds any; see `compare`."""
     sets: dict[Key, list[float]] = {}
     first: Mapping[str, Any] = {}
     for files in results.cells:
