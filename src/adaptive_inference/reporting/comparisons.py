@@ -61,6 +61,7 @@ class Comparison:
     significant: bool
     layers_speedup: float | None
     reference_layers_speedup: float | None
+    operating_point: str  #: the method's own: the goal, or that of a model without exits
 
 
 COLUMNS = [field.name for field in fields(Comparison)]
@@ -235,6 +236,7 @@ def _comparison(
         significant=False,
         layers_speedup=_speedup(row, seeds),
         reference_layers_speedup=_speedup(reference, seeds),
+        operating_point=row.operating_point,
     )
 
 
@@ -260,12 +262,16 @@ BETTER, WORSE, DIFFERS = "†", "‡", "§"
 def signs(comparisons: Iterable[Comparison]) -> dict[tuple[str, ...], dict[str, str]]:
     """Return, per row of the main table and standing reference, the sign of a significant difference.
 
-    Only rows that stand in the table under the goal itself: a model without exits may serve several goals.
+    A model without exits has one row for all goals: the full model is the same at each of them, but early exit is not, so
+    only its difference from the full model has a sign.
     """
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for item in comparisons:
-        key = (item.task, item.backbone, item.method, item.rule, item.goal)
-        if item.significant and item.reference in STANDING_REFERENCES:
+        key = (item.task, item.backbone, item.method, item.rule, item.operating_point)
+        marked = item.reference == "full" or (
+            item.reference in STANDING_REFERENCES and item.operating_point == item.goal
+        )
+        if item.significant and marked:
             sign = BETTER if item.difference_mean > 0 else WORSE
             found.setdefault(key, {})[item.reference] = DIFFERS if item.reference == "full" else sign
     return found
@@ -278,7 +284,8 @@ def sign_note(comparisons: Sequence[Comparison]) -> str:
         f"{BETTER} better, {WORSE} worse than {method_name(STANDING_REFERENCES[0])} at the same goal; {DIFFERS} differs "
         f"from the full model: paired bootstrap and t-test over seeds, p < {LEVEL} after Holm's correction "
         f"({'; '.join(n)}). "
-        "Per method and goal only the rule that was best on calibration is compared: no sign elsewhere says nothing. "
+        "Per method and goal only the rule that was best on calibration is compared, and a model without exits with the "
+        "full model alone: no sign elsewhere says nothing. "
         "See comparisons.md."
     )
 
