@@ -17,7 +17,7 @@ from adaptive_inference.params import load_params
 KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("*/tables"))
 
 #: Presets whose every cell was run.
-FINISHED = ["default", "glue-small-minilm", "grid", "sst2-minilm"]
+FINISHED = ["default", "glue-small-cola", "glue-small-minilm", "glue-small-stsb", "grid", "sst2-minilm"]
 
 
 def read_csv(preset, table):

@@ -9,9 +9,10 @@ import pytest
 from synthetic_records import invented_params, write_run
 
 from adaptive_inference.records import read_json, write_json
-from adaptive_inference.reporting.aggregate import aggregate
+from adaptive_inference.reporting.aggregate import aggregate, shown_rule
 from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.figures import draw_figures, quality_at
+from adaptive_inference.reporting.diagrams import typical_points
+from adaptive_inference.reporting.figures import SpeedPlot, draw_figures, quality_at
 from adaptive_inference.reporting.handout import hand_out
 from adaptive_inference.reporting.prose import main_markdown
 from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
@@ -144,6 +145,26 @@ def test_figures_are_drawn_where_the_full_model_lacks_the_timed_seed(tmp_path, p
     assert full.timed_quality is None
     assert any(row.timed_quality for row in rows)
     assert draw_figures(results, rows, recommend(results), tmp_path / "figures")
+
+
+def test_figures_show_the_rule_that_reached_the_most_goals_and_of_equals_the_first_named(tmp_path, params):
+    assert shown_rule(["a", "b", "c"], {"b": 2, "c": 2, "d": 9}) == "b"
+    assert shown_rule(["a"], {"d": 9}) is None
+    first, second = params.method("sweet").rules[:2]
+
+    def miss(cell, rows, timings):
+        if cell.method == "sweet" and cell.seed == 0:  # one goal fewer, on one seed
+            rows.remove(next(row for row in rows if row["rule"] == first))
+            timings.clear()
+
+    write_run(tmp_path, params, edit=miss)
+    results = collect(tmp_path, params)
+    plot = SpeedPlot(results, aggregate(results), None, *results.pairs()[0])
+    assert plot.rule("sweet") == second
+    assert plot.rule("early_exit") == params.method("early_exit").rules[0]
+    shown = typical_points(results, plot.task, plot.backbone)
+    assert {point.rule for point in shown["sweet"]} == {second}
+    assert {point.operating_point for point in shown["sweet"]} == {"min_speedup_1.5"}
 
 
 def test_a_method_that_lacks_a_seed_is_no_candidate(tmp_path, params):

@@ -100,6 +100,8 @@ def nearest_goal(points: Iterable[str], speedup: float = SPEEDUP) -> str:
 
 # ---- patience --------------------------------------------------------------------------------------------------------
 
+LINE_STYLES = ("-", "--", ":", "-.")  #: of the variants of a rule
+
 
 def draw_patience(cells: Sequence[CellFiles], rows: Sequence[Row], folder: Path, name: str) -> list[str]:
     """Draw mean layers and quality against patience, one line per method that is run with the rule ``patience``."""
@@ -107,12 +109,13 @@ def draw_patience(cells: Sequence[CellFiles], rows: Sequence[Row], folder: Path,
     if not lines:
         return []
     with canvas(7.6, 3.5, 1, 2) as (figure, panels):
+        rules = sorted({rule for _, rule in lines}, key=rule_key)
         for axes, column in zip(panels, ("layers", "quality"), strict=True):
             for (method, rule), line in lines.items():
-                plain = rule == "patience"
+                plain, style = rule == "patience", LINE_STYLES[rules.index(rule) % len(LINE_STYLES)]
                 draw_line(
                     axes, method, line["patience"], line[f"{column}_mean"], line[f"{column}_std"],
-                    label=method_name(method) + ("" if plain else f", {rule_name(rule)}"), linestyle="-" if plain else "--",
+                    label=method_name(method) + ("" if plain else f", {rule_name(rule)}"), linestyle=style,
                 )  # fmt: skip
             axes.set_xlabel("patience (agreements in a row)")
             axes.set_xticks(sorted({t for line in lines.values() for t in line["patience"]}))
@@ -121,7 +124,7 @@ def draw_patience(cells: Sequence[CellFiles], rows: Sequence[Row], folder: Path,
         panels[0].set_title(f"{rows[0].task}, {rows[0].backbone}", loc="left")
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(4, len(labels)), handlelength=1.8
+            handles, labels, loc="outside lower center", ncols=min(3, len(labels)), handlelength=3.2
         )
         save(figure, folder, name)
     return [name]

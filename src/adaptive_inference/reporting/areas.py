@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.reporting.aggregate import mean, spread
 from adaptive_inference.reporting.collect import CellFiles, Point, Results
 from adaptive_inference.reporting.curve_area import (
@@ -224,7 +225,7 @@ def areas_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
         return "\n".join([*lines, "No curve is there yet.", ""])
     for task, backbone in dict.fromkeys((row["task"], row["backbone"]) for row in rows):
         here = [row for row in rows if (row["task"], row["backbone"]) == (task, backbone)]
-        lines += [f"## {task}, {backbone} ({here[0]['metric'].replace('_', ' and ')})", ""]
+        lines += [f"## {task}, {backbone} ({metric_name(here[0]['metric'])})", ""]
         lines += [table_line(HEADERS), table_line(["---", "---", *["---:"] * (len(HEADERS) - 2)])]
         for row in here:
             cells = [method_name(row["method"]), rule_name(row["rule"]), str(row["seeds"])]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.reporting.aggregate import TOLERANCE, Row, mean
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.markdown import number, table_line
@@ -352,7 +353,7 @@ def comparisons_markdown(comparisons: Sequence[Comparison], without: Sequence[st
         ]
     for task, backbone in dict.fromkeys((item.task, item.backbone) for item in comparisons):
         here = [item for item in comparisons if (item.task, item.backbone) == (task, backbone)]
-        lines += [f"## {task}, {backbone} ({here[0].metric.replace('_', ' and ')})", ""]
+        lines += [f"## {task}, {backbone} ({metric_name(here[0].metric)})", ""]
         lines += [table_line(HEADERS), table_line([*["---"] * 3, *["---:"] * 6, "---"])]
         for item in here:
             interval = f"{number(item.difference_low, '+.4f')} to {number(item.difference_high, '+.4f')}"

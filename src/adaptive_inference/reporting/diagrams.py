@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from adaptive_inference.exits.card_text import metric_name
-from adaptive_inference.reporting.aggregate import exit_share, mean
+from adaptive_inference.reporting.aggregate import exit_share, mean, shown_rule
 from adaptive_inference.reporting.collect import Point, Results
 from adaptive_inference.reporting.names import (
     method_key,
@@ -44,14 +45,18 @@ def draw_exit_quality(results: Results, task: str, backbone: str, folder: Path, 
 
 # ---- exit histograms -------------------------------------------------------------------------------------------------
 
+TITLE = 34  #: characters of rule and goal that fit above a panel side by side
+
 
 def draw_exits(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
     """Draw, for each method, the share of rows that left at each exit, by difficulty tier where the task has tiers."""
-    shown = _typical_points(results, task, backbone)
+    shown = typical_points(results, task, backbone)
     if not shown:
         return []
     layers = sorted({layer for points in shown.values() for point in points for layer in point.exit_counts})
     columns = min(len(shown), 4)
+    titles = [(rule_name(points[0].rule), point_name(points[0].operating_point)) for points in shown.values()]
+    between = ", " if max(len(rule + goal) for rule, goal in titles) <= TITLE else "\n"
     height = 3.1 * -(-len(shown) // columns)
     with canvas(1.1 + 2.4 * columns, height, -(-len(shown) // columns), columns, sharey=True) as (
         figure,
@@ -62,7 +67,7 @@ def draw_exits(results: Results, task: str, backbone: str, folder: Path, name: s
 
         palette = matplotlib.colormaps["cividis"]
         shades = {layer: palette(0.92 - 0.84 * i / max(1, len(layers) - 1)) for i, layer in enumerate(layers)}
-        for axes, (method, points) in zip(panels, shown.items(), strict=False):
+        for axes, (method, points), title in zip(panels, shown.items(), titles, strict=False):
             groups = _shares_by_tier(points)
             for position, (_, share, _) in enumerate(groups):
                 below = 0.0
@@ -79,12 +84,7 @@ def draw_exits(results: Results, task: str, backbone: str, folder: Path, name: s
                     )  # fmt: skip
             axes.set_xticks(range(len(groups)), [label for label, _, _ in groups])
             axes.set_xlabel("difficulty tier" if len(groups) > 1 else "")
-            point = points[0]
-            axes.set_title(
-                f"{method_name(method)}\n{rule_name(point.rule)}, {point_name(point.operating_point)}",
-                loc="left",
-                pad=14,
-            )
+            axes.set_title(f"{method_name(method)}\n{between.join(title)}", loc="left", pad=14)
             axes.grid(axis="x", visible=False)
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
@@ -95,8 +95,8 @@ def draw_exits(results: Results, task: str, backbone: str, folder: Path, name: s
     return [name]
 
 
-def _typical_points(results: Results, task: str, backbone: str) -> dict[str, list[Point]]:
-    """Return the points to show of each method: its first rule at the first ``min_speedup_`` goal, else any goal."""
+def typical_points(results: Results, task: str, backbone: str) -> dict[str, list[Point]]:
+    """Return the points to show of each method: one rule (`shown_rule`), first ``min_speedup_`` goal, else any."""
     found: dict[str, dict[tuple[str, str], list[Point]]] = {}
     for point in results.points:
         if (
@@ -111,15 +111,17 @@ def _typical_points(results: Results, task: str, backbone: str) -> dict[str, lis
             )
     shown = {}
     for method in sorted(found, key=method_key):
-        rules = list(results.params.method(method).rules)
-
-        def order(key: tuple[str, str], rules: list[str] = rules) -> tuple[Any, ...]:
-            rule, goal = key
-            rank = rules.index(rule) if rule in rules else len(rules)
-            return rank, not goal.startswith("min_speedup_"), natural_key(goal)
-
-        shown[method] = found[method][min(found[method], key=order)]
+        reached: Counter[str] = Counter()
+        for (rule, _), points in found[method].items():
+            reached[rule] += len(points)
+        rule = shown_rule(results.params.method(method).rules, reached)
+        goals = [key for key in found[method] if rule in (key[0], None)]
+        shown[method] = found[method][min(goals, key=_goal_order)]
     return shown
+
+
+def _goal_order(key: tuple[str, str]) -> tuple[bool, Any]:
+    return not key[1].startswith("min_speedup_"), natural_key(key[1])
 
 
 def _shares_by_tier(points: Sequence[Point]) -> list[tuple[str, dict[int, float], float | None]]:

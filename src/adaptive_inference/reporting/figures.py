@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptive_inference.exits.card_text import metric_name
-from adaptive_inference.reporting.aggregate import Row
+from adaptive_inference.reporting.aggregate import Row, shown_rule
 from adaptive_inference.reporting.bands import Band, band
 from adaptive_inference.reporting.collect import Results
 from adaptive_inference.reporting.diagrams import draw_exit_quality, draw_exits, draw_reliability
@@ -68,7 +69,7 @@ def draw_figures(results: Results, rows: Sequence[Row], choices: Sequence[Choice
 
 
 class SpeedPlot:
-    """What is drawn of one task and backbone: each method with its first rule, plus the recommended row."""
+    """What is drawn of one task and backbone: each method with one rule, plus the recommended row."""
 
     def __init__(
         self, results: Results, rows: Sequence[Row], choice: Choice | None, task: str, backbone: str
@@ -82,10 +83,12 @@ class SpeedPlot:
         )
 
     def rule(self, method: str) -> str:
-        """Return the rule that stands for the method: the first that params name and that is attainable."""
-        attainable = {row.rule for row in self.rows if row.method == method and row.attainable}
-        named = [rule for rule in self.results.params.method(method).rules if rule in attainable]
-        return named[0] if named else "fixed"
+        """Return the attainable rule that stands for the method; see `shown_rule`."""
+        reached: Counter[str] = Counter()
+        for row in self.rows:
+            if row.method == method and row.attainable:
+                reached[row.rule] += row.seeds
+        return shown_rule(self.results.params.method(method).rules, reached) or "fixed"
 
     def curve(self, method: str, rule: str, speed: str) -> Band | None:
         """Return a method's curve over seeds; None for wall-clock, which is measured at operating points only."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.reporting.comparisons import STANDING_REFERENCES, Comparison
 from adaptive_inference.reporting.names import method_name, point_name
 from adaptive_inference.reporting.style import canvas, colour, save
@@ -39,7 +40,7 @@ def draw_differences(comparisons: Sequence[Comparison], folder: Path) -> list[st
             for axis, (reference, items) in zip(axes, panels.items(), strict=True):
                 _draw(axis, items, labels[reference])
                 against = "of the two" if reference == PAIRS else f"to {method_name(reference).lower()}"
-                axis.set_xlabel(f"difference {against}, {_metric(here)}")
+                axis.set_xlabel(f"difference {against}, {metric_name(here[0].metric)}")
             axes[0].set_title(f"{task}, {backbone}", loc="left")
             figure.supxlabel(_caption(here), fontsize=8)
             save(figure, folder, f"{task}-{backbone}-differences")
@@ -69,10 +70,6 @@ def _draw(axes: Axes, items: Sequence[Comparison], labels: Sequence[str]) -> Non
     axes.locator_params(axis="x", nbins=5)
     axes.invert_yaxis()  # the table's order, from above
     axes.grid(visible=False, axis="y")
-
-
-def _metric(items: Sequence[Comparison]) -> str:
-    return items[0].metric.replace("_", " and ")
 
 
 def _caption(items: Sequence[Comparison]) -> str:
