@@ -32,6 +32,8 @@ def test_tables_and_recommendation_are_rebuilt_from_the_records_alone(preset, tm
     subprocess.run([*command, "--out", str(tmp_path)], cwd=PROJECT, check=True)
     for file in sorted((tmp_path / "tables").iterdir()):
         assert file.read_bytes() == (PROJECT / kept / "tables" / file.name).read_bytes(), file.name
+    for name in ("recommendation.md", "recommendation.json"):
+        assert (tmp_path / name).read_bytes() == (PROJECT / kept / name).read_bytes(), name
     drawn = {file.name for file in (tmp_path / "figures").glob("*.png")}  # git keeps no SVG
     assert drawn == {file.name for file in (PROJECT / kept / "figures").glob("*.png")} != set()
 

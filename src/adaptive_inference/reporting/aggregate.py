@@ -120,13 +120,18 @@ def _row(key: tuple[str, ...], every: list[Point], full: Mapping[tuple[str, str,
     )
 
 
-def shown_rule(named: Iterable[str], reached: Mapping[str, int]) -> str | None:
+def shown_rule(named: Iterable[str], reached: Mapping[tuple[str, str], int]) -> str | None:
     """Return the rule that stands for a method in figures that have room for one.
 
-    The one that ``reached`` the most goals, counted over seeds, on the calibration split; of equals the first ``named`` in
-    the params. None where no named rule was run.
+    ``reached`` holds the seeds on which a rule reached a goal on the calibration split, by (rule, operating point). The rule
+    that reached the most speed-ups; where none did, the most goals; of equals the first ``named`` in the params. A bound
+    on the loss alone must not decide: there a slow point counts. None where no named rule was run.
     """
-    return max((rule for rule in named if rule in reached), key=lambda rule: reached[rule], default=None)
+    speeds = {key: seeds for key, seeds in reached.items() if seeds and key[1].startswith("min_speedup_")}
+    counts = {rule: 0 for rule, _ in reached}
+    for (rule, _), seeds in (speeds or reached).items():
+        counts[rule] += seeds
+    return max((rule for rule in named if rule in counts), key=lambda rule: counts[rule], default=None)
 
 
 def mean(values: Iterable[float | None]) -> float | None:

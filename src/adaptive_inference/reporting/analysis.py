@@ -100,11 +100,11 @@ def nearest_goal(points: Iterable[str], speedup: float = SPEEDUP) -> str:
 
 # ---- patience --------------------------------------------------------------------------------------------------------
 
-LINE_STYLES = ("-", "--", ":", "-.")  #: of the variants of a rule
+LINE_STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  #: of the variants of a rule
 
 
 def draw_patience(cells: Sequence[CellFiles], rows: Sequence[Row], folder: Path, name: str) -> list[str]:
-    """Draw mean layers and quality against patience, one line per method that is run with the rule ``patience``."""
+    """Draw mean layers and quality against patience, one line per method and variant of ``patience``."""
     lines = patience_lines(cells)
     if not lines:
         return []

@@ -264,7 +264,7 @@ def signs(comparisons: Iterable[Comparison]) -> dict[tuple[str, ...], dict[str, 
     """Return, per row of the main table and standing reference, the sign of a significant difference.
 
     A model without exits has one row for all goals: the full model is the same at each of them, but early exit is not, so
-    only its difference from the full model has a sign.
+    only its difference from the full model has a sign; and of the ``static_K`` only those that were compared (`at_goal`).
     """
     found: dict[tuple[str, ...], dict[str, str]] = {}
     for item in comparisons:
@@ -285,8 +285,9 @@ def sign_note(comparisons: Sequence[Comparison]) -> str:
         f"{BETTER} better, {WORSE} worse than {method_name(STANDING_REFERENCES[0])} at the same goal; {DIFFERS} differs "
         f"from the full model: paired bootstrap and t-test over seeds, p < {LEVEL} after Holm's correction "
         f"({'; '.join(n)}). "
-        "Per method and goal only the rule that was best on calibration is compared, and a model without exits with the "
-        "full model alone: no sign elsewhere says nothing. "
+        "Per method and goal only the rule that was best on calibration is compared, of the first K layers only the best K; "
+        "a model without exits has one row for all goals, marked against the full model alone: no sign elsewhere says "
+        "nothing. "
         "See comparisons.md."
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,7 @@ def typical_points(results: Results, task: str, backbone: str) -> dict[str, list
             )
     shown = {}
     for method in sorted(found, key=method_key):
-        reached: Counter[str] = Counter()
-        for (rule, _), points in found[method].items():
-            reached[rule] += len(points)
+        reached = {key: len(points) for key, points in found[method].items()}
         rule = shown_rule(results.params.method(method).rules, reached)
         goals = [key for key in found[method] if rule in (key[0], None)]
         shown[method] = found[method][min(goals, key=_goal_order)]

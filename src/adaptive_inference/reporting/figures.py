@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,10 +83,11 @@ class SpeedPlot:
 
     def rule(self, method: str) -> str:
         """Return the attainable rule that stands for the method; see `shown_rule`."""
-        reached: Counter[str] = Counter()
-        for row in self.rows:
-            if row.method == method and row.attainable:
-                reached[row.rule] += row.seeds
+        reached = {
+            (row.rule, row.operating_point): row.seeds
+            for row in self.rows
+            if row.method == method and row.attainable
+        }
         return shown_rule(self.results.params.method(method).rules, reached) or "fixed"
 
     def curve(self, method: str, rule: str, speed: str) -> Band | None:

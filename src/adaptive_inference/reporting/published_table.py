@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from adaptive_inference.exits.card_text import metric_name
 from adaptive_inference.params import Params
 from adaptive_inference.reporting.aggregate import Row
 from adaptive_inference.reporting.collect import Results
@@ -219,7 +220,7 @@ def published_markdown(pairs: Sequence[Pair]) -> str:
         one = here[0]
         trained = "" if one.train_rows is None else f", {one.train_rows} training rows"
         lines += [f"## {task}, {backbone}", ""]
-        lines += [f"Ours: {one.weights}, {one.row.metric} on {one.evaluation}{trained}.", ""]
+        lines += [f"Ours: {one.weights}, {metric_name(one.row.metric)} on {one.evaluation}{trained}.", ""]
         lines += [_line(HEADERS), _line(["---", "---", "---", *["---:"] * 4, "---", "---"])]
         lines += [*(_line(_cells(pair)) for pair in here), ""]
     return "\n".join([*lines, "Notes", "", *(f"- {note}" for note in _notes(pairs)), ""])
