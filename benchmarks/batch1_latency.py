@@ -73,7 +73,7 @@ def main() -> None:
         "benchmark": Path(__file__).stem,
         "rows": rows,
         "settings": vars(args),
-        "environment": environment(),
+        "environment": environment(device.type),
     }
     print(json.dumps(body, sort_keys=True))
 

@@ -136,7 +136,7 @@ def main() -> None:
         "points": points[0],
         "rules": rules,
         "settings": vars(args),
-        "environment": environment(),
+        "environment": environment("cpu"),
     }
     print(json.dumps(body, sort_keys=True))
 

@@ -81,7 +81,9 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384, help="of the 12-layer random encoder")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--length", type=int, default=32, help="tokens per row")
-    parser.add_argument("--blocks", type=int, default=10, help="timed blocks of 4 steps of each variant")
+    parser.add_argument(
+        "--blocks", type=int, default=10, help="timed blocks of 4 steps of each variant, 2 or more"
+    )
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     torch.manual_seed(0)
