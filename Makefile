@@ -30,9 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: $(STAMP) ## Bring everything in params.yaml up to date, then print table and recommendation
 	@snakemake --cores $(CORES) || { status=$$?; test ! -f results/recommendation.md || { \
-	  echo "the run did not end well; this is what results/ holds:"; python workflow/progress.py summary; }; exit $$status; }
+	  echo "the run did not end well; this is what results/ holds:"; python -m adaptive_pipeline.progress summary; }; exit $$status; }
 	@$(MAKE) --no-print-directory report
-	@python workflow/progress.py summary
+	@python -m adaptive_pipeline.progress summary
 
 report: $(STAMP) ## Write report.html from what is computed
 	@test report.html -nt receipts/make_tables.json || snakemake --quiet all --report report.html
@@ -42,14 +42,14 @@ test: $(STAMP) ## Format and lint gates, then all tests
 	ruff check .
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
-	python workflow/describe_params.py --check
+	python -m adaptive_pipeline.params.describe --check
 	python -m pytest
 
 format: $(STAMP) ## Format code and rules, and write what is generated from the params classes
 	ruff format .
 	ruff check --fix .
 	snakefmt Snakefile workflow/rules
-	python workflow/describe_params.py
+	python -m adaptive_pipeline.params.describe
 
 ui: $(STAMP) ## Show the runs in MLflow (this machine only)
 	@case "$${MLFLOW_TRACKING_URI:-}" in \
@@ -59,25 +59,25 @@ ui: $(STAMP) ## Show the runs in MLflow (this machine only)
 	esac
 
 preset: $(STAMP) ## NAME=...: make a preset of presets/ the current params.yaml
-	@python workflow/presets.py use "$(NAME)"
+	@python -m adaptive_pipeline.presets use "$(NAME)"
 
 results: $(STAMP) ## NAME=...: rebuild docs/results/NAME from its kept records
-	@python workflow/presets.py results "$(NAME)"
+	@python -m adaptive_pipeline.presets results "$(NAME)"
 
 search: $(STAMP) ## NAME=...: search hyper-parameters by cross-validation on the train split (docs/search.md)
-	@python workflow/search.py run "$(NAME)"
+	@python -m adaptive_pipeline.search run "$(NAME)"
 
 apply: $(STAMP) ## NAME=...: put the winner of a search into params.yaml
-	@python workflow/search.py apply "$(NAME)"
+	@python -m adaptive_pipeline.search apply "$(NAME)"
 
 missing: $(STAMP) ## Run only the cells of a preset whose records are not kept yet (then: make keep)
 	@snakemake --cores $(CORES) missing_cells
 
 keep: $(STAMP) ## Copy the small records of finished stages to docs/results/PRESET/records
-	@python pipeline_steps/keep_records.py
+	@python -m adaptive_pipeline.runs.keep
 
 publish: $(STAMP) ## Give MLflow the runs that it lacks
-	@python pipeline_steps/publish_records.py
+	@python -m adaptive_pipeline.tracking.publish
 
 clean: ## Remove what is cheap to rebuild: receipts, logs, report, MLflow's view (results and DVC's cache stay)
 	rm -rf receipts logs report report.html .snakemake mlflow.db mlartifacts .mlflow.lock

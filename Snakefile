@@ -2,28 +2,22 @@
 # where the graph allows; `dvc repro` alone builds the same, one stage after the other.
 
 import os
-import sys
-from pathlib import Path
 
 from snakemake.utils import min_version
 
 min_version("9.20")
 
-sys.path[:0] = [str(Path(workflow.basedir) / folder) for folder in ("workflow", "src")]
+from adaptive_pipeline import dvc_graph, progress, settings
 
-import dag
-import progress
-import stage_settings
-
-stage_settings.use_this_environment(workflow.basedir)
-CORES = stage_settings.cores(workflow)
-stage_settings.limit_memory(workflow)
-WHOLE_RUN = stage_settings.first_parse()
-PARAMS = stage_settings.checked_params(WHOLE_RUN)
-STAGES = dag.read_graph(judge=WHOLE_RUN)
-dag.drop_false_receipts(STAGES)
-MISSING = stage_settings.unkept(STAGES, PARAMS)
-FIRST = stage_settings.with_upstream(MISSING, STAGES)
+settings.use_this_environment(workflow.basedir)
+CORES = settings.cores(workflow)
+settings.limit_memory(workflow)
+WHOLE_RUN = settings.first_parse()
+PARAMS = settings.checked_params(WHOLE_RUN)
+STAGES = dvc_graph.read_graph(judge=WHOLE_RUN)
+dvc_graph.drop_false_receipts(STAGES)
+MISSING = settings.unkept(STAGES, PARAMS)
+FIRST = settings.with_upstream(MISSING, STAGES)
 
 
 report: "workflow/report/workflow.rst"
@@ -44,11 +38,11 @@ rule all:
 # One slice of a preset that takes hours: only the cells of which docs/results keeps no record.
 rule missing_cells:
     input:
-        [dag.receipt_path(name) for name in sorted(MISSING)],
+        [dvc_graph.receipt_path(name) for name in sorted(MISSING)],
 
 
 onstart:
-    stage_settings.only_run_here()
+    settings.only_run_here()
     asked = {job.rule.name for job in workflow.dag.jobs}
     progress.announce([stage for stage in STAGES if stage.name in asked], PARAMS, CORES)
 

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 from adaptive_inference.backbones.bert import BertBackbone
-from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.build import add_exits
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Runtime
-from adaptive_inference.params_training import MethodTraining, Training
+from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import MethodTraining, Training
+from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.training.fit import make_trainer
 from adaptive_inference.training.progress import Progress
 

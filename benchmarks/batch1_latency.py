@@ -21,13 +21,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adaptive_inference.data.task import Schema
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
-from adaptive_inference.evaluation.outputs import pick_device
 from adaptive_inference.exits import build_model
-from adaptive_inference.params import Backbone
-from adaptive_inference.records import environment
+from adaptive_inference.exits.outputs import pick_device
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
+from adaptive_pipeline.runs.environment import environment
 
 SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
 

@@ -22,16 +22,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from adaptive_inference.by_name import module_names
+from adaptive_inference.calibration.curves import Yardstick, calibrate
 from adaptive_inference.calibration.fit import fit_calibrator
-from adaptive_inference.data.encode import Feature, collate
-from adaptive_inference.data.task import Schema
+from adaptive_inference.cost.flops import flops_by_exit
 from adaptive_inference.evaluation.candidate import Candidate
-from adaptive_inference.evaluation.cost import flops_by_exit
-from adaptive_inference.evaluation.curves import Yardstick, calibrate
-from adaptive_inference.evaluation.outputs import collect_outputs
 from adaptive_inference.exits import MultiExitModel, build_model
-from adaptive_inference.params import Backbone, module_names
-from adaptive_inference.records import environment
+from adaptive_inference.exits.outputs import collect_outputs
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.encode import Feature, collate
+from adaptive_inference.tasks.schema import Schema
+from adaptive_pipeline.runs.environment import environment
 
 SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
 LIMIT = 1.10

@@ -25,11 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.build import build_model, full_exits
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone, Runtime
-from adaptive_inference.params_training import MethodTraining, Training
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import MethodTraining, Training
+from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.training.arithmetic import fast_cpu
 from adaptive_inference.training.fit import make_trainer
 from adaptive_inference.training.progress import Progress

@@ -16,31 +16,31 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from stage import Stage, run_stage
+from adaptive_pipeline.stage import Stage, run_stage
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from adaptive_inference.evaluation.curves import Yardstick
-    from adaptive_inference.evaluation.outputs import ExitOutputs
+    from adaptive_inference.calibration.curves import Yardstick
     from adaptive_inference.exit_rules import ExitRule
-    from adaptive_inference.params import Risk
+    from adaptive_inference.exits.outputs import ExitOutputs
+    from adaptive_inference.settings.protocol import Risk
 
 logger = logging.getLogger("adaptive_inference")
 
 
 def main(stage: Stage) -> None:
     """Fit, choose, write."""
+    from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality
     from adaptive_inference.calibration.fit import fit_calibrator, reliability_by_exit
     from adaptive_inference.calibration.operating_points import recommend, static_points
     from adaptive_inference.calibration.risk_control import check_kind, halves
-    from adaptive_inference.data.encode import encode
-    from adaptive_inference.data.task import load_schema, load_split
-    from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality
-    from adaptive_inference.evaluation.outputs import collect_outputs, pick_device
     from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
-    from adaptive_inference.records import write_json
+    from adaptive_inference.exits.outputs import collect_outputs, pick_device
+    from adaptive_inference.files import write_json
+    from adaptive_inference.tasks.encode import encode
+    from adaptive_inference.tasks.schema import load_schema, load_split
 
     params, method, data = stage.params, stage.cell.method, stage.inputs["data"]
     names = params.method(method).rules
@@ -108,9 +108,9 @@ def choose_points(
 
     ``full`` are the full model's outputs on the same rows, ``certifying`` the rows that certify a risk, if one is asked for.
     """
+    from adaptive_inference.calibration.curves import sweep_all
     from adaptive_inference.calibration.operating_points import choose, point, risk_point, whole_point
     from adaptive_inference.calibration.risk_control import LOSSES
-    from adaptive_inference.evaluation.curves import sweep_all
 
     if stage.cell.method == "full":
         return [point("full", "fixed", len(outputs.exits) - 1, full_quality, 1.0, True)]

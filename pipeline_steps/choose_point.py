@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.records import Record, write_text
-from adaptive_inference.search import Plan, Scored, best, patch_text, read_section, results_csv
+from adaptive_inference.files import write_text
+from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.search import Plan, Scored, best, patch_text, read_section, results_csv
 
 
 def read_scores(plan: Plan, points: Path) -> list[Scored]:

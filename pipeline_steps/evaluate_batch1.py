@@ -18,26 +18,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from stage import Stage, run_stage
+from adaptive_pipeline.stage import Stage, run_stage
 
 
 def main(stage: Stage) -> None:
     """Collect, sweep, time, write."""
     from adaptive_inference.calibration.calibrator import Calibrator
-    from adaptive_inference.data.encode import encode
-    from adaptive_inference.data.task import load_schema, load_split
+    from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality
+    from adaptive_inference.cost.flops import flops_by_exit, parameter_count
     from adaptive_inference.evaluation.candidate import Candidate
-    from adaptive_inference.evaluation.cost import flops_by_exit, parameter_count
-    from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality
-    from adaptive_inference.evaluation.outputs import collect_outputs, pick_device
     from adaptive_inference.evaluation.overthinking import overthinking
     from adaptive_inference.evaluation.points import measure_point
     from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
-    from adaptive_inference.evaluation.quality import predict
     from adaptive_inference.evaluation.wallclock import WallClock
     from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
-    from adaptive_inference.records import environment, read_json, write_json, write_text
+    from adaptive_inference.exits.outputs import collect_outputs, pick_device
+    from adaptive_inference.files import read_json, write_json, write_text
+    from adaptive_inference.tasks.encode import encode
+    from adaptive_inference.tasks.quality import predict
+    from adaptive_inference.tasks.schema import load_schema, load_split
+    from adaptive_pipeline.runs.environment import environment
 
     params, method, seed, data = stage.params, stage.cell.method, stage.cell.seed, stage.inputs["data"]
     names, protocol = params.method(method).rules, params.evaluation

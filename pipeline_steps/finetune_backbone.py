@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stage import Stage, run_stage
-from training_stage import train_exits
+from adaptive_pipeline.stage import Stage, run_stage
+from adaptive_pipeline.training_stage import train_exits
 
 
 def main(stage: Stage) -> None:

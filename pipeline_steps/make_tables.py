@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import load_params
-from adaptive_inference.records import write_json, write_text
-from adaptive_inference.reporting.collect import collect
+from adaptive_inference.files import write_json, write_text
+from adaptive_pipeline.params import load_params
+from adaptive_pipeline.reporting.collect import collect
 
 #: What this stage owns in its output folder; anything else there (kept records, a report) stays.
 OUTPUTS = ("tables", "figures", "model", "recommendation.json", "recommendation.md")
@@ -59,23 +59,23 @@ def main() -> None:
 
 def make_tables(results, runs: Path, out: Path, shown_as: str) -> None:  # noqa: ANN001 - `collect.Results`
     """Write tables, figures, recommendation and model into ``out``; commands in the texts name it ``shown_as``."""
-    from adaptive_inference.reporting.aggregate import aggregate
-    from adaptive_inference.reporting.analysis import draw_analysis
-    from adaptive_inference.reporting.analysis_tables import analysis_tables
-    from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markdown
-    from adaptive_inference.reporting.comparisons import (
+    from adaptive_pipeline.reporting.aggregate import aggregate
+    from adaptive_pipeline.reporting.analysis import draw_analysis
+    from adaptive_pipeline.reporting.analysis_tables import analysis_tables
+    from adaptive_pipeline.reporting.areas import area_rows, areas_csv, areas_markdown
+    from adaptive_pipeline.reporting.comparisons import (
         compare,
         comparisons_csv,
         comparisons_markdown,
         unanswered,
     )
-    from adaptive_inference.reporting.figures import draw_figures
-    from adaptive_inference.reporting.forest import draw_differences
-    from adaptive_inference.reporting.handout import hand_out
-    from adaptive_inference.reporting.prose import main_latex, main_markdown
-    from adaptive_inference.reporting.published_table import published_csv, published_markdown, side_by_side
-    from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
-    from adaptive_inference.reporting.tables import csv_tables
+    from adaptive_pipeline.reporting.figures import draw_figures
+    from adaptive_pipeline.reporting.forest import draw_differences
+    from adaptive_pipeline.reporting.handout import hand_out
+    from adaptive_pipeline.reporting.prose import main_latex, main_markdown
+    from adaptive_pipeline.reporting.published_table import published_csv, published_markdown, side_by_side
+    from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
+    from adaptive_pipeline.reporting.tables import csv_tables
 
     rows, choices = aggregate(results), recommend(results)
     comparisons, areas = compare(results, rows), area_rows(results)

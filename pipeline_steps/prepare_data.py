@@ -12,7 +12,7 @@ depends on the backbone but the token lengths in the record.
 
 from __future__ import annotations
 
-from stage import Stage, run_stage
+from adaptive_pipeline.stage import Stage, run_stage
 
 
 def main(stage: Stage) -> None:
@@ -20,7 +20,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.backbones.load import check_fit, load_tokenizer
     from adaptive_inference.data.splits import data_files, make_splits
     from adaptive_inference.data.statistics import describe, shared_texts
-    from adaptive_inference.data.task import save_split
+    from adaptive_inference.tasks.schema import save_split
 
     name, folder = stage.cell.task, stage.inputs["data_folder"]
     task, backbone = stage.params.task(name), stage.params.backbone(stage.cell.backbone)

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stage import Stage, run_stage
-from training_stage import fit_exits
+from adaptive_pipeline.stage import Stage, run_stage
+from adaptive_pipeline.training_stage import fit_exits
 
 
 def main(stage: Stage) -> None:
     """Train and score."""
-    from adaptive_inference.search import Plan, check_method, patched, read_section
     from adaptive_inference.training.arithmetic import fast_cpu
     from adaptive_inference.training.fit import DEVELOPMENT_BATCH
     from adaptive_inference.training.folds import Fold
     from adaptive_inference.training.trainer import development_qualities
+    from adaptive_pipeline.search import Plan, check_method, patched, read_section
 
     cell, plan = stage.cell, read_section(Plan, Path(stage.options["search"]))
     stage.params = patched(stage.params, plan.point(stage.options["point"]), "the point")

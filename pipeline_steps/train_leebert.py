@@ -17,8 +17,8 @@ Examples::
 
 from __future__ import annotations
 
-from stage import run_stage
-from training_stage import train_exits as main
+from adaptive_pipeline.stage import run_stage
+from adaptive_pipeline.training_stage import train_exits as main
 
 if __name__ == "__main__":
     run_stage(main, __doc__, inputs=("data", "full"), per_method=True, timings=True)

@@ -18,19 +18,19 @@ Examples::
 
 from __future__ import annotations
 
-from stage import Stage, run_stage
-from training_stage import training_keys
+from adaptive_pipeline.stage import Stage, run_stage
+from adaptive_pipeline.training_stage import training_keys
 
 
 def main(stage: Stage) -> None:
     """Train the members one after the other and save them as one model."""
-    from adaptive_inference.data.task import load_schema
-    from adaptive_inference.evaluation.outputs import pick_device
     from adaptive_inference.exits import MultiExitModel, MultiModel
+    from adaptive_inference.exits.outputs import pick_device
     from adaptive_inference.objectives import load_objective
-    from adaptive_inference.records import environment
+    from adaptive_inference.tasks.schema import load_schema
     from adaptive_inference.training.cell import write_history
     from adaptive_inference.training.members import MemberTrainer
+    from adaptive_pipeline.runs.environment import environment
 
     params, cell = stage.params, stage.cell
     backbone = params.backbone(cell.backbone)

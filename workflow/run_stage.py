@@ -19,8 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import dag
-import progress
+from adaptive_pipeline import dvc_graph, progress
 
 
 @contextmanager
@@ -50,7 +49,7 @@ def run_stage(stage: str, receipt: Path, log: Path, signature: str) -> int:
             command, stdout=stream, stderr=stream, pass_fds=[lock], check=False
         ).returncode
         if status == 0:
-            dag.write_receipt(stage, receipt, signature)
+            dvc_graph.write_receipt(stage, receipt, signature)
             try:
                 progress.ended(stage, time.monotonic() - began, log)
             # logs/ may be deleted at any time; the stage is done all the same
@@ -67,7 +66,7 @@ def main() -> None:
     parser.add_argument("stage", help="as DVC names it, e.g. train_sweet@tiers-minilm-sweet-0")
     parser.add_argument("receipt", type=Path, help="file to write when the stage is up to date")
     parser.add_argument("log", type=Path, help="file for all output")
-    parser.add_argument("signature", help="of the stage when the run began (dag.StageNode.signature)")
+    parser.add_argument("signature", help="of the stage when the run began (dvc_graph.StageNode.signature)")
     args = parser.parse_args()
     sys.exit(run_stage(args.stage, args.receipt, args.log, args.signature))
 

@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any
 from adaptive_inference.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from adaptive_inference.data.task import Schema
-    from adaptive_inference.exits.predict import Prediction
+    from adaptive_inference.serving.predictor import Prediction
+    from adaptive_inference.tasks.schema import Schema
 
 PREDICT = """Answer texts with a saved model; each leaves at the first exit that is sure enough.
 
@@ -124,7 +124,7 @@ def _predict(args: argparse.Namespace) -> None:
         raise UserError("--out and --glue-task go with --format glue; add it, or leave them out")
     with _lines(args.file) as lines:
         from adaptive_inference.exits import load_model
-        from adaptive_inference.exits.predict import Predictor
+        from adaptive_inference.serving.predictor import Predictor
 
         predictor = Predictor(load_model(args.model), args.rule, args.threshold)
         for text in _texts(lines, predictor.schema):
@@ -136,9 +136,9 @@ def _predict(args: argparse.Namespace) -> None:
 def _predict_glue(args: argparse.Namespace) -> None:
     from adaptive_inference.data.glue import glue_task, read_texts, submission
     from adaptive_inference.data.local import read_table
-    from adaptive_inference.data.task import Schema
     from adaptive_inference.exits.layout import locate
-    from adaptive_inference.records import write_text
+    from adaptive_inference.files import write_text
+    from adaptive_inference.tasks.schema import Schema
 
     if args.file is None:
         raise UserError(
@@ -148,7 +148,7 @@ def _predict_glue(args: argparse.Namespace) -> None:
     task = glue_task(args.glue_task, schema)
     texts = read_texts(read_table(args.file), task, schema)
     from adaptive_inference.exits import load_model
-    from adaptive_inference.exits.predict import Predictor
+    from adaptive_inference.serving.predictor import Predictor
 
     predictor = Predictor(load_model(args.model), args.rule, args.threshold)
     found = []
@@ -272,9 +272,10 @@ def _export(args: argparse.Namespace) -> None:
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"{args.out} exists and is not an empty folder; name another one, or remove it")
     from adaptive_inference.exits import load_model
-    from adaptive_inference.exits.card import model_card
     from adaptive_inference.exits.layout import CARD_FILE
-    from adaptive_inference.records import Record, write_text
+    from adaptive_inference.files import write_text
+    from adaptive_inference.serving.card import model_card
+    from adaptive_pipeline.runs.records import Record
 
     model = load_model(args.run_folder)
     record = args.run_folder / "evaluation"

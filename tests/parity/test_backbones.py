@@ -8,9 +8,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from adaptive_inference.backbones._tiny import tiny_config
 from adaptive_inference.backbones.load import families, load_backbone, load_tokenizer
-from adaptive_inference.data.task import Schema
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.exits.build import add_exits
+from adaptive_inference.tasks.schema import Schema
 
 LAYERS, CLASSES = 4, 3
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_inference.records import TIMING_OUTPUTS, digest_path
+from adaptive_pipeline.runs.records import TIMING_OUTPUTS, digest_path
 
 ROOT = Path(__file__).parents[2]
 TRACE = """

@@ -9,21 +9,19 @@ import pytest
 pytestmark = pytest.mark.pipeline
 WRITER = """
 import sys
-sys.path[:0] = ["workflow"]
-import dag
+from adaptive_pipeline import dvc_graph
 from dvc.dvcfile import load_file
 for _ in range(6):
-    with dag._locked(".") as repo:
+    with dvc_graph._locked(".") as repo:
         stage = repo.stage.load_one(name="prepare_data@tiers-tiny-0")
         stage.outs[0].hash_info.value = stage.outs[0].hash_info.value[::-1]
         load_file(repo, "dvc.yaml")._lockfile.dump(stage)
 """
 READER = """
 import sys
-sys.path[:0] = ["workflow"]
-import dag
+from adaptive_pipeline import dvc_graph
 for _ in range(4):
-    nodes = dag.read_graph(judge=False)
+    nodes = dvc_graph.read_graph(judge=False)
     assert len(nodes) == 20
     assert all(md5 for node in nodes for md5 in node.outs.values())
 """
@@ -44,12 +42,11 @@ def test_locked_readers_never_see_half_a_lock_file(built):
 
 RECEIPTS = """
 import sys
-sys.path[:0] = ["workflow"]
-import dag
+from adaptive_pipeline import dvc_graph
 from pathlib import Path
-for node in dag.read_graph(judge=False):
+for node in dvc_graph.read_graph(judge=False):
     if node.family in ("prepare_data", "train_sweet", "make_tables"):
-        dag.write_receipt(node.name, Path("receipts/again.json"), signature=node.signature)
+        dvc_graph.write_receipt(node.name, Path("receipts/again.json"), signature=node.signature)
 """
 
 
@@ -123,12 +120,11 @@ def test_a_preset_plans_its_graph(built, preset, jobs):
 
 COUNTED = """
 import sys
-sys.path[:0] = ["workflow"]
-import dag
+from adaptive_pipeline import dvc_graph
 import dvc.dependency.param as param
 calls, load = [], param.load_path
 param.load_path = lambda *args, **more: calls.append(args) or load(*args, **more)
-print(len(dag.read_graph(judge=False)), len(calls))
+print(len(dvc_graph.read_graph(judge=False)), len(calls))
 """
 
 
@@ -143,7 +139,7 @@ def test_a_graph_of_hundreds_of_stages_reads_the_params_once(built):
 
 
 def test_code_that_stages_share_is_hashed_once_and_what_a_stage_makes_is_not():
-    import dag
+    from adaptive_pipeline import dvc_graph
 
     class Code:
         def_path = "src/code"
@@ -155,15 +151,15 @@ def test_code_that_stages_share_is_hashed_once_and_what_a_stage_makes_is_not():
             return type("Hash", (), {"value": "abc"})
 
     stages = [type("Stage", (), {"deps": [Code()], "cmd": "run", "addressing": str(n)}) for n in range(3)]
-    given = dag._Given(stages)
-    (signature,) = {dag._signature(stage, {"/p/src/codec", "/p/other"}, given) for stage in stages}
+    given = dvc_graph._Given(stages)
+    (signature,) = {dvc_graph._signature(stage, {"/p/src/codec", "/p/other"}, given) for stage in stages}
     assert Code.hashed == 1
     for made in (
         "/p/src/code",
         "/p/src",
         "/p/src/code/inner.py",
     ):  # an upstream stage's output: its receipt stands for it
-        assert dag._signature(stages[0], {made}, given) != signature
+        assert dvc_graph._signature(stages[0], {made}, given) != signature
 
 
 def test_lint_finds_nothing(built):

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_inference.params import Params, load_params
-from adaptive_inference.records import Cell, Record, write_json
+from adaptive_inference.files import write_json
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.runs.records import Record
 
 PROJECT = Path(__file__).parents[2]
 

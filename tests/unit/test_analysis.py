@@ -12,16 +12,16 @@ import pytest
 from synthetic_records import ENVIRONMENT, EXITS, METHODS, PROJECT, choose_methods, invented_params, write_run
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import load_params
-from adaptive_inference.records import read_json, read_jsonl, write_json
-from adaptive_inference.reporting.aggregate import aggregate
-from adaptive_inference.reporting.analysis import draw_analysis, moments, nearest_goal, patience_lines
-from adaptive_inference.reporting.analysis_tables import analysis_tables, weight_terms
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.names import METHODS as NAMES
-from adaptive_inference.reporting.names import RULES, method_name, static_layers
-from adaptive_inference.reporting.style import COLOURS, colour, rule_colours
-from keep_records import keep_records
+from adaptive_inference.files import read_json, read_jsonl, write_json
+from adaptive_pipeline.params import load_params
+from adaptive_pipeline.reporting.aggregate import aggregate
+from adaptive_pipeline.reporting.analysis import draw_analysis, moments, nearest_goal, patience_lines
+from adaptive_pipeline.reporting.analysis_tables import analysis_tables, weight_terms
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.names import METHODS as NAMES
+from adaptive_pipeline.reporting.names import RULES, method_name, static_layers
+from adaptive_pipeline.reporting.style import COLOURS, colour, rule_colours
+from adaptive_pipeline.runs.keep import keep_records
 
 FOLDER = Path("tiers/minilm")
 #: Weights of three exits that teach each other: the label's, then the teachers'. SEED adds to the last moment.

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from adaptive_inference import cli
-from adaptive_inference.data.task import Schema
 from adaptive_inference.exits import build_model, load_model
-from adaptive_inference.params import Backbone
-from adaptive_inference.records import Cell, Record, write_json
+from adaptive_inference.files import write_json
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.runs.records import Record
 
 SCHEMA = Schema("tiny", "classification", ("bad", "good"), "accuracy", 32)
 POINT = {"name": "max_loss_1", "rule": "confidence", "threshold": 0.0, "quality": 0.9, "layers_speedup": 4.0}

@@ -10,11 +10,12 @@ import pytest
 from synthetic_records import invented_params, write_cell, write_run
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.records import Cell, read_json, write_json
-from adaptive_inference.reporting.aggregate import aggregate
-from adaptive_inference.reporting.areas import area_rows, areas_csv, areas_markdown
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.comparisons import (
+from adaptive_inference.files import read_json, write_json
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.reporting.aggregate import aggregate
+from adaptive_pipeline.reporting.areas import area_rows, areas_csv, areas_markdown
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.comparisons import (
     RESAMPLES,
     _asked_pairs,
     at_goal,
@@ -25,10 +26,10 @@ from adaptive_inference.reporting.comparisons import (
     signs,
     unanswered,
 )
-from adaptive_inference.reporting.forest import draw_differences
-from adaptive_inference.reporting.prose import main_markdown
-from adaptive_inference.reporting.recommendation import recommend
-from keep_records import keep_records
+from adaptive_pipeline.reporting.forest import draw_differences
+from adaptive_pipeline.reporting.prose import main_markdown
+from adaptive_pipeline.reporting.recommendation import recommend
+from adaptive_pipeline.runs.keep import keep_records
 
 FOLDER = Path("tiers/minilm")
 

@@ -11,12 +11,12 @@ from transformers import AutoModel
 
 from adaptive_inference.backbones._tiny import tiny_config
 from adaptive_inference.backbones.load import adapter
-from adaptive_inference.data.task import Schema
-from adaptive_inference.evaluation import cost
-from adaptive_inference.evaluation.cost import flops_by_exit, flops_speedup, layers_speedup
+from adaptive_inference.cost import flops as cost
+from adaptive_inference.cost.flops import flops_by_exit, flops_speedup, layers_speedup
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.build import add_exits
-from adaptive_inference.params import Backbone
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("toy", "classification", ("a", "b", "c"), "accuracy", 64)
 FAMILIES = ("bert", "roberta", "albert", "distilbert", "deberta", "deberta-v2")

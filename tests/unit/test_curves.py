@@ -9,19 +9,19 @@ import pytest
 import torch
 
 from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality, sweep
 from adaptive_inference.calibration.fit import fit_calibrator
 from adaptive_inference.calibration.operating_points import point as operating_point
-from adaptive_inference.data.encode import collate
-from adaptive_inference.data.task import Schema
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.candidate import Candidate
-from adaptive_inference.evaluation.curves import Yardstick, calibrate, exit_quality, sweep
-from adaptive_inference.evaluation.outputs import ExitOutputs, collect_outputs, pick_device
 from adaptive_inference.evaluation.points import check_agreement, measure_point
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.params import Backbone
+from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs, pick_device
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.encode import collate
+from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("toy", "classification", ("a", "b", "c"), "accuracy", 32)
 RULES = ("confidence", "entropy", "uncertainty", "margin", "learning_to_exit", "fixed")
@@ -177,7 +177,7 @@ def test_outputs_are_in_row_order_whatever_the_batch_and_leave_dropout_off():
 
 
 def candidate_of(model, tiers=None, metric="accuracy") -> Candidate:
-    from adaptive_inference.evaluation.cost import flops_by_exit
+    from adaptive_inference.cost.flops import flops_by_exit
 
     outputs = collect_outputs(model, features_of(), 8, tiers)
     full = flops_by_exit(model_of((4,), certainty=False), outputs.lengths)[:, -1]

@@ -12,13 +12,14 @@ import torch
 
 import calibrate_thresholds
 import evaluate_batch1
-from adaptive_inference.data.task import Example, Schema, save_split
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.quality import quality
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.params import Backbone, parse_params
-from adaptive_inference.records import Cell
-from stage import Stage
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.quality import quality
+from adaptive_inference.tasks.schema import Example, Schema, save_split
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.params import parse_params
+from adaptive_pipeline.stage import Stage
 
 BACKBONE = {"weights": "random:bert", "exits": [1, 2, 4]}
 WORDS = ["good", "bad", "film", "plot", "not", "very", "the", "a", "movie", "dull", "great"]
@@ -327,11 +328,11 @@ def test_the_risk_is_that_of_rows_which_the_temperatures_never_saw(folder, tmp_p
     """Recompute everything from the outputs: temperatures of one half, losses and the walk of the other."""
     from adaptive_inference.calibration.risk_control import certify, halves
     from adaptive_inference.calibration.temperature import fit_temperature
-    from adaptive_inference.data.encode import encode
-    from adaptive_inference.data.task import load_split
-    from adaptive_inference.evaluation import outputs as module
     from adaptive_inference.exit_rules import load_rule
     from adaptive_inference.exits import load_model
+    from adaptive_inference.exits import outputs as module
+    from adaptive_inference.tasks.encode import encode
+    from adaptive_inference.tasks.schema import load_split
 
     collect = module.collect_outputs
 

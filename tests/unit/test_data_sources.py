@@ -10,7 +10,7 @@ import pytest
 from adaptive_inference.data.local import data_file, read_table
 from adaptive_inference.data.splits import make_splits
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import Task
+from adaptive_inference.settings.inputs import Task
 
 WORDS = ["bad", "good", "fine"]
 

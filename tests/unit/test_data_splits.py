@@ -8,13 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_inference.data.encode import collate, encode
 from adaptive_inference.data.splits import make_splits, most_calibration_rows
 from adaptive_inference.data.statistics import describe, shared_texts
-from adaptive_inference.data.task import SPLITS, Example, Schema, Split, load_schema, load_split, save_split
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import Task
-from adaptive_inference.params_inputs import Generated
+from adaptive_inference.settings.inputs import Generated, Task
+from adaptive_inference.tasks.encode import collate, encode
+from adaptive_inference.tasks.schema import (
+    SPLITS,
+    Example,
+    Schema,
+    Split,
+    load_schema,
+    load_split,
+    save_split,
+)
 
 
 def local(folder, count, distinct=None, **changes):

@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_inference.data.task import Schema
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.params import Backbone
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
 EXITS = (1, 2, 4)

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_inference.data.task import Schema
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.engine.lazy import find_exit
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.params import Backbone
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
 
 CLASSES = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
 SCORES = Schema("tiny", "regression", None, "pearson", 32)

@@ -20,7 +20,8 @@ def constraints():
 
 def requirements():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"]["dev"]]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return [Requirement(text) for group in groups for text in group if not text.startswith(project["name"])]
 
 
 def test_every_requirement_is_pinned_inside_its_range():

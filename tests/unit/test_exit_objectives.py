@@ -22,14 +22,14 @@ from tiny_training import (
 )
 
 from adaptive_inference.backbones.base import HeadRecipe
-from adaptive_inference.data.encode import collate
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.build import build_model, start_from_full
 from adaptive_inference.exits.head import AttentionHead, ExitHead
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone
-from adaptive_inference.params_training import Distillation, MethodTraining, WeightLearning
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.training import Distillation, MethodTraining, WeightLearning
+from adaptive_inference.tasks.encode import collate
 from adaptive_inference.training.order import EpochOrder, other_half, split_halves
 from adaptive_inference.training.trainer import ExitTrainer
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_exit_rules import case, online_exits
 
+from adaptive_inference.calibration.curves import Yardstick, sweep
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.curves import Yardstick, sweep
-from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.evaluation.points import check_agreement
 from adaptive_inference.exit_rules import load_rule, load_rules
-from adaptive_inference.reporting.names import rule_key, rule_name
+from adaptive_inference.exits.outputs import ExitOutputs
+from adaptive_pipeline.reporting.names import rule_key, rule_name
 
 
 def of_labels(*rows, classes=2):

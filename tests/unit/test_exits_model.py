@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from adaptive_inference.backbones.load import load_backbone
-from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.build import add_exits, full_exits, start_from_full
-from adaptive_inference.params import Backbone
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
 EXITS = [1, 2, 4]

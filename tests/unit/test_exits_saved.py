@@ -6,10 +6,10 @@ import torch
 
 from adaptive_inference import MultiExitModel, MultiModel, load_model
 from adaptive_inference.backbones.load import families
-from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import build_model
-from adaptive_inference.params import Backbone
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("tiny", "classification", ("bad", "good"), "accuracy", 32)
 TEXTS = ["a good film", "the plot was awful , but the music is lovely", "no"]
@@ -182,7 +182,7 @@ def test_predict_takes_the_recommended_operating_point_unless_told_otherwise():
     assert model.predict(TEXTS, threshold=1.01).exit_layers.tolist() == [4, 4, 4]
     assert model.predict(TEXTS, rule="fixed").exit_layers.tolist() == [4, 4, 4]
     assert model.predict(TEXTS, rule="fixed", threshold=1).exit_layers.tolist() == [2, 2, 2]
-    from adaptive_inference.exits.predict import operating_point
+    from adaptive_inference.serving.predictor import operating_point
 
     assert operating_point(model, "entropy") == ("entropy", 0.01)
     with pytest.raises(

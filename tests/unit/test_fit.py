@@ -21,9 +21,9 @@ from tiny_training import (
 )
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.outputs import collect_outputs
-from adaptive_inference.params import Runtime
-from adaptive_inference.params_training import Training
+from adaptive_inference.exits.outputs import collect_outputs
+from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import Training
 from adaptive_inference.training.cell import length_quantiles, parameter_counts, write_history
 from adaptive_inference.training.fit import fit
 from adaptive_inference.training.progress import Progress

@@ -4,11 +4,12 @@ import pytest
 import torch
 from tiny_training import EE, SCHEMA, make_model, make_rows, same_bits, weights_of
 
-from adaptive_inference.data.task import save_split
 from adaptive_inference.exits import MultiModel, load_model
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone, Runtime
-from adaptive_inference.params_training import Training
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import Training
+from adaptive_inference.tasks.schema import save_split
 from adaptive_inference.training import members
 from adaptive_inference.training.trainer import ExitTrainer
 

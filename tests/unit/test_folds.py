@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive_inference.data.task import Example, Split
 from adaptive_inference.errors import UserError
+from adaptive_inference.tasks.schema import Example, Split
 from adaptive_inference.training.folds import Fold, fold_of_rows
 
 TEXTS = st.lists(st.integers(0, 30), min_size=2, max_size=80).filter(lambda texts: len(set(texts)) >= 2)

@@ -15,10 +15,10 @@ from synthetic_records import PROJECT
 from adaptive_inference import cli
 from adaptive_inference.data.glue import TASKS, answers, glue_task, read_texts, submission
 from adaptive_inference.data.local import Table, read_table
-from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import build_model, load_model
-from adaptive_inference.params import Backbone
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
 
 REAL = PROJECT.parent / "shared" / "data"
 INFERENCE = ("entailment", "neutral", "contradiction")

@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from tiny_training import SCORES, make_features, make_model, make_rows, same_bits, weights_of
 
-import training_stage
-from adaptive_inference.data.encode import collate
-from adaptive_inference.data.task import save_split
+from adaptive_inference.files import plain, read_jsonl
 from adaptive_inference.objectives.base import task_loss
-from adaptive_inference.params import parse_params
-from adaptive_inference.records import Cell, plain, read_jsonl
+from adaptive_inference.tasks.encode import collate
+from adaptive_inference.tasks.schema import save_split
 from adaptive_inference.training.gradient_conflict import cosines, gradient_conflict
-from stage import Stage
+from adaptive_pipeline import training_stage
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.params import parse_params
+from adaptive_pipeline.stage import Stage
 
 
 def by_plain_autograd(model, features):

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from tiny_training import SCHEMA, SCORES, make_batch, make_model, objective_of, run_fit, same_bits, weights_of
 
 from adaptive_inference.backbones._heads import head_counts, keep_heads
+from adaptive_inference.cost.flops import flops_by_exit, parameter_count
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.cost import flops_by_exit, parameter_count
 from adaptive_inference.exits.build import start_from_full
 from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.files import read_json
 from adaptive_inference.objectives.head_pruning import first_rows, gated, head_importance, heads_kept
-from adaptive_inference.params_training import HeadPruning, MethodTraining
-from adaptive_inference.records import read_json
+from adaptive_inference.settings.training import HeadPruning, MethodTraining
 
 PRUNED = MethodTraining(objective="head_pruning", exits=[4], pruning=HeadPruning(share=0.5, rows=16))
 HEADS, WIDTH = 4, 32  # of the tiny encoders

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 from synthetic_records import PROJECT
 
-from adaptive_inference.params import load_params
+from adaptive_pipeline.params import load_params
 
 #: Presets with kept tables. A long one that is still being run in slices keeps its records alone, until the last.
 KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("*/tables"))

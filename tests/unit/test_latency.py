@@ -10,7 +10,7 @@ import pytest
 from adaptive_inference.evaluation import latency
 from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
 from adaptive_inference.evaluation.wallclock import draw_rows
-from adaptive_inference.records import environment
+from adaptive_pipeline.runs.environment import environment
 
 
 class FakeClock:

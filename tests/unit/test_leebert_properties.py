@@ -14,7 +14,7 @@ from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.distill import distillation_losses, random_weights, teacher_sets
 from adaptive_inference.objectives.frozen import answer_divergence
 from adaptive_inference.objectives.weight_learning import TermWeights, weight_gradient
-from adaptive_inference.params_training import Distillation, MethodTraining, WeightLearning
+from adaptive_inference.settings.training import Distillation, MethodTraining, WeightLearning
 from adaptive_inference.training.order import other_half, split_halves
 
 Z = [(0.5, 0.0), (1.0, 0.0), (2.0, 0.0)]

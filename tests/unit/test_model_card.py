@@ -1,10 +1,10 @@
 import pytest
 import yaml
 
-from adaptive_inference.data.task import Schema
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.exits.card import model_card
-from adaptive_inference.params import Backbone
+from adaptive_inference.serving.card import model_card
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("movies", "classification", ("bad", "good"), "accuracy", 48)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import ExitStep
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params_training import MethodTraining
+from adaptive_inference.settings.training import MethodTraining
 
 JOINT = load_objective("joint", MethodTraining())
 LTE = load_objective("learning_to_exit", MethodTraining(objective="learning_to_exit"))

@@ -6,20 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adaptive_inference.by_name import module_names
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import (
-    Backbone,
-    Calibration,
-    Evaluation,
-    Goal,
-    Runtime,
-    Task,
-    load_params,
-    module_names,
-    parse_params,
-)
-from adaptive_inference.params_inputs import Generated, weights_kind
-from adaptive_inference.params_training import (
+from adaptive_inference.settings.inputs import Backbone, Generated, Task, weights_kind
+from adaptive_inference.settings.protocol import Calibration, Evaluation, Goal, Runtime
+from adaptive_inference.settings.training import (
     Distillation,
     HeadPruning,
     MethodTraining,
@@ -28,7 +19,8 @@ from adaptive_inference.params_training import (
     Training,
     WeightLearning,
 )
-from adaptive_inference.records import digest_params
+from adaptive_pipeline.params import load_params, parse_params
+from adaptive_pipeline.runs.records import digest_params
 
 ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import describe_params
-import presets
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import Params, load_params
+from adaptive_pipeline import presets
+from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.params import describe as describe_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +70,7 @@ def test_using_a_preset_puts_edits_aside_that_are_nowhere_else(tmp_path, monkeyp
 
 def test_make_preset_says_it_without_a_traceback():
     done = subprocess.run(
-        [sys.executable, "workflow/presets.py", "use", "smok"],
+        [sys.executable, "-m", "adaptive_pipeline.presets", "use", "smok"],
         capture_output=True,
         text=True,
         env={"PYTHONPATH": "src"},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import progress
-from adaptive_inference.params import load_params, parse_params
-from dag import StageNode
+from adaptive_pipeline import progress
+from adaptive_pipeline.dvc_graph import StageNode
+from adaptive_pipeline.params import load_params, parse_params
 
 DEFAULT = load_params(Path(__file__).parents[2] / "presets/default.yaml")
 

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.params_inputs import weights_kind
-from adaptive_inference.records import read_json
-from adaptive_inference.reporting.aggregate import aggregate
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.published import load_published, read_paper
-from adaptive_inference.reporting.published_table import (
+from adaptive_inference.files import read_json
+from adaptive_inference.settings.inputs import weights_kind
+from adaptive_pipeline.reporting.aggregate import aggregate
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.published import load_published, read_paper
+from adaptive_pipeline.reporting.published_table import (
     _split,
     published_csv,
     published_markdown,

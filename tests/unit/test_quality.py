@@ -8,7 +8,7 @@ import scipy.stats
 import sklearn.metrics as sk
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.quality import METRICS, predict, quality
+from adaptive_inference.tasks.quality import METRICS, predict, quality
 
 
 def references(metric: str, predictions: np.ndarray, labels: np.ndarray, classes: int) -> float:

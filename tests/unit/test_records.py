@@ -8,18 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.records import (
-    TIMING_OUTPUTS,
-    Cell,
-    Record,
-    digest_json,
-    digest_path,
-    load_records,
-    plain,
-    read_json,
-    read_jsonl,
-    write_json,
-)
+from adaptive_inference.files import digest_json, plain, read_json, read_jsonl, write_json
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.runs.records import TIMING_OUTPUTS, Record, digest_path, load_records
 
 CELL = Cell("sst2", "minilm", 3, "sweet")
 

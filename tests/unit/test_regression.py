@@ -22,27 +22,29 @@ import make_tables
 import prepare_data
 import train_multi_model
 import train_sweet
-from adaptive_inference.data.encode import collate, encode
 from adaptive_inference.data.splits import make_splits
-from adaptive_inference.data.task import load_schema, load_split
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.outputs import ExitOutputs, collect_outputs
 from adaptive_inference.evaluation.points import check_agreement
-from adaptive_inference.evaluation.quality import predict, quality
 from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import load_model
-from adaptive_inference.exits.card_text import metric_name, task_line, usage
-from adaptive_inference.params import Task, parse_params
-from adaptive_inference.params_inputs import REGRESSION_METRICS
-from adaptive_inference.records import Cell, Record, read_json, write_json
-from adaptive_inference.reporting.aggregate import aggregate
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.prose import main_latex, main_markdown
-from adaptive_inference.reporting.recommendation import recommend
-from adaptive_inference.tracking import all_points
-from stage import Stage
+from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs
+from adaptive_inference.files import read_json, write_json
+from adaptive_inference.serving.card_text import metric_name, task_line, usage
+from adaptive_inference.settings.inputs import REGRESSION_METRICS, Task
+from adaptive_inference.tasks.encode import collate, encode
+from adaptive_inference.tasks.quality import predict, quality
+from adaptive_inference.tasks.schema import load_schema, load_split
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.params import parse_params
+from adaptive_pipeline.reporting.aggregate import aggregate
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.prose import main_latex, main_markdown
+from adaptive_pipeline.reporting.recommendation import recommend
+from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.stage import Stage
+from adaptive_pipeline.tracking import all_points
 
 WORDS = ("the", "a", "film", "plot", "scene", "with", "and")
 

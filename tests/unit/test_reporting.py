@@ -13,15 +13,16 @@ from pathlib import Path
 import pytest
 from synthetic_records import PROJECT, invented_params, write_cell, write_run
 
-import adaptive_inference.reporting.collect as collect_module
-from adaptive_inference.records import Cell, read_json, write_json
-from adaptive_inference.reporting.aggregate import aggregate
-from adaptive_inference.reporting.bands import band
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.names import method_key, natural_key, point_name
-from adaptive_inference.reporting.prose import latex, main_latex, main_markdown
-from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
-from adaptive_inference.reporting.tables import cell_text, csv_tables, first_exit_difference
+from adaptive_inference.files import read_json, write_json
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.reporting import collect as collect_module
+from adaptive_pipeline.reporting.aggregate import aggregate
+from adaptive_pipeline.reporting.bands import band
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.names import method_key, natural_key, point_name
+from adaptive_pipeline.reporting.prose import latex, main_latex, main_markdown
+from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.tables import cell_text, csv_tables, first_exit_difference
 
 HEADER = (
     "task,backbone,method,rule,operating_point,threshold,seeds,metric,quality_mean,quality_std,layers_speedup,"

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from synthetic_records import invented_params, write_run
 
-from adaptive_inference.records import read_json, write_json
-from adaptive_inference.reporting.aggregate import aggregate
-from adaptive_inference.reporting.chance import best_constant, chance_warning
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.model_card import model_card
-from adaptive_inference.reporting.prose import main_markdown
-from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
+from adaptive_inference.files import read_json, write_json
+from adaptive_pipeline.reporting.aggregate import aggregate
+from adaptive_pipeline.reporting.chance import best_constant, chance_warning
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.model_card import model_card
+from adaptive_pipeline.reporting.prose import main_markdown
+from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
 
 #: 600 of 1,000 rows are positive.
 LABELS = (np.arange(1000) < 600).astype(int)

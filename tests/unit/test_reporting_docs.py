@@ -44,7 +44,7 @@ def test_the_example_rule_is_a_rule():
 def test_the_example_objective_is_an_objective():
     torch = pytest.importorskip("torch")
     from adaptive_inference.exits.model import ExitStep
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
     objective = example("An objective")["build"](MethodTraining(gradient="blockwise"))
     assert objective.gradient == "blockwise"

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from synthetic_records import invented_params, write_run
 
-from adaptive_inference.records import read_json, write_json
-from adaptive_inference.reporting.aggregate import aggregate, shown_rule
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.diagrams import typical_points
-from adaptive_inference.reporting.figures import SpeedPlot, draw_figures, quality_at
-from adaptive_inference.reporting.handout import hand_out
-from adaptive_inference.reporting.prose import main_markdown
-from adaptive_inference.reporting.recommendation import as_json, as_markdown, recommend
+from adaptive_inference.files import read_json, write_json
+from adaptive_pipeline.reporting.aggregate import aggregate, shown_rule
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.diagrams import typical_points
+from adaptive_pipeline.reporting.figures import SpeedPlot, draw_figures, quality_at
+from adaptive_pipeline.reporting.handout import hand_out
+from adaptive_pipeline.reporting.prose import main_markdown
+from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import pytest
 import synthetic_records
 from synthetic_records import invented_params, write_run
 
-from adaptive_inference.records import read_json, write_json
-from adaptive_inference.reporting.aggregate import aggregate
-from adaptive_inference.reporting.areas import STATIC, area_rows
-from adaptive_inference.reporting.collect import collect
-from adaptive_inference.reporting.comparisons import at_goal
-from adaptive_inference.reporting.handout import hand_out
-from adaptive_inference.reporting.recommendation import as_markdown, recommend
+from adaptive_inference.files import read_json, write_json
+from adaptive_pipeline.reporting.aggregate import aggregate
+from adaptive_pipeline.reporting.areas import STATIC, area_rows
+from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.comparisons import at_goal
+from adaptive_pipeline.reporting.handout import hand_out
+from adaptive_pipeline.reporting.recommendation import as_markdown, recommend
 
 #: method -> (layers, quality), invented.
 STATICS = {"static_2": (2, 0.84), "static_4": (4, 0.88), "pkd": (3, 0.895)}

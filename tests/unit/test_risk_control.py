@@ -28,8 +28,9 @@ from adaptive_inference.calibration.risk_control import (
     least_rows,
 )
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import Risk, parse_params
-from adaptive_inference.yaml_file import read_yaml
+from adaptive_inference.settings.protocol import Risk
+from adaptive_pipeline.params import parse_params
+from adaptive_pipeline.params.yaml_file import read_yaml
 
 fraction = st.floats(0.005, 0.9)
 
@@ -289,7 +290,7 @@ def test_a_thousand_rows_of_a_quarter_of_delta_certify(simulation, delta):
 
 
 def test_the_kept_simulation_is_what_the_script_counts_and_holds_both_promises(simulation):
-    from adaptive_inference.records import read_json
+    from adaptive_inference.files import read_json
 
     kept = read_json(PROJECT / "docs/risk_control/simulation.json")
     assert kept["repeats"] == 500

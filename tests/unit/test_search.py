@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import search as command
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import load_params
-from adaptive_inference.search import (
+from adaptive_pipeline.params import load_params
+from adaptive_pipeline.search import (
     Plan,
     Scored,
     Search,
@@ -21,6 +20,7 @@ from adaptive_inference.search import (
     read_section,
     results_csv,
 )
+from adaptive_pipeline.search import __main__ as command
 
 ROOT = Path(__file__).parents[2]
 SMOKE = load_params(ROOT / "presets/smoke.yaml")

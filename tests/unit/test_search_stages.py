@@ -12,15 +12,15 @@ import pytest
 import yaml
 from tiny_training import SCHEMA, make_rows
 
-import dag
-import search as command
-from adaptive_inference.data.task import save_split
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import load_params
-from adaptive_inference.search import Plan, read_section
+from adaptive_inference.tasks.schema import save_split
 from adaptive_inference.training.cell import Rows
 from adaptive_inference.training.folds import Fold
 from adaptive_inference.training.trainer import ExitTrainer
+from adaptive_pipeline import dvc_graph
+from adaptive_pipeline.params import load_params
+from adaptive_pipeline.search import Plan, read_section
+from adaptive_pipeline.search import __main__ as command
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {
@@ -151,7 +151,7 @@ def test_a_point_that_the_plan_lacks_is_refused(project, monkeypatch, capsys):
 
 def test_a_fold_is_cut_out_of_the_train_split_alone(project):
     from adaptive_inference.exits.build import build_model
-    from adaptive_inference.params import Backbone
+    from adaptive_inference.settings.inputs import Backbone
 
     tokenizer = build_model(Backbone(weights="random:bert", exits=[2]), SCHEMA, 0).tokenizer
     plain = Rows.load(Path("splits"), SCHEMA, tokenizer)
@@ -189,10 +189,10 @@ def stages_of(root):
 def test_a_search_has_its_own_stages_and_the_run_never_sees_them(clone, monkeypatch):
     monkeypatch.chdir(clone)
     assert stages_of(clone) == {}
-    without = dag.read_graph(judge=False)
+    without = dvc_graph.read_graph(judge=False)
     command.start("leebert")
     try:
-        assert dag.read_graph(judge=False) == without
+        assert dvc_graph.read_graph(judge=False) == without
         plan, stages = read_section(Plan, command.PLAN), stages_of(clone)
     finally:
         command.write_text(command.PLAN, command.plan_text(Plan()))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import stage
+from adaptive_pipeline import stage
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-import dag
-import search
-import stage_settings
-from adaptive_inference.params import load_params, parse_params
+from adaptive_pipeline import dvc_graph, settings
+from adaptive_pipeline.params import load_params, parse_params
+from adaptive_pipeline.search import __main__ as search
 
 ROOT = Path(__file__).parents[2]
 SMOKE = load_params(ROOT / "presets/smoke.yaml")
@@ -22,27 +21,27 @@ def a_stage(family, seed=0, upstream=(), method="sweet"):
     command = (
         f"python pipeline_steps/{family}.py --task tiers --backbone tiny --seed {seed} --method {method}"
     )
-    return dag.StageNode(
+    return dvc_graph.StageNode(
         f"{family}@tiers-tiny-{method}-{seed}", command, tuple(upstream), "s", {}, False, False
     )
 
 
 def test_only_a_stage_that_measures_wall_clock_takes_the_whole_machine():
-    assert stage_settings.threads(a_stage("evaluate_batch1"), SMOKE, 8) == 8
-    assert stage_settings.threads(a_stage("evaluate_batch1", seed=1), SMOKE, 8) == 1
-    assert stage_settings.threads(a_stage("train_sweet"), SMOKE, 8) == 1
+    assert settings.threads(a_stage("evaluate_batch1"), SMOKE, 8) == 8
+    assert settings.threads(a_stage("evaluate_batch1", seed=1), SMOKE, 8) == 1
+    assert settings.threads(a_stage("train_sweet"), SMOKE, 8) == 1
 
 
 def test_a_stage_takes_the_threads_of_its_params_whatever_the_cores():
     params = SMOKE.model_copy(update={"runtime": SMOKE.runtime.model_copy(update={"threads": 4})})
-    assert stage_settings.threads(a_stage("train_sweet"), params, 2) == 4
+    assert settings.threads(a_stage("train_sweet"), params, 2) == 4
 
 
 def test_stages_on_a_gpu_ask_for_it_and_tables_never_do():
     params = SMOKE.model_copy(update={"runtime": SMOKE.runtime.model_copy(update={"device": "cuda"})})
-    assert stage_settings.resources(a_stage("train_sweet"), params)["gpu"] == 1
-    assert stage_settings.resources(a_stage("make_tables"), params)["gpu"] == 0
-    assert stage_settings.resources(a_stage("train_sweet"), SMOKE)["gpu"] == 0
+    assert settings.resources(a_stage("train_sweet"), params)["gpu"] == 1
+    assert settings.resources(a_stage("make_tables"), params)["gpu"] == 0
+    assert settings.resources(a_stage("train_sweet"), SMOKE)["gpu"] == 0
 
 
 def test_a_small_encoder_asks_for_less_memory_than_one_of_the_hub():
@@ -50,17 +49,14 @@ def test_a_small_encoder_asks_for_less_memory_than_one_of_the_hub():
     body["backbones"]["tiny"] |= {"weights": "some/bert", "revision": "0" * 40}
     large = parse_params(body)
     stage = a_stage("train_sweet")
-    assert stage_settings.resources(stage, SMOKE)["mem_mb"] == stage_settings.SMALL_MB
-    assert (
-        stage_settings.resources(stage, large)["mem_mb"] == stage_settings.RESOURCES["train_sweet"]["mem_mb"]
-    )
+    assert settings.resources(stage, SMOKE)["mem_mb"] == settings.SMALL_MB
+    assert settings.resources(stage, large)["mem_mb"] == settings.RESOURCES["train_sweet"]["mem_mb"]
 
 
 SNAKEFILE = """
 import sys, psutil
-sys.path[:0] = ["{root}/workflow", "{root}/src"]
-import stage_settings
-stage_settings.limit_memory(workflow)
+from adaptive_pipeline import settings
+settings.limit_memory(workflow)
 
 rule all:
     input: "a", "b"
@@ -92,7 +88,7 @@ def test_a_second_run_in_a_folder_and_a_search_beside_a_run_are_refused(tmp_path
         monkeypatch.setenv(name, "")  # put back afterwards
     with FileLock("logs/.run.lock"):
         with pytest.raises(SystemExit, match="another run or search is working"):
-            stage_settings.only_run_here()
+            settings.only_run_here()
         with pytest.raises(SystemExit, match="another run or search is working"):
             search.run("leebert")
     assert (tmp_path / "search/params.yaml").read_text() == before
@@ -102,14 +98,14 @@ def test_what_is_missing_takes_all_upstream_of_it_along():
     data = a_stage("prepare_data")
     train = a_stage("train_sweet", upstream=[data.name])
     other = a_stage("train_sweet", upstream=[data.name], method="early_exit")
-    assert stage_settings.with_upstream({train.name}, [data, train, other]) == {data.name, train.name}
+    assert settings.with_upstream({train.name}, [data, train, other]) == {data.name, train.name}
 
 
 def test_the_tools_of_this_environment_come_first(monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     for _ in range(2):
-        stage_settings.use_this_environment("/project")
+        settings.use_this_environment("/project")
         assert os.environ["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
         assert os.environ["PYTHONPATH"].split(os.pathsep) == ["/project/src", "/elsewhere"]
 
@@ -131,7 +127,7 @@ def test_cells_of_one_name_are_refused(tmp_path, monkeypatch):
     with pytest.raises(
         SystemExit, match="two cells would be named tiers-tiny-tiny-early_exit, tiers-tiny-tiny-full"
     ):
-        stage_settings.checked_params()
+        settings.checked_params()
 
 
 def test_a_link_to_a_folder_of_data_is_refused_and_a_link_to_a_file_is_not(tmp_path, monkeypatch):
@@ -140,10 +136,10 @@ def test_a_link_to_a_folder_of_data_is_refused_and_a_link_to_a_file_is_not(tmp_p
     (tmp_path / "real/x.csv").write_text("a\n")
     (tmp_path / "data/mine").mkdir(parents=True)
     (tmp_path / "data/mine/x.csv").symlink_to(tmp_path / "real/x.csv")
-    assert stage_settings.checked_params() == SMOKE
+    assert settings.checked_params() == SMOKE
     (tmp_path / "data/linked").symlink_to(tmp_path / "real")
     with pytest.raises(SystemExit, match="data/linked links to a folder"):
-        stage_settings.checked_params()
+        settings.checked_params()
 
 
 def with_method(name, **changes):
@@ -153,9 +149,9 @@ def with_method(name, **changes):
 
 
 def test_a_rule_that_needs_heads_which_the_method_lacks_is_refused_before_the_run():
-    stage_settings.check_rules(SMOKE)
+    settings.check_rules(SMOKE)
     with pytest.raises(SystemExit, match=r"methods\.sweet.*certainty heads"):
-        stage_settings.check_rules(with_method("sweet", rules=["learning_to_exit"]))
+        settings.check_rules(with_method("sweet", rules=["learning_to_exit"]))
 
 
 @pytest.mark.parametrize(
@@ -167,9 +163,9 @@ def test_a_rule_that_needs_heads_which_the_method_lacks_is_refused_before_the_ru
     ],
 )
 def test_a_rule_under_two_spellings_or_with_options_that_it_lacks_is_refused_before_the_run(rules, message):
-    stage_settings.check_rules(with_method("sweet", rules=["patience", "patience(tolerance=0.2)", "voting"]))
+    settings.check_rules(with_method("sweet", rules=["patience", "patience(tolerance=0.2)", "voting"]))
     with pytest.raises(SystemExit, match=rf"methods\.sweet.*{message}"):
-        stage_settings.check_rules(with_method("sweet", rules=rules))
+        settings.check_rules(with_method("sweet", rules=rules))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +181,7 @@ def test_a_rule_or_objective_that_a_regression_cannot_use_is_refused_before_the_
             body["methods"][name]["rules"] = ["fixed"]
     body["methods"]["learning_to_exit"]["rules"] = rules
     with pytest.raises(SystemExit, match=r"methods\.learning_to_exit.*regression"):
-        stage_settings.check_rules(parse_params(body))
+        settings.check_rules(parse_params(body))
 
 
 def with_exits(exits, objective="joint"):
@@ -205,31 +201,31 @@ def with_exits(exits, objective="joint"):
 def test_a_methods_own_exits_that_an_encoder_or_objective_cannot_have_are_refused_before_the_run(
     exits, objective, message
 ):
-    stage_settings.check_exits(with_exits([1, 3, 4]))
-    stage_settings.check_exits(with_exits([2], objective))
+    settings.check_exits(with_exits([1, 3, 4]))
+    settings.check_exits(with_exits([2], objective))
     with pytest.raises(SystemExit, match=rf"methods\.mine on backbones\.tiny: .*{message}"):
-        stage_settings.check_exits(with_exits(exits, objective))
+        settings.check_exits(with_exits(exits, objective))
 
 
 def test_the_encoder_of_a_hub_is_not_fetched_to_look_at_exits():
     body = with_exits([2, 9]).model_dump(mode="json")
     body["backbones"]["tiny"] |= {"weights": "nobody/nothing", "revision": "0" * 40}
-    stage_settings.check_exits(parse_params(body))
+    settings.check_exits(parse_params(body))
 
 
 @pytest.mark.parametrize(("weights", "refused"), [("random:deberta", True), ("random:bert", False)])
 def test_bf16_for_an_encoder_that_cannot_be_trained_in_it_is_refused_before_the_run(weights, refused):
     body = SMOKE.model_dump(mode="json")
     body["backbones"]["tiny"]["weights"] = weights
-    stage_settings.check_bf16(parse_params(body))
+    settings.check_bf16(parse_params(body))
     body["runtime"]["precision"] = "bf16"
     if refused:
         with pytest.raises(
             SystemExit, match=r"backbones\.tiny: .*bf16 cannot be used with model type deberta;"
         ):
-            stage_settings.check_bf16(parse_params(body))
+            settings.check_bf16(parse_params(body))
     else:
-        stage_settings.check_bf16(parse_params(body))
+        settings.check_bf16(parse_params(body))
 
 
 def with_risk(task=None, **risk):
@@ -257,11 +253,11 @@ def test_a_risk_that_no_calibration_split_of_this_task_can_certify_is_refused_be
     generated = {"rows": rows, "evaluation_rows": 100}
     params = with_risk({"generated": generated, "calibration_rows": calibration_rows}, delta=0.02)
     if match is None:
-        stage_settings.check_risk(params)
+        settings.check_risk(params)
     else:
         with pytest.raises(SystemExit, match=match):
-            stage_settings.check_risk(params)
-    stage_settings.check_risk(SMOKE)  # asks for none
+            settings.check_risk(params)
+    settings.check_risk(SMOKE)  # asks for none
 
 
 def test_the_rows_of_a_file_are_counted_before_the_run(tmp_path, monkeypatch):
@@ -269,15 +265,13 @@ def test_the_rows_of_a_file_are_counted_before_the_run(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 250)
     task = {"source": "local", "generated": None, "train": "a.csv"}
-    stage_settings.check_risk(
-        with_risk(task, delta=0.1)
-    )  # 500 rows: 100 evaluation, 80 calibration, 40 certify
+    settings.check_risk(with_risk(task, delta=0.1))  # 500 rows: 100 evaluation, 80 calibration, 40 certify
     with pytest.raises(SystemExit, match=r"80 calibration rows give 40"):
-        stage_settings.check_risk(with_risk(task, delta=0.05))
+        settings.check_risk(with_risk(task, delta=0.05))
 
 
 def test_a_risk_of_a_regression_is_refused_before_the_run_and_names_the_task():
     task = {"source": "local", "generated": None, "train": "a.csv", "labels": None}
     task |= {"kind": "regression", "metric": "pearson"}
     with pytest.raises(SystemExit, match=r"tasks\.tiers: goal\.risk.*regression"):
-        stage_settings.check_risk(with_risk(task, delta=0.1))
+        settings.check_risk(with_risk(task, delta=0.1))

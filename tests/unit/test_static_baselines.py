@@ -27,7 +27,7 @@ from adaptive_inference.exits.model import ExitStep, MultiExitModel
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.module_replacing import replacing_rate
 from adaptive_inference.objectives.patient_distillation import patience_loss
-from adaptive_inference.params_training import MethodTraining, PatientDistillation, Replacement
+from adaptive_inference.settings.training import MethodTraining, PatientDistillation, Replacement
 
 PKD = MethodTraining(objective="patient_distillation", exits=[2])
 THESEUS = MethodTraining(objective="module_replacing", exits=[2])

@@ -5,12 +5,14 @@ from tiny_training import SCHEMA, make_model, make_rows, same_bits, weights_of
 
 import train_leebert
 from adaptive_inference.backbones._heads import head_counts
-from adaptive_inference.data.task import save_split
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import load_model
-from adaptive_inference.params import parse_params
-from adaptive_inference.records import Cell, digest_path, read_json
-from stage import Stage
+from adaptive_inference.files import read_json
+from adaptive_inference.tasks.schema import save_split
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.params import parse_params
+from adaptive_pipeline.runs.records import digest_path
+from adaptive_pipeline.stage import Stage
 
 METHODS = {
     "pkd": {"objective": "patient_distillation", "exits": [2]},

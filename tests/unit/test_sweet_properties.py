@@ -22,8 +22,9 @@ from tiny_training import (
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.build import build_model
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone, parse_params
-from adaptive_inference.params_training import MethodTraining
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.training import MethodTraining
+from adaptive_pipeline.params import parse_params
 
 FAMILIES = ["bert", "deberta", "deberta-v2"]
 EXITS = (1, 2, 4)

@@ -9,10 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-import publish_records
-from adaptive_inference import tracking
 from adaptive_inference.errors import UserError
-from adaptive_inference.records import Cell, Record, write_json, write_text
+from adaptive_inference.files import write_json, write_text
+from adaptive_pipeline import tracking
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.tracking import publish as publish_records
 
 
 @pytest.fixture(scope="module")

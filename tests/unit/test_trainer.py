@@ -26,8 +26,8 @@ from transformers import TrainingArguments
 
 from adaptive_inference.data.splits import make_splits
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import Task
-from adaptive_inference.params_training import MethodTraining
+from adaptive_inference.settings.inputs import Task
+from adaptive_inference.settings.training import MethodTraining
 from adaptive_inference.training.order import epoch_order
 
 PER_BLOCK = MethodTraining(gradient="blockwise", clip="per_block")

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import torch
 
-from adaptive_inference.data.encode import collate, encode
-from adaptive_inference.data.task import Example, Schema, Split
 from adaptive_inference.exits.build import build_model
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.params import Backbone, Runtime
-from adaptive_inference.params_training import MethodTraining, Training
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import MethodTraining, Training
+from adaptive_inference.tasks.encode import collate, encode
+from adaptive_inference.tasks.schema import Example, Schema, Split
 from adaptive_inference.training.fit import fit, make_trainer
 from adaptive_inference.training.progress import Progress
 from adaptive_inference.training.trainer import ExitTrainer

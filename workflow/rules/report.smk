@@ -3,7 +3,7 @@
 
 rule collect_report:
     input:
-        dag.receipt_path("make_tables"),
+        dvc_graph.receipt_path("make_tables"),
     output:
         tables=report(
             directory("report/tables"),
@@ -47,4 +47,4 @@ rule publish_records:
     message:
         "Giving MLflow the runs that it lacks"
     shell:
-        "python pipeline_steps/publish_records.py > {log} 2>&1"
+        "python -m adaptive_pipeline.tracking.publish > {log} 2>&1"

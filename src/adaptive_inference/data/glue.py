@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adaptive_inference.data.local import Table
-from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.tasks.schema import Schema
 
 #: Columns that may hold the number of a row.
 INDEX_COLUMNS = ("index", "idx")

@@ -16,10 +16,9 @@ from adaptive_inference.data import generated
 from adaptive_inference.data.hub import read_hub
 from adaptive_inference.data.labels import class_names, read_classes, read_scores, refuse_one_class
 from adaptive_inference.data.local import Table, data_file, read_table
-from adaptive_inference.data.task import Example, Schema, Split
 from adaptive_inference.errors import UserError
-from adaptive_inference.params import Task
-from adaptive_inference.params_inputs import Generated
+from adaptive_inference.settings.inputs import Generated, Task
+from adaptive_inference.tasks.schema import Example, Schema, Split
 
 #: Fewest rows of train (evaluation aside) that four splits can be cut from: one tenth is at least one row.
 FEWEST_ROWS = 10

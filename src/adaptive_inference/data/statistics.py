@@ -7,8 +7,8 @@ from itertools import combinations
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
-from adaptive_inference.data.encode import encode_texts
-from adaptive_inference.data.task import Schema, Split
+from adaptive_inference.tasks.encode import encode_texts
+from adaptive_inference.tasks.schema import Schema, Split
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

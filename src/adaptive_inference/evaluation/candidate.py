@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from adaptive_inference.calibration.calibrator import Calibrator
-from adaptive_inference.evaluation.cost import certainty_flops, flops_by_exit, parameter_count
-from adaptive_inference.evaluation.curves import Curve, Yardstick, sweep
-from adaptive_inference.evaluation.outputs import ExitOutputs
+from adaptive_inference.calibration.curves import Curve, Yardstick, sweep
+from adaptive_inference.cost.flops import certainty_flops, flops_by_exit, parameter_count
 from adaptive_inference.exit_rules import ExitRule, load_rule
+from adaptive_inference.exits.outputs import ExitOutputs
 
 if TYPE_CHECKING:
     import numpy as np

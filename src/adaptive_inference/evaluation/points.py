@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from adaptive_inference.calibration.curves import Curve, Yardstick, sweep
 from adaptive_inference.evaluation.candidate import Candidate
-from adaptive_inference.evaluation.curves import Curve, Yardstick, sweep
-from adaptive_inference.evaluation.outputs import ExitOutputs
-from adaptive_inference.evaluation.quality import quality
 from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exit_rules.base import TOLERANCE, ExitRule, near_tie
+from adaptive_inference.exits.outputs import ExitOutputs
+from adaptive_inference.tasks.quality import quality
 
 #: What an operating point without a threshold has no value of.
 MEASURED = (

@@ -11,7 +11,7 @@ from typing import Any
 
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.points import sweep_point
-from adaptive_inference.records import plain
+from adaptive_inference.files import plain
 
 
 def point_predictions(point: Mapping[str, Any], candidate: Candidate) -> dict[str, Any] | None:

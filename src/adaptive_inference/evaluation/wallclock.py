@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaptive_inference.data.encode import collate
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
-from adaptive_inference.evaluation.outputs import ExitOutputs
 from adaptive_inference.evaluation.points import check_agreement
-from adaptive_inference.evaluation.quality import predict
 from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.exits.outputs import ExitOutputs
+from adaptive_inference.tasks.encode import collate
+from adaptive_inference.tasks.quality import predict
 
 if TYPE_CHECKING:
     from adaptive_inference.exits import MultiExitModel
-    from adaptive_inference.params import Evaluation
+    from adaptive_inference.settings.protocol import Evaluation
 
 
 def draw_rows(total: int, count: int, seed: int) -> np.ndarray:
@@ -36,7 +36,7 @@ class WallClock:
     full
         The full fine-tuned model, on the device.
     features
-        All rows of the reported split, as `data.encode.encode` returns them.
+        All rows of the reported split, as `tasks.encode.encode` returns them.
     protocol
         Rows, rounds, warm-up, resamples.
     seed

@@ -29,7 +29,7 @@ def load_rule(name: str) -> ExitRule:
         There is no such file (the message offers the nearest name), or an option is unknown, given twice or no
         number.
     """
-    from adaptive_inference.params import module_names
+    from adaptive_inference.by_name import module_names
 
     names, file = module_names("exit_rules"), name.partition("(")[0].strip()
     if file not in names:

@@ -10,15 +10,15 @@ from torch import nn
 
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import check_fit, layer_count, load_backbone, load_tokenizer
-from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.head import AttentionHead, fresh_linear, make_heads, pooler_copy, seeded
 from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.tasks.schema import Schema
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from adaptive_inference.params import Backbone as BackboneParams
+    from adaptive_inference.settings.inputs import Backbone as BackboneParams
 
 _CLASSIFIER, _POOLER, _CERTAINTY, _STUDENT = range(4)  # streams of one exit's generator
 

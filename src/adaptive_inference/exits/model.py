@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from adaptive_inference.backbones.base import Backbone, Batch, Context
-from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.head import ExitHead
+from adaptive_inference.tasks.schema import Schema
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.predict import Predictions
+    from adaptive_inference.serving.predictor import Predictions
 
 #: As `Backbone.run_layer`: from a layer's index, the state before it and the context to the state after it.
 RunLayer = Callable[[int, Tensor, Context], Tensor]
@@ -156,7 +156,7 @@ class ExitModule(nn.Module):
         batch_size: int = 1,
     ) -> Predictions:
         """Answer texts, each leaving at the exit where the rule fires; see `exits.predict.predict`."""
-        from adaptive_inference.exits.predict import predict
+        from adaptive_inference.serving.predictor import predict
 
         return predict(self, texts, rule, threshold, batch_size)
 

@@ -18,13 +18,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from adaptive_inference.backbones._heads import head_counts, keep_heads
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import WEIGHT_FILE, adapter
-from adaptive_inference.data.task import SCHEMA_FILE, Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.head import AttentionHead, make_heads
 from adaptive_inference.exits.layout import CALIBRATION_FILE, CARD_FILE, MULTI_EXIT, MULTI_MODEL, locate
 from adaptive_inference.exits.model import ExitModule, MultiExitModel
 from adaptive_inference.exits.weights import load_weights, save_weights
-from adaptive_inference.records import read_json, write_json, write_text
+from adaptive_inference.files import read_json, write_json, write_text
+from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
 if TYPE_CHECKING:
     from adaptive_inference.exits.cascade import MultiModel
@@ -94,7 +94,7 @@ def save_companions(model: ExitModule, folder: Path, card: bool = True) -> None:
     if model.calibration is not None:
         write_json(folder / CALIBRATION_FILE, model.calibration)
     if card and model.schema is not None:
-        from adaptive_inference.exits.card import model_card
+        from adaptive_inference.serving.card import model_card
 
         write_text(folder / CARD_FILE, model_card(model))
 

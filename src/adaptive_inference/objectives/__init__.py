@@ -8,12 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from adaptive_inference.by_name import module_names
 from adaptive_inference.errors import UserError, nearest
-from adaptive_inference.params import module_names
 
 if TYPE_CHECKING:
     from adaptive_inference.objectives.base import Objective
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 
 def load_objective(name: str, method: MethodTraining) -> Objective:

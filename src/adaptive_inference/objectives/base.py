@@ -17,7 +17,7 @@ from adaptive_inference.errors import UserError
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Batch
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
     Batches = Iterable[tuple[Sequence[ExitStep], Tensor]]
 

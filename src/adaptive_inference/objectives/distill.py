@@ -13,11 +13,11 @@ from torch import Tensor
 
 from adaptive_inference.exits.head import seeded
 from adaptive_inference.objectives.base import Objective, task_loss
-from adaptive_inference.params_training import Distillation
+from adaptive_inference.settings.training import Distillation
 
 if TYPE_CHECKING:
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 #: Largest of the integers that `random` weights are drawn from (pabee_leebert.md 1.3, variants).
 LARGEST = 50

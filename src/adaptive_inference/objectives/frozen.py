@@ -18,7 +18,7 @@ from adaptive_inference.objectives.base import Objective, task_loss
 
 if TYPE_CHECKING:
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 
 class Frozen(Objective):

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from adaptive_inference.backbones._heads import check_removable, keep_heads
 from adaptive_inference.objectives.base import task_loss
 from adaptive_inference.objectives.joint import Joint
-from adaptive_inference.params_training import HeadPruning as Settings
+from adaptive_inference.settings.training import HeadPruning as Settings
 
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Batch
     from adaptive_inference.exits.model import MultiExitModel
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 
 class HeadPruning(Joint):

@@ -21,7 +21,7 @@ from adaptive_inference.objectives._shallow import Shallow
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Backbone, Batch, Context
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 _DROPPED = 12  # stream of the generator
 

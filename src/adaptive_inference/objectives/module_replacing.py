@@ -15,12 +15,12 @@ from torch import Tensor
 from adaptive_inference.exits.build import start_from_layers
 from adaptive_inference.exits.head import seeded
 from adaptive_inference.objectives._shallow import Shallow
-from adaptive_inference.params_training import Replacement
+from adaptive_inference.settings.training import Replacement
 
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Backbone, Batch, Context
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 _REPLACED = 11  # stream of the generator
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from adaptive_inference.exits.head import read_tokens
 from adaptive_inference.objectives._shallow import Shallow
 from adaptive_inference.objectives.distill import distillation_losses
-from adaptive_inference.params_training import PatientDistillation as Settings
+from adaptive_inference.settings.training import PatientDistillation as Settings
 
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Batch, Context
     from adaptive_inference.exits.model import ExitStep, MultiExitModel, RunLayer
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 
 class PatientDistillation(Shallow):

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adaptive_inference.objectives.distill import Distill
-from adaptive_inference.params_training import WeightLearning as Settings
+from adaptive_inference.settings.training import WeightLearning as Settings
 
 if TYPE_CHECKING:
     from adaptive_inference.exits.model import ExitStep, MultiExitModel
     from adaptive_inference.objectives.base import Batches, StepTaken
-    from adaptive_inference.params_training import MethodTraining
+    from adaptive_inference.settings.training import MethodTraining
 
 
 logger = logging.getLogger("adaptive_inference")

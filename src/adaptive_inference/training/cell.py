@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptive_inference.data.encode import Feature, encode
-from adaptive_inference.data.task import Schema, load_split
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
-from adaptive_inference.records import write_text
+from adaptive_inference.files import write_text
+from adaptive_inference.tasks.encode import Feature, encode
+from adaptive_inference.tasks.schema import Schema, load_split
 from adaptive_inference.training.folds import Fold
 from adaptive_inference.training.progress import Row
 

@@ -14,15 +14,15 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from adaptive_inference.data.encode import Feature
-from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.weights import load_weights
+from adaptive_inference.files import digest_json, read_json, write_json
 from adaptive_inference.objectives.base import Objective
-from adaptive_inference.params import Runtime
-from adaptive_inference.params_training import MethodTraining, Training
-from adaptive_inference.records import digest_json, read_json, write_json
+from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import MethodTraining, Training
+from adaptive_inference.tasks.encode import Feature
+from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.training.arithmetic import fast_cpu
 from adaptive_inference.training.progress import OnLog, Progress, Row
 from adaptive_inference.training.trainer import BEST_FILE, ExitTrainer
@@ -104,7 +104,7 @@ def fit(
     objective, method, training, runtime
         What is minimised, and how.
     train_features, development_features
-        Rows of `data.encode.encode`.
+        Rows of `tasks.encode.encode`.
     schema
         Kind of the task and its metric.
     seed

@@ -6,8 +6,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from adaptive_inference.data.task import Split
 from adaptive_inference.errors import UserError
+from adaptive_inference.tasks.schema import Split
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adaptive_inference.data.encode import Feature, collate
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.objectives.base import task_loss
+from adaptive_inference.tasks.encode import Feature, collate
 
 #: Training rows that the gradients are taken on: the first ones, the same for all methods of a seed.
 ROWS = 64
@@ -42,7 +42,7 @@ def gradient_conflict(model: MultiExitModel, features: Sequence[Feature]) -> lis
     model
         Trained; on any device.
     features
-        Rows of `data.encode.encode` with labels, one batch; see `ROWS`.
+        Rows of `tasks.encode.encode` with labels, one batch; see `ROWS`.
 
     Returns
     -------

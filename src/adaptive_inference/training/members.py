@@ -9,13 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from adaptive_inference.data.task import Schema
 from adaptive_inference.exits.build import build_model
 from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.files import read_json, write_json
 from adaptive_inference.objectives.base import Objective
-from adaptive_inference.params import Backbone, Runtime
-from adaptive_inference.params_training import MethodTraining, Training
-from adaptive_inference.records import read_json, write_json
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import MethodTraining, Training
+from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.training.cell import Rows
 from adaptive_inference.training.fit import DEVELOPMENT_BATCH, fit
 from adaptive_inference.training.progress import OnLog, Row

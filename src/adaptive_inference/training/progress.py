@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptive_inference.records import read_json, write_json
+from adaptive_inference.files import read_json, write_json
 
 Row = dict[str, float]
 OnLog = Callable[[Row, int], None]

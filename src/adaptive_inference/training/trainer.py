@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from adaptive_inference.backbones.load import check_precision
-from adaptive_inference.data.encode import Feature, collate
-from adaptive_inference.data.task import Schema
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.outputs import collect_outputs
-from adaptive_inference.evaluation.quality import predict, quality
 from adaptive_inference.exits.model import ExitStep, MultiExitModel
+from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.exits.weights import full_disk_is_os_error, load_weights, save_weights
 from adaptive_inference.objectives.base import Objective, StepTaken
-from adaptive_inference.params_training import MethodTraining, Training
+from adaptive_inference.settings.training import MethodTraining, Training
+from adaptive_inference.tasks.encode import Feature, collate
+from adaptive_inference.tasks.quality import predict, quality
+from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.training.order import EpochOrder, epoch_order, other_half
 from adaptive_inference.training.progress import Progress
 
@@ -56,7 +56,7 @@ class ExitTrainer(Trainer):
     objective, method, training, schema
         What is minimised and how.
     train_features, development_features
-        Rows of `data.encode.encode`.
+        Rows of `tasks.encode.encode`.
     progress
         Collects what is measured.
     log_every

@@ -1,0 +1,255 @@
+"""What a threshold was chosen for, what it sets, and what calibration saw: three types with one JSON form.
+
+The only place that makes and parses the names of goals (``max_loss_1``, ``min_speedup_2``, ...). Loads neither torch nor
+numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from adaptive_inference.errors import UserError
+
+Cost = Literal["layers", "flops"]
+Kind = Literal["max_loss", "min_speedup", "risk", "full", "whole", "member"]
+
+ROUNDING = 1e-9  #: a goal met up to float rounding is met
+COST_WORDS: dict[str, str] = {"layers": "layers", "flops": "FLOPs"}
+#: Kinds that name a number, by the beginning of the name.
+_PREFIXES: dict[str, Kind] = {
+    "max_loss_": "max_loss",
+    "min_speedup_": "min_speedup",
+    "risk_": "risk",
+    "static_": "member",
+}
+_STARTS = {kind: prefix for prefix, kind in _PREFIXES.items()}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of an operating point.
+
+    Attributes
+    ----------
+    kind
+        ``max_loss``: the cheapest that loses at most ``value`` points (hundredths) against the full model;
+        ``min_speedup``: the best quality at a cost at least ``value`` times lower; ``risk``: the cheapest whose risk is
+        certified to be at most ``value``. Without a choice: ``full``, the full model; ``whole``, a model of one exit;
+        ``member``, the member of ``value`` layers of a cascade, alone.
+    value
+        The number in the goal; None where the kind has none.
+    cost
+        The currency in which "cheapest" and "times lower" are meant.
+    """
+
+    kind: Kind
+    value: float | None = None
+    cost: Cost = "layers"
+
+    @property
+    def name(self) -> str:
+        """The key in tables and files, without the currency, which a run has one of."""
+        return self.kind if self.value is None else f"{_STARTS[self.kind]}{self.value:g}"
+
+    @property
+    def words(self) -> str:
+        """How readers are told of it."""
+        number = "" if self.value is None else f"{self.value:g}"
+        if self.kind == "max_loss":
+            return f"≤ {number} {'point' if number == '1' else 'points'} lost"
+        if self.kind == "min_speedup":
+            return f"≥ {number}× fewer {COST_WORDS[self.cost]}"  # noqa: RUF001 - a sign that readers see
+        if self.kind == "risk":
+            return f"risk ≤ {number}"
+        return {"full": "all layers", "whole": "the whole model", "member": "member alone"}[self.kind]
+
+    @property
+    def chosen(self) -> bool:
+        """Whether a threshold was chosen among several, rather than given by the model."""
+        return self.kind in ("max_loss", "min_speedup", "risk")
+
+    @property
+    def keeps_quality(self) -> bool:
+        """Whether a point that qualifies stays within the loss that the params allow."""
+        return self.kind in ("max_loss", "full", "whole", "member")
+
+    @property
+    def order(self) -> tuple[int, float, str]:
+        """Sort key: by kind in the order above, then by number."""
+        kinds = ("full", "max_loss", "member", "min_speedup", "risk", "whole")
+        return kinds.index(self.kind), self.value or 0.0, self.cost
+
+    @classmethod
+    def parse(cls, name: str, cost: Cost = "layers") -> Goal:
+        """Read a name.
+
+        Raises
+        ------
+        UserError
+            It names no goal.
+        """
+        if name in ("full", "whole"):
+            return cls(name, None, cost)  # type: ignore[arg-type]
+        for prefix, kind in _PREFIXES.items():
+            number = name.removeprefix(prefix)
+            if number != name and re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", number):
+                return cls(kind, float(number), cost)
+        raise UserError(
+            f"no operating point {name!r}; names are full, whole, {', '.join(f'{item}NUMBER' for item in _PREFIXES)}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {"kind": self.kind, "value": self.value, "cost": self.cost}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Goal:
+        """Read what `to_json` gave."""
+        return cls(body["kind"], body["value"], body["cost"])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model answers.
+
+    Attributes
+    ----------
+    rule, threshold
+        Exit rule by its name, and its threshold; None where no threshold reaches the goal.
+    member
+        Layers of the cascade's member that answers alone; None: the whole model answers.
+    """
+
+    rule: str
+    threshold: float | None
+    member: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {"rule": self.rule, "threshold": self.threshold, "member": self.member}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Setting:
+        """Read what `to_json` gave."""
+        return cls(body["rule"], body["threshold"], body["member"])
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What calibration measured at a point: quality, a fraction, and full cost / own cost in each currency."""
+
+    quality: float
+    layers_speedup: float
+    flops_speedup: float | None = None
+
+    def speedup(self, cost: Cost) -> float | None:
+        """Return the speed-up in a currency; None where it was not measured."""
+        return self.layers_speedup if cost == "layers" else self.flops_speedup
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form."""
+        return {
+            "quality": self.quality,
+            "layers_speedup": self.layers_speedup,
+            "flops_speedup": self.flops_speedup,
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Seen:
+        """Read what `to_json` gave."""
+        return cls(body["quality"], body["layers_speedup"], body["flops_speedup"])
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A goal, the setting chosen for it, and what calibration saw.
+
+    Attributes
+    ----------
+    qualifies
+        Whether the setting meets the goal on the calibration split.
+    seen
+        None where no threshold reaches the goal.
+    evidence
+        Of a certified risk: ``epsilon``, ``risk``, ``rows``, ``p_value``; else empty.
+    """
+
+    goal: Goal
+    setting: Setting
+    qualifies: bool
+    seen: Seen | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def reached(self) -> bool:
+        """Whether there is a setting to answer with."""
+        return self.seen is not None
+
+    def method(self, own: str) -> str:
+        """Return the key of its row in tables: the method's own, or ``static_K`` of a member alone."""
+        return own if self.setting.member is None else f"static_{self.setting.member}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plain form, as ``calibration.json`` and records hold it."""
+        return {
+            "goal": self.goal.to_json(),
+            "setting": self.setting.to_json(),
+            "qualifies": self.qualifies,
+            "seen": None if self.seen is None else self.seen.to_json(),
+            "evidence": dict(self.evidence),
+        }
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> OperatingPoint:
+        """Read what `to_json` gave.
+
+        Raises
+        ------
+        UserError
+            A key is missing: the file is older than this form, or damaged.
+        """
+        try:
+            seen = None if body["seen"] is None else Seen.from_json(body["seen"])
+            return cls(
+                Goal.from_json(body["goal"]),
+                Setting.from_json(body["setting"]),
+                bool(body["qualifies"]),
+                seen,
+                dict(body["evidence"]),
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"an operating point lacks or mistypes {error}; run calibrate_thresholds again, or export the model again"
+            ) from error
+
+
+def rank(goal: Goal, seen: Seen) -> tuple[float, float]:
+    """Return by what points of one goal are ranked, the best highest: quality and speed-up, the goal's own first.
+
+    A goal of speed asks for the best quality, then the lower cost; any other for the lowest cost, then the better quality.
+    """
+    speedup = seen.speedup(goal.cost) or 0.0
+    return (seen.quality, speedup) if goal.kind == "min_speedup" else (speedup, seen.quality)
+
+
+def best_point(
+    candidates: Iterable[T],
+    read: Callable[[T], OperatingPoint],
+) -> T | None:
+    """Return the best of several candidates that are meant for one goal, the first of equals; None where none qualifies.
+
+    Parameters
+    ----------
+    candidates
+        Whatever carries an operating point: points themselves, rows of a table.
+    read
+        From a candidate to its operating point.
+    """
+    fit = [(item, point) for item in candidates if (point := read(item)).qualifies and point.seen is not None]
+    best = max(fit, key=lambda pair: rank(pair[1].goal, pair[1].seen), default=None)  # type: ignore[arg-type]
+    return None if best is None else best[0]

@@ -1,0 +1,1 @@
+"""What an answer costs: layers run, and exact FLOPs; always named, never mixed."""

@@ -1,0 +1,129 @@
+"""Every exit's answer to every row, from one full-depth pass: all that offline sweeps need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adaptive_inference.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from adaptive_inference.exits import MultiExitModel, MultiModel
+
+
+@dataclass(frozen=True)
+class ExitOutputs:
+    """Cached outputs of N rows at E exits with C classes (1 for a score).
+
+    Attributes
+    ----------
+    logits
+        ``(N, E, C)`` float32, not calibrated.
+    certainty
+        ``(N, E)`` float32 in (0, 1) where the model has certainty heads.
+    labels
+        ``(N,)``, int64 classes or float32 scores.
+    exits
+        Layers before each exit, 1 to L.
+    layers_cost
+        Layers run in all when leaving at each exit, ``(E,)``; equals `exits` where nothing is run twice.
+    ids, lengths
+        ``(N,)``: row ids and token counts without padding.
+    tiers
+        ``(N,)`` difficulty tiers, where the task has them.
+    """
+
+    logits: np.ndarray
+    certainty: np.ndarray | None
+    labels: np.ndarray
+    exits: tuple[int, ...]
+    layers_cost: tuple[int, ...]
+    ids: np.ndarray
+    lengths: np.ndarray
+    tiers: np.ndarray | None = None
+
+    def alone(self, k: int) -> ExitOutputs:
+        """Return the outputs of exit index ``k`` as a model of one exit: a member of a cascade by itself."""
+        return replace(
+            self,
+            logits=self.logits[:, [k]],
+            certainty=None if self.certainty is None else self.certainty[:, [k]],
+            exits=(self.exits[k],),
+            layers_cost=(self.exits[k],),
+        )
+
+    def take(self, rows: np.ndarray) -> ExitOutputs:
+        """Return the outputs of some rows, by their indices."""
+        columns = ("logits", "certainty", "labels", "ids", "lengths", "tiers")
+        found = {name: getattr(self, name) for name in columns}
+        return replace(self, **{name: None if all_ is None else all_[rows] for name, all_ in found.items()})
+
+
+def collect_outputs(
+    model: MultiExitModel | MultiModel,
+    features: Sequence[dict[str, Any]],
+    batch_size: int,
+    tiers: Sequence[int] | None = None,
+) -> ExitOutputs:
+    """Run all exits on all rows, in eval mode, on the model's device.
+
+    Rows of like length share a batch, so that little padding is computed; the result is in the rows' order.
+
+    Parameters
+    ----------
+    model
+        A `MultiExitModel` or `MultiModel`.
+    features
+        Rows of `tasks.encode.encode`.
+    batch_size
+        Rows per forward.
+    tiers
+        Difficulty of the rows, passed through.
+    """
+    import torch
+
+    from adaptive_inference.tasks.encode import collate
+
+    model.eval()
+    lengths = np.array([feature["length"] for feature in features])
+    order = np.argsort(-lengths, kind="stable")  # the longest first: memory runs out at once or never
+    logits, certainty = [], []
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            rows = [features[i] for i in order[start : start + batch_size]]
+            batch = collate(rows, getattr(model.tokenizer, "pad_token_id", None))
+            out = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+            logits.append(out.logits.float().cpu().numpy())
+            if out.certainty is not None:
+                certainty.append(out.certainty.float().cpu().numpy())
+    back = np.argsort(order)
+    return ExitOutputs(
+        logits=np.concatenate(logits)[back],
+        certainty=np.concatenate(certainty)[back] if certainty else None,
+        labels=np.array([feature["label"] for feature in features]),
+        exits=tuple(model.exits),
+        layers_cost=tuple(model.layers_cost),
+        ids=np.array([feature["id"] for feature in features]),
+        lengths=lengths,
+        tiers=None if tiers is None else np.asarray(tiers),
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of ``runtime.device``.
+
+    Raises
+    ------
+    UserError
+        CUDA is asked for and there is none.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("runtime.device is cuda, but torch sees no CUDA device; set it to auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,67 @@
+"""JSON and text on disk: written in one move, sorted, and with clear errors when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from adaptive_inference.errors import UserError
+
+
+def plain(value: Any) -> Any:
+    """Return a JSON-ready copy: numpy scalars and arrays become Python's, non-finite numbers become null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: Path, body: Any) -> None:
+    """Write sorted, indented JSON in one move: a killed writer leaves no half file."""
+    write_text(
+        path, json.dumps(plain(body), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one move."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON, or say which file is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; run the stage that writes it") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run its stage again") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object per line (split on newlines only)."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as stream:
+            return [json.loads(line) for line in stream if line.strip()]
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} holds a line that is no JSON ({error}); delete it and run its stage again"
+        ) from error
+
+
+def digest_json(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

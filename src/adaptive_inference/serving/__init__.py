@@ -1,0 +1,1 @@
+"""Predict with a saved model, describe it, hand it out."""

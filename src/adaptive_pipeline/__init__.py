@@ -1,0 +1,1 @@
+"""The experiment: params, grid, runs, tracking and reports around `adaptive_inference`."""

@@ -1,0 +1,238 @@
+"""Typed view of ``params.yaml``: every key, its type, its meaning, and the checks that need no data.
+
+Loads no torch, so that validation and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, model_validator
+
+from adaptive_inference.by_name import module_names
+from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.settings.base import Section
+from adaptive_inference.settings.inputs import Backbone, Task
+from adaptive_inference.settings.protocol import Calibration, Evaluation, Goal, Runtime
+from adaptive_inference.settings.training import (
+    EXITS_TOGETHER,
+    OURS,
+    STAGE_OBJECTIVES,
+    MethodTraining,
+    TaskTraining,
+    Training,
+    WeightLearning,
+)
+from adaptive_pipeline.params.messages import explain
+from adaptive_pipeline.params.yaml_file import read_yaml
+
+
+class Method(Section):
+    """One row family of the table: how it is trained and which rules it is run with."""
+
+    train: MethodTraining = Field(description="Objective, and what differs from `training`; {} for neither.")
+    rules: list[str] = Field(min_length=1, description="Files of `exit_rules/` that the method is run with.")
+    references: list[str] = Field(
+        [], description="Methods it is tested against at an equal budget, besides `early_exit` and `full`."
+    )
+
+
+class Params(Section):
+    """The whole of `params.yaml`: science only, no machine."""
+
+    tasks: dict[str, Task] = Field(min_length=1, description="Name -> task.")
+    backbones: dict[str, Backbone] = Field(min_length=1, description="Name -> backbone.")
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="An axis of the grid.")
+    training: Training = Field(Training(), description="Optimisation.")
+    trained_by: dict[str, list[str]] = Field(description="Stage -> the methods that it trains.")
+    methods: dict[str, Method] = Field(min_length=1, description="Name -> method; `full` is always one.")
+    calibration: Calibration = Field(Calibration(), description="Temperatures and thresholds.")
+    goal: Goal = Field(Goal(), description="Operating points.")
+    evaluation: Evaluation = Field(Evaluation(), description="Protocol.")
+    runtime: Runtime = Field(Runtime(), description="Threads, device, precision.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Params:
+        for family, names in (("task", self.tasks), ("backbone", self.backbones), ("method", self.methods)):
+            for name in names:
+                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(name)):
+                    raise ValueError(
+                        f"{family} name {name!r} becomes a folder: letters, digits, _ and - only; no dot, no path separator"
+                    )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds} repeat")
+        if "full" not in self.methods:
+            raise ValueError("`methods` needs `full`, the model that every speed-up is measured against")
+        for stage in self.trained_by:
+            if stage not in TRAINING_STAGES:
+                raise ValueError(
+                    f"trained_by.{stage}: no such training stage; allowed: {', '.join(TRAINING_STAGES)}"
+                    f"{nearest(stage, list(TRAINING_STAGES))}"
+                )
+        missing_stages = [stage for stage in TRAINING_STAGES if stage not in self.trained_by]
+        if missing_stages:
+            raise ValueError(f"trained_by needs {', '.join(missing_stages)} too (an empty list: none)")
+        trained = [name for names in self.trained_by.values() for name in names]
+        for name in trained:
+            if name not in self.methods:
+                raise ValueError(
+                    f"trained_by names {name!r}, which `methods` lacks; allowed: {', '.join(self.methods)}"
+                    f"{nearest(name, list(self.methods))}"
+                )
+        stages = self.trained_by | {"finetune_backbone": ["full"]}
+        for stage, allowed in STAGE_OBJECTIVES.items():
+            for name in stages[stage]:
+                objective = self.methods[name].train.objective
+                if objective in OURS and objective not in allowed:
+                    raise ValueError(
+                        f"methods.{name}: stage {stage} trains {' and '.join(allowed)}, not objective: {objective}; list "
+                        "the method under trained_by.train_leebert (`full` is plain fine-tuning)"
+                    )
+        for name in ("full", *self.trained_by["train_multi_model"]):
+            if self.methods[name].train.exits is not None:
+                raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
+        for name, method in self.methods.items():
+            for where, backbone in self.backbones.items():
+                exits = method.train.exits or backbone.exits
+                if method.train.objective in EXITS_TOGETHER and len(exits) < 2:
+                    raise ValueError(
+                        f"methods.{name}: objective: {method.train.objective} needs exits that learn from each other, and "
+                        f"{where} has the exit {exits} alone; give `exits` an inner layer"
+                    )
+        cascades = self.trained_by["train_multi_model"]
+        if len(cascades) > 1:
+            raise ValueError(
+                f"trained_by.train_multi_model: {cascades} would share the rows static_K; name one"
+            )
+        for name in self.methods:
+            self._check_static(name, cascades)
+        for name in self.methods:
+            self._check_references(name)
+        for name in self.methods:
+            wanted = 0 if name == "full" else 1
+            if trained.count(name) != wanted:
+                raise ValueError(
+                    f"method {name!r} stands {trained.count(name)} times in trained_by, expected {wanted}: "
+                    "list every method but `full` under the one stage that trains it"
+                )
+        unknown = sorted(set(self.evaluation.timed_seeds) - set(self.seeds))
+        if unknown:
+            raise ValueError(f"evaluation.timed_seeds {unknown} are not among seeds {self.seeds}")
+        for name, method in self.methods.items():
+            _require_module("objectives", method.train.objective, f"methods.{name}.train.objective")
+            for rule in method.rules:
+                _require_module("exit_rules", rule.partition("(")[0], f"methods.{name}.rules")
+        return self
+
+    def _check_static(self, name: str, cascades: list[str]) -> None:
+        """Refuse a method whose name tables read as K layers fine-tuned alone, where it is not, or is there twice."""
+        match = re.fullmatch(r"static_(\d+)", name)
+        if match is None:
+            return
+        layers, train = int(match[1]), self.methods[name].train
+        if train.exits != [layers] or train.objective != "joint":
+            raise ValueError(
+                f"method {name!r} is named like the first {layers} layers fine-tuned alone: give it exits: [{layers}] and "
+                "objective: joint, or another name"
+            )
+        if cascades and any(layers in backbone.exits for backbone in self.backbones.values()):
+            raise ValueError(
+                f"method {name!r} would share its rows with the member of {cascades[0]} that has {layers} layers; remove it"
+            )
+
+    def _check_references(self, name: str) -> None:
+        """Refuse a comparison that cannot be made."""
+        asked, where = self.methods[name].references, f"methods.{name}.references"
+        for reference in asked:
+            if reference not in self.methods:
+                raise ValueError(
+                    f"{where}: no method {reference!r}; allowed: {', '.join(self.methods)}"
+                    f"{nearest(reference, list(self.methods))}"
+                )
+            if reference == name:
+                raise ValueError(f"{where}: {name!r} would be compared with itself; remove it")
+            if asked.count(reference) > 1:
+                raise ValueError(f"{where}: {reference!r} is named twice; name it once")
+
+    def method(self, name: str) -> Method:
+        """Return one method, or refuse with the nearest name."""
+        return _named(self.methods, name, "method")
+
+    def task(self, name: str) -> Task:
+        """Return one task, or refuse with the nearest name."""
+        return _named(self.tasks, name, "task")
+
+    def backbone(self, name: str) -> Backbone:
+        """Return one backbone, or refuse with the nearest name."""
+        return _named(self.backbones, name, "backbone")
+
+    def training_of(self, task: str, method: str) -> tuple[Training, MethodTraining]:
+        """Return how a method is trained on a task: `training` and the method's own section, overrides applied."""
+        own, by_task = self.method(method).train, self.task(task).training or TaskTraining()
+        training = self.training
+        for section in (by_task, own):
+            changes = section.model_dump(include=set(Training.model_fields), exclude_none=True)
+            training = training.model_copy(update=changes)
+        if by_task.weight_learning and own.objective == "weight_learning":
+            learning = own.weight_learning or WeightLearning()
+            changes = by_task.weight_learning.model_dump(exclude_none=True, exclude=learning.model_fields_set)
+            own = own.model_copy(update={"weight_learning": learning.model_copy(update=changes)})
+        return training, own
+
+    def echo(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the values of dotted keys as a record holds them, e.g. ``training``, ``methods.sweet.train``.
+
+        Values that equal the default are left out (a section of nothing else is null): a later key changes no digest.
+        """
+        whole = self.model_dump(mode="json", exclude_defaults=True)
+        found: dict[str, Any] = {}
+        for key in keys:
+            value: Any = whole
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            found[key] = value
+        return found
+
+
+#: Stages that train methods, in the order of the graph.
+TRAINING_STAGES = ("train_sweet", "train_leebert", "train_multi_model")
+
+
+def _require_module(folder: str, name: str, where: str) -> None:
+    names = module_names(folder)
+    if name not in names:
+        raise ValueError(
+            f"{where}: no {name!r} in {folder}/; allowed: {', '.join(names)}{nearest(name, names)}"
+        )
+
+
+def _named(table: dict[str, Any], name: str, what: str) -> Any:
+    if name not in table:
+        raise UserError(
+            f"no {what} {name!r} in the params; allowed: {', '.join(table)}{nearest(name, list(table))}"
+        )
+    return table[name]
+
+
+def load_params(path: str | Path = "params.yaml") -> Params:
+    """Read and check a params file.
+
+    Raises
+    ------
+    UserError
+        The file is missing or no YAML, a key is unknown or repeated, or a value is not allowed.
+    """
+    return parse_params(read_yaml(Path(path)), str(path))
+
+
+def parse_params(raw: Any, origin: str = "params") -> Params:
+    """Check a plain mapping; see `load_params`."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{origin} must be a mapping with the keys {', '.join(Params.model_fields)}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError("\n".join(explain(item, origin, Params) for item in error.errors())) from error

@@ -1,0 +1,145 @@
+"""How figures look, and how they are written: the same records give the same bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptive_pipeline.reporting.names import METHODS, method_key, rule_key, static_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Fixed per method, the same in every figure: colours of Okabe and Ito, then darker and duller ones of Tol's muted set
+#: (both for colour-blind readers; no palette keeps so many apart, so that lines have markers too).
+COLOURS = {
+    "full": "#000000",
+    "static": "#7f7f7f",
+    "early_exit": "#0072B2",
+    "sweet": "#D55E00",
+    "multi_model": "#009E73",
+    "learning_to_exit": "#CC79A7",
+    "pabee": "#E69F00",
+    "leebert": "#56B4E9",
+    "elasticbert": "#332288",
+    "deebert": "#882255",
+    "fastbert": "#999933",
+    "berxit": "#44AA99",
+    "fastbert_clo_v2": "#6B6B00",
+    "leebert_uniform": "#117733",
+    "leebert_random": "#DDAA33",
+    "leebert_last": "#CC6677",
+    "leebert_lle": "#AA4499",
+    "leebert_slo": "#004488",
+    "leebert_blo": "#661100",
+    "leebert_clo_v1": "#B5651D",
+    "leebert_raw": "#5D3A9B",
+}
+SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C6D1F")
+MARKERS = {"full": "*", "early_exit": "o", "sweet": "D", "multi_model": "s", "learning_to_exit": "^"}
+SPARE_MARKERS = ("v", "P", "X", "<", ">", "p", "h", "8")
+
+_SETTINGS = {
+    "svg.hashsalt": "adaptive-inference",  # element ids of an SVG are drawn at random otherwise
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",  # ships with matplotlib: no dependence on the machine's fonts
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#555555",
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.6,
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+}
+
+
+def colour(method: str) -> str:
+    """Return the method's colour."""
+    family = "static" if static_layers(method) is not None else method
+    if family in COLOURS:
+        return COLOURS[family]
+    return SPARE[_spare_index(method) % len(SPARE)]
+
+
+def rule_colours(rules: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each rule of a figure: the bounds of all rules, fixed exit and oracle, in grey and black."""
+    bounds = {"fixed": "#7f7f7f", "oracle": "#000000"}
+    ranked = sorted(set(rules) - set(bounds), key=rule_key)
+    return bounds | {rule: SPARE[i % len(SPARE)] for i, rule in enumerate(ranked)}
+
+
+def marker(method: str) -> str:
+    """Return the method's marker."""
+    return MARKERS.get(method) or SPARE_MARKERS[_spare_index(method) % len(SPARE_MARKERS)]
+
+
+def draw_line(
+    axes: Axes,
+    method: str,
+    x: Sequence[float],
+    means: Sequence[float],
+    stds: Sequence[float | None],
+    **look: object,
+) -> None:
+    """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation."""
+    axes.plot(
+        x, means, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
+        markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, zorder=4 if method == "full" else 3, **look,
+    )  # fmt: skip
+    if None in stds:
+        return
+    low, high = ([m + side * s for m, s in zip(means, stds, strict=True)] for side in (-1, 1))
+    if len(x) > 1:
+        axes.fill_between(x, low, high, color=colour(method), alpha=0.12, linewidth=0, zorder=2)
+    else:
+        axes.vlines(x, low, high, color=colour(method), linewidth=0.9, zorder=2)
+
+
+def _spare_index(method: str) -> int:
+    rank = method_key(method)[0]
+    return rank if rank < len(METHODS) else sum(method.encode())
+
+
+@contextmanager
+def canvas(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: object
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Give a figure (inches) and its axes row by row, drawn without a display, and close it afterwards."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.use("Agg")
+        matplotlib.rcParams.update(_SETTINGS)
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options
+        )
+        try:
+            yield figure, list(axes.flat)
+        finally:
+            plt.close(figure)
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write ``name.png`` and ``name.svg`` without dates, so that equal figures are equal bytes."""
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        stream = io.BytesIO()
+        figure.savefig(stream, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.06)
+        (folder / f"{name}.{kind}").write_bytes(stream.getvalue())

@@ -1,0 +1,1 @@
+"""What stages leave: records, their validity, the machine that timings were taken on."""

@@ -1,0 +1,207 @@
+"""What every stage script shares: arguments, lock, atomic output, threads, record, tracking, errors.
+
+A script declares the paths that it takes and a ``main(stage)``; everything scientific is in the library::
+
+    if __name__ == "__main__":
+        run_stage(main, __doc__, inputs=("data",), per_method=True, timings=True)
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.files import write_json
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.runs.records import Record, code_digest, digest_path
+from adaptive_pipeline.tracking import Tracker, start_tracking
+
+logger = logging.getLogger("adaptive_inference")
+
+
+@dataclass
+class Stage:
+    """One running stage instance, as its script sees it."""
+
+    name: str
+    cell: Cell
+    params: Params
+    inputs: dict[str, Path]
+    out: Path  #: folder to write into; it takes its final name when the stage succeeds
+    scratch: Path  #: resumable state, kept over a kill and removed on success
+    timings: dict[str, Any]  #: figures that depend on the clock
+    script: str
+    record: Record | None = None
+    tracker: Tracker | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()  #: params that the record holds, dotted
+
+    def begin(self, *keys: str, **given: Any) -> Record:
+        """Open the record; call it once all imports are done and before any work.
+
+        ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted; ``given`` is what else it was given.
+        """
+        digests = {name: digest_path(path) for name, path in self.inputs.items()}
+        self.keys = keys
+        params = self.params.echo(keys) | given
+        self.record = Record(self.name, self.cell, params, digests, code_digest(self.script))
+        self.tracker = start_tracking(self.record)
+        return self.record
+
+
+def run_stage(
+    main: Callable[[Stage], None],
+    doc: str,
+    *,
+    inputs: Sequence[str] = (),
+    options: Sequence[str] = (),
+    per_method: bool = False,
+    timings: bool = False,
+) -> None:
+    """Parse the command line and run ``main`` under the stage's lock.
+
+    The output folder appears whole or not at all. A second process of the same stage waits for the first,
+    because a killed scheduler leaves its child alive and DVC would start another one into the same folder.
+    A `UserError` is printed without traceback, exit status 2.
+    """
+    script = sys.argv[0]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    args = _parser(doc, inputs, options, per_method, timings).parse_args()
+    try:
+        params = load_params(args.params)
+        cell = Cell(args.task, args.backbone, args.seed, args.method if per_method else "")
+        params.task(cell.task), params.backbone(cell.backbone)
+        if per_method:
+            params.method(cell.method)
+        out = Path(args.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(out.parent / f".{out.name}.lock"):
+            _run(main, Path(script).stem, cell, params, args, inputs, options, out, script)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _DISK_ERRNOS:
+            raise
+        print(
+            f"error: cannot write {error.filename or args.out}: {error.strerror}. Free some space (`dvc gc -w` drops "
+            "unused results) and run the same command again; finished stages are kept.",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+
+
+def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> None:
+    """Refuse a result whose params were edited meanwhile: DVC notes them when a stage has ended, not when it began."""
+    try:
+        same = load_params(file).echo(keys) == params.echo(keys)
+    except (UserError, KeyError):  # what the stage read is no longer there
+        same = False
+    if not same:
+        raise UserError(
+            f"{file} was edited while this stage ran, in one of {', '.join(keys)}; its result was not kept: run it "
+            "again, and edit between runs"
+        )
+
+
+_DISK_ERRNOS = (28, 122, 30)  # no space, quota, read-only
+
+
+def _run(
+    main: Callable[[Stage], None],
+    name: str,
+    cell: Cell,
+    params: Params,
+    args: argparse.Namespace,
+    inputs: Sequence[str],
+    options: Sequence[str],
+    out: Path,
+    script: str,
+) -> None:
+    _set_threads(params.runtime.threads)
+    partial, scratch, trash = (out.parent / f".{out.name}.{kind}" for kind in ("partial", "scratch", "trash"))
+    for leftover in (partial, trash):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir()
+    paths = {key: Path(getattr(args, key)) for key in inputs}
+    given = {key: getattr(args, key) for key in options}
+    stage = Stage(name, cell, params, paths, partial, scratch, {}, script, options=given)
+    status = "FAILED"
+    try:
+        main(stage)
+        if stage.record is None:
+            raise RuntimeError(f"{script} ended without a record")
+        _refuse_edited(params, stage.keys, args.params)
+        stage.record.save(partial)
+        if getattr(args, "timings", None):
+            write_json(Path(args.timings), stage.timings)
+        if stage.tracker:
+            stage.tracker.finish(stage.record, partial, stage.timings)
+        status = "FINISHED"
+    finally:
+        if stage.tracker and status != "FINISHED":
+            stage.tracker.fail()
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)
+    if scratch.exists():  # a kill while it is deleted must leave nothing that a later run would resume from
+        os.replace(scratch, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _parser(
+    doc: str,
+    inputs: Sequence[str],
+    options: Sequence[str],
+    per_method: bool,
+    timings: bool,
+) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", default="params.yaml", help="params file (default: params.yaml)")
+    parser.add_argument("--task", required=True, help="a key of `tasks`")
+    parser.add_argument("--backbone", required=True, help="a key of `backbones`")
+    parser.add_argument("--seed", required=True, type=int, help="one of `seeds`")
+    if per_method:
+        parser.add_argument("--method", required=True, help="a key of `methods`")
+    for name in inputs:
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, required=True, help="input path")
+    for name in options:
+        parser.add_argument(f"--{name}", required=True, help="see above")
+    parser.add_argument("--out", required=True, help="folder to write; replaced when the stage succeeds")
+    if timings:
+        parser.add_argument("--timings", required=True, help="JSON file for figures that depend on the clock")
+    return parser
+
+
+def _set_threads(threads: int) -> None:
+    """Fix the intra-op threads before any numerical library is loaded: they change results bit by bit."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class _exclusive(FileLock):
+    """A file lock that says whom it waits for."""
+
+    def __enter__(self) -> FileLock:
+        started = time.monotonic()
+        while True:
+            try:
+                return self.acquire(timeout=30)
+            except Timeout:
+                logger.warning(
+                    "%s is held by another process of this stage since at least %.0f s; waiting for it to end",
+                    self.lock_file,
+                    time.monotonic() - started,
+                )
