@@ -1,5 +1,6 @@
 """One smoke pipeline for all tests of this folder, built in a copy of the project."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from adaptive_pipeline.runs.records import TIMING_OUTPUTS, digest_path
 
@@ -116,25 +118,40 @@ def fresh(tmp_path_factory):
     """A function that gives a copy in which nothing has run; all copies are of one moment."""
     first = copy_project(tmp_path_factory.mktemp("project"))
 
-    def copy(name):
-        target = tmp_path_factory.mktemp(name)
+    def copy(target):
         shutil.copytree(first.root, target, dirs_exist_ok=True)
-        return Project(target)
+        return Project(Path(target))
 
     return copy
 
 
 @pytest.fixture(scope="session")
-def built(fresh, tmp_path_factory):
-    """The smoke preset built by one run on two cores, with live MLflow runs and a trace of the imports."""
-    project = fresh("built")
-    trace = tmp_path_factory.mktemp("trace")
-    (trace / "sitecustomize.py").write_text(TRACE)
-    tracing = {
-        "PYTHONPATH": f"{trace}{os.pathsep}{project.root / 'src'}",
-        "TRACE_FOLDER": str(trace / "imports"),
-    }
-    project.output = project.run("snakemake", "--cores", "2", **tracing)
+def shared(tmp_path_factory, worker_id):
+    """A folder that all workers of a test run see."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def built(fresh, shared):
+    """The smoke preset built by one run on two cores, with live MLflow runs and a trace of the imports.
+
+    Built once in a test run: a worker that asks while another builds waits for it. Tests that edit it put it back, and all
+    stand in the group ``built``, on one worker.
+    """
+    root, trace, told = shared / "built", shared / "trace", shared / "built.json"
+    with FileLock(shared / "built.lock"):
+        if not told.is_file():
+            project = fresh(root)
+            trace.mkdir()
+            (trace / "sitecustomize.py").write_text(TRACE)
+            tracing = {
+                "PYTHONPATH": f"{trace}{os.pathsep}{project.root / 'src'}",
+                "TRACE_FOLDER": str(trace / "imports"),
+            }
+            output = project.run("snakemake", "--cores", "2", **tracing)
+            told.write_text(json.dumps({"output": output, "executed": project.executed()}))
+    project, body = Project(root), json.loads(told.read_text())
+    project.output, project.first_executed = body["output"], body["executed"]
     project.imports = trace / "imports"
-    project.first_executed = project.executed()
     return project

@@ -39,9 +39,9 @@ def at_work(process):
 
 
 @pytest.fixture(scope="module")
-def rebuilt(fresh):
+def rebuilt(fresh, tmp_path_factory):
     """A second copy, built on one core with a kill in each of three trainings, and the rest by DVC alone."""
-    project = fresh("rebuilt")
+    project = fresh(tmp_path_factory.mktemp("rebuilt"))
     project.environment = {"ADAPTIVE_INFERENCE_TRACKING": "off"}
     project.survivors = {}
     for victim, method in (("snakemake", "sweet"), ("dvc", "early_exit"), ("trainer", "learning_to_exit")):

@@ -10,7 +10,7 @@ import yaml
 
 from adaptive_pipeline.runs.records import load_records
 
-pytestmark = pytest.mark.pipeline
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("built")]
 #: Read by every stage and without influence on a result, so no stage's dependency.
 COMMON = (
     "src/adaptive_inference/__init__.py",
