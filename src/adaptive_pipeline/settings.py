@@ -19,7 +19,8 @@ from adaptive_pipeline import presets
 from adaptive_pipeline.dvc_graph import StageNode
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
-from adaptive_pipeline.runs.validity import read_records, why_unusable
+from adaptive_pipeline.runs.store import Runs, open_runs
+from adaptive_pipeline.runs.validity import why_unusable
 
 #: Memory (MB) and time limit (minutes) of a stage family; a laptop's profile ignores the time.
 RESOURCES = {
@@ -231,13 +232,13 @@ def unkept(stages: list[StageNode], params: Params) -> set[str]:
     """
     try:
         name = presets.preset_of(params)
-        found = read_records(presets.records_folder(name)) if name else {}
+        runs = open_runs(presets.records_folder(name)) if name else Runs(Path(), {})
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     return {
         stage.name
         for stage in stages
-        if stage.family == "evaluate_batch1" and why_unusable(stage.family, _cell(stage), found, params)
+        if stage.family == "evaluate_batch1" and why_unusable(stage.family, _cell(stage), runs, params)
     }
 
 

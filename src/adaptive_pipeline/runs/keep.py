@@ -1,7 +1,8 @@
-"""Copy the small records of finished stages to where git keeps them.
+"""Put the records of finished stages, and what tables read beside them, to where git keeps them.
 
-A preset that takes hours is run in slices: after each slice its records (figures only: no weights, no text of examples)
-go to docs/results/PRESET/records/ and are committed; tables and figures are rebuilt from them alone.
+A preset that takes hours is run in slices: after each slice its records (figures only: no weights, no training curves, no
+text of examples) go to docs/results/PRESET/records/, one file per task, backbone and seed, and are committed; tables and
+figures are rebuilt from them alone. What is kept already stays, unless the same stage has finished again.
 
     python -m adaptive_pipeline.runs.keep
     python -m adaptive_pipeline.runs.keep --runs runs --out docs/results/mine/records
@@ -10,31 +11,21 @@ go to docs/results/PRESET/records/ and are committed; tables and figures are reb
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.presets import preset_of, records_folder
 from adaptive_pipeline.runs.records import digest_path
-from adaptive_pipeline.runs.validity import read_records, why_unusable
-
-#: All that is kept of a stage; timings lie beside the stage's folder.
-KEPT = (
-    "metrics.json",
-    "history.jsonl",
-    "weights.jsonl",
-    "calibration.json",
-    "curves.json",
-    "predictions.json",
-)
-KEPT_BESIDE = ("timings.json", "train_timings.json")
+from adaptive_pipeline.runs.store import Finished, Key, Runs, kept_file, open_runs, read_kept, write_kept
+from adaptive_pipeline.runs.validity import why_unusable
 
 
-def keep_records(runs: Path, out: Path, params: Params) -> tuple[int, int]:
-    """Copy every record that belongs to the params, as do all that it stands on.
+def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
+    """Keep every record below ``root`` that belongs to the params, as do all that it stands on.
 
     Where a model lies beside its records, they must be of that very model: one that was trained again since leaves
     older evaluations out.
@@ -42,27 +33,38 @@ def keep_records(runs: Path, out: Path, params: Params) -> tuple[int, int]:
     Returns
     -------
     kept, left
-        Number of records copied, and of those that other params made.
+        Number of records kept, and of those that other params or models made.
     """
-    kept = left = 0
-    found = read_records(runs)
+    runs = open_runs(root)
+    retrained = _retrained(runs)
+    fit = [
+        item
+        for (stage, cell), item in runs.finished.items()
+        if in_grid(cell, params)
+        and (stage, cell) not in retrained
+        and not why_unusable(stage, cell, runs, params)
+    ]
+    files: dict[Path, list[Finished]] = defaultdict(list)
+    for item in fit:
+        files[kept_file(out, item.record.cell)].append(item)
+    for file, items in files.items():
+        there = read_kept(file) if file.is_file() else []
+        write_kept(file, {item.key: item for item in (*there, *items)}.values())
+    return len(fit), len(runs.finished) - len(fit)
+
+
+def _retrained(runs: Runs) -> set[Key]:
+    """Return the keys of the stages that read a model which is no longer the one that lies there."""
     models: dict[Path, str] = {}
-    for (stage, cell), (record, folder) in found.items():
-        where = folder.relative_to(runs)
-        model = folder.parent / "train" / "model"
-        if model.is_dir() and "model" in record.inputs and model not in models:
-            models[model] = digest_path(model)
-        retrained = model in models and record.inputs.get("model", models[model]) != models[model]
-        if not in_grid(cell, params) or why_unusable(stage, cell, found, params) or retrained:
-            left += 1
-            continue
-        kept += 1
-        (out / where).mkdir(parents=True, exist_ok=True)
-        for name in KEPT:
-            _copy(folder / name, out / where / name)
-        for name in KEPT_BESIDE:
-            _copy(folder.parent / name, out / where.parent / name)
-    return kept, left
+    found = set()
+    for key, record in runs.records.items():
+        training, read = runs.folder("train", key[1]), record.inputs.get("model")
+        if read and training and (training / "model").is_dir():
+            if training not in models:
+                models[training] = digest_path(training / "model")
+            if models[training] != read:
+                found.add(key)
+    return found
 
 
 def in_grid(cell: Cell, params: Params) -> bool:
@@ -71,18 +73,14 @@ def in_grid(cell: Cell, params: Params) -> bool:
     return grid and (not cell.method or cell.method in params.methods)
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_file():
-        shutil.copyfile(source, target)
-
-
 def default_out(params: Params) -> Path:
     """Return ``docs/results/PRESET/records`` for the preset that the params are."""
-    for preset in sorted(Path("presets").glob("*.yaml")):
-        with contextlib.suppress(UserError):  # one that is not valid is none that was run
-            if load_params(preset) == params:
-                return Path("docs/results") / preset.stem / "records"
-    raise UserError("params.yaml is none of the presets; say where to with --out docs/results/NAME/records")
+    name = preset_of(params)
+    if name is None:
+        raise UserError(
+            "params.yaml is none of the presets; say where to with --out docs/results/NAME/records"
+        )
+    return records_folder(name)
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,12 +92,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--runs", type=Path, default=Path("runs"), help="folder of the results (default: runs)"
     )
-    parser.add_argument("--out", type=Path, help="folder to copy to (default: that of the preset)")
+    parser.add_argument("--out", type=Path, help="folder to keep them in (default: that of the preset)")
     return parser.parse_args()
 
 
 def main() -> None:
-    """Copy and say what was done."""
+    """Keep, and say what was done."""
     args = parse_args()
     try:
         params = load_params(args.params)

@@ -1,38 +1,60 @@
-"""Records of what a stage did: deterministic JSON, identified by what the stage was given.
+"""Records of what a stage did: deterministic JSON, one typed model per stage family, identified by what it was given.
 
-A stage folder holds ``metrics.json`` (this module's `Record`) and, where it trains, ``history.jsonl``. Neither
-holds times, host names, absolute paths or run ids, so two runs of the same stage give the same bytes. Whatever
-depends on the clock goes to a separate timings file (see `TIMING_OUTPUTS`).
+A stage folder holds ``metrics.json`` (one of these models) and, where it trains, ``history.jsonl``. Neither holds times,
+host names, absolute paths or run ids, so two runs of the same stage give the same bytes. Whatever depends on the clock
+goes to a separate timings file (see `TIMING_OUTPUTS`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.errors import UserError
-from adaptive_inference.files import digest_json, read_json, write_json
+from adaptive_inference.files import digest_json, plain, read_json, write_json
 from adaptive_pipeline.grid import Cell
 
+#: Of the form of all records; a file of another version is refused.
+VERSION = 2
+RECORD_FILE = "metrics.json"
 #: Outputs that may differ between two runs of the same params: files of these names, and all under these folders.
 #: The one list of exemptions from byte identity; tests and digests read it.
 TIMING_OUTPUTS = ("timings.json", "train_timings.json", "results/")
 
 
-@dataclass
-class Record:
-    """What one stage instance was given and what it measured."""
+class Part(BaseModel):
+    """A part of a record: unknown keys are refused."""
 
+    model_config = ConfigDict(extra="forbid")
+
+
+class Record(Part):
+    """What every stage was given, and the plain figures that it gives.
+
+    Attributes
+    ----------
+    params
+        Dotted key -> value, as `Params.echo` gives them.
+    inputs
+        Name of each input -> its digest.
+    code
+        Digest of the script and the modules that it imported.
+    metrics
+        Deterministic figures by name; null: not measured.
+    """
+
+    version: Literal[2] = VERSION
     stage: str
     cell: Cell
     params: dict[str, Any]
     inputs: dict[str, str]
     code: str
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float | int | None] = Field(default_factory=dict)
 
     @property
     def params_digest(self) -> str:
@@ -42,23 +64,196 @@ class Record:
     @property
     def record_id(self) -> str:
         """Digest of stage, cell, params, code and inputs: equal ids mean the same work."""
-        given = [self.stage, asdict(self.cell), self.params_digest, self.inputs, self.code]
-        return digest_json(given)[:16]
+        cell = self.model_dump(include={"cell"})["cell"]
+        return digest_json([self.stage, cell, self.params_digest, self.inputs, self.code])[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``metrics.json``: plain, what is not finite null."""
+        given: dict[str, Any] = plain(self.model_dump(warnings=False))
+        return given | {"record_id": self.record_id, "params_digest": self.params_digest}
 
     def save(self, folder: Path) -> None:
-        """Write ``metrics.json`` into the stage's folder."""
-        body = asdict(self) | {"record_id": self.record_id, "params_digest": self.params_digest}
-        write_json(folder / "metrics.json", body)
+        """Write ``metrics.json`` into the stage's folder, unless it could not be read again."""
+        body, origin = self.to_json(), folder / RECORD_FILE
+        self.from_json(body, str(origin))
+        write_json(origin, body)
 
     @classmethod
-    def load(cls, folder: Path) -> Record:
-        """Read what `save` wrote; refuse a file of another shape."""
-        body = read_json(folder / "metrics.json")
+    def from_json(cls, body: dict[str, Any], origin: str) -> Self:
+        """Read what `to_json` gave: a record of the stage's own family.
+
+        Raises
+        ------
+        UserError
+            It is of another version or shape; names ``origin``.
+        """
+        if body.get("version") != VERSION:
+            raise UserError(
+                f"{origin} is a record of version {body.get('version', 1)}, this code reads {VERSION}; run its stage again"
+            )
+        given = {key: value for key, value in body.items() if key not in ("record_id", "params_digest")}
+        family = FAMILIES.get(str(body.get("stage")), Record)
         try:
-            names = ("stage", "params", "inputs", "code", "metrics", "details")
-            return cls(cell=Cell(**body["cell"]), **{name: body[name] for name in names})
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{folder / 'metrics.json'} is no record of this project ({error})") from error
+            return family.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{origin} is no record of this project ({where}: {first['msg']})") from error
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; see `from_json`."""
+        file = folder / RECORD_FILE
+        return cls.from_json(read_json(file), str(file))
+
+
+class DataRecord(Record):
+    """`prepare_data`: the statistics of each split, the texts that splits share, and the task's schema."""
+
+    splits: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    shared_texts: dict[str, int] = Field(default_factory=dict)
+    task_schema: dict[str, Any] = Field(default_factory=dict)
+
+
+class Member(Part):
+    """One member of a cascade: its layers, and its own training's steps (None: a copy of the full model)."""
+
+    layer: int
+    steps: int | None
+
+    @property
+    def copied_from_full(self) -> bool:
+        """Whether the full model is this member."""
+        return self.steps is None
+
+
+class Conflict(Part):
+    """Cosines of the exits' gradients in one layer; see `training.gradient_conflict`."""
+
+    layer: int
+    mean_cosine: float | None
+    pairs: dict[str, float | None]
+
+
+class LossWeights(Part):
+    """Where the learned weights of the losses are when training ends; all start at 1."""
+
+    steps: int
+    terms: int
+    max_deviation: float
+    mean_deviation: float
+    min: float
+    max: float
+
+
+class TrainingRecord(Record):
+    """Any stage that trains.
+
+    Attributes
+    ----------
+    exits
+        Exit layers.
+    steps
+        Optimiser steps; None where members have their own.
+    rows
+        Token lengths of the splits that training saw.
+    builds_on_full
+        The training starts from the full model or learns from it.
+    members
+        Of a cascade, else empty.
+    """
+
+    exits: list[int] = Field(default_factory=list)
+    steps: int | None = None
+    rows: dict[str, Any] = Field(default_factory=dict)
+    builds_on_full: bool = False
+    members: list[Member] = Field(default_factory=list)
+    gradient_conflict: list[Conflict] = Field(default_factory=list)
+    loss_weights: LossWeights | None = None
+
+    @property
+    def has_copy_of_full(self) -> bool:
+        """Whether a member is the full model."""
+        return any(member.copied_from_full for member in self.members)
+
+
+class CalibrationRecord(Record):
+    """`calibrate_thresholds`; ``recommended`` is null where the whole model is to answer."""
+
+    calibrated_on: Literal["calibration", "evaluation"] = "calibration"
+    operating_points: list[OperatingPoint] = Field(default_factory=list)
+    recommended: OperatingPoint | None = None
+    reliability: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
+
+
+class PointRow(Part):
+    """A method at one operating point, measured on the reported split; null where no threshold reaches the goal.
+
+    Attributes
+    ----------
+    method
+        Key in tables: the cell's method, or ``static_K``.
+    attainable
+        False: the rule looks at labels.
+    tiers
+        Difficulty tier -> quality, mean exit layer, count and exit counts; None where the task has none.
+    """
+
+    method: str
+    point: OperatingPoint
+    metric: str
+    attainable: bool
+    added_parameters: int
+    quality: float | None = None
+    quality_low: float | None = None
+    quality_high: float | None = None
+    layers_speedup: float | None = None
+    flops_speedup: float | None = None
+    exit_counts: dict[str, int] | None = None
+    tiers: dict[str, dict[str, Any]] | None = None
+
+
+class Agreement(Part):
+    """How the engine agrees with the offline sweep at one operating point, on the rows that were timed."""
+
+    method: str
+    point: OperatingPoint
+    rows: int
+    near_threshold: int
+    differing: int
+
+
+class ExitRow(Part):
+    """One exit by itself: every row forced to leave there."""
+
+    layer: int
+    quality: float
+    layers_speedup: float
+    flops_speedup: float | None = None
+
+
+class EvaluationRecord(Record):
+    """`evaluate_batch1`."""
+
+    calibrated_on: Literal["calibration", "evaluation"] = "calibration"
+    rows: list[PointRow] = Field(default_factory=list)
+    agreement: list[Agreement] = Field(default_factory=list)
+    exits: list[ExitRow] = Field(default_factory=list)
+    overthinking: dict[str, Any] | None = None
+    recommended: OperatingPoint | None = None
+
+
+#: Stage -> its model.
+FAMILIES: dict[str, type[Record]] = {
+    "prepare_data": DataRecord,
+    "finetune_backbone": TrainingRecord,
+    "train_sweet": TrainingRecord,
+    "train_leebert": TrainingRecord,
+    "train_multi_model": TrainingRecord,
+    "train_fold": TrainingRecord,
+    "calibrate_thresholds": CalibrationRecord,
+    "evaluate_batch1": EvaluationRecord,
+}
 
 
 def digest_params(params: dict[str, Any]) -> str:
@@ -81,7 +276,7 @@ def digest_path(path: Path) -> str:
 
 
 def code_digest(script: str | Path) -> str:
-    """Return the digest of a stage script and of every module of this library that it has imported.
+    """Return the digest of a stage script and of every module of this project that it has imported.
 
     Call it after all imports of the stage are done.
     """
@@ -96,5 +291,5 @@ def code_digest(script: str | Path) -> str:
 
 def load_records(root: Path, stage: str | None = None) -> list[Record]:
     """Return every record below a folder, ordered by path; ``stage`` keeps one family."""
-    found = [Record.load(file.parent) for file in sorted(root.rglob("metrics.json"))]
+    found = [Record.load(file.parent) for file in sorted(root.rglob(RECORD_FILE))]
     return [record for record in found if stage in (None, record.stage)]

@@ -4,45 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.params import TRAINING_STAGES, Params
-from adaptive_pipeline.runs.records import Record
-
-#: Stages that train; ``finetune_backbone`` serves all methods and is the training of `full`.
-TRAIN_STAGES = ("finetune_backbone", *TRAINING_STAGES)
-
-#: Records by family of stage and cell, each with its folder.
-Found = dict[tuple[str, Cell], tuple[Record, Path]]
+from adaptive_pipeline.params import Params
+from adaptive_pipeline.runs.store import Key, Runs
 
 
-def family(stage: str) -> str:
-    """Return ``train`` for any training stage, else the stage's own name."""
-    return "train" if stage in TRAIN_STAGES else stage
-
-
-def read_records(root: Path) -> Found:
-    """Read every record below ``root`` but those of stages that are being written.
-
-    Raises
-    ------
-    UserError
-        A file is damaged or of another shape.
-    """
-    found: Found = {}
-    for file in sorted(root.rglob("metrics.json")):
-        if any(part.startswith(".") for part in file.relative_to(root).parts):
-            continue
-        record = Record.load(file.parent)
-        if record.stage == "finetune_backbone":
-            record.cell = replace(record.cell, method="full")
-        found[family(record.stage), record.cell] = (record, file.parent)
-    return found
-
-
-def chain(stage: str, cell: Cell) -> list[tuple[str, Cell]]:
+def chain(stage: str, cell: Cell) -> list[Key]:
     """Return the keys of all records that a stage's record stands on, its own last."""
     data, train = ("prepare_data", replace(cell, method="")), ("train", cell)
     if stage == "prepare_data":
@@ -55,19 +24,19 @@ def chain(stage: str, cell: Cell) -> list[tuple[str, Cell]]:
     return list(dict.fromkeys(links))
 
 
-def why_unusable(stage: str, cell: Cell, found: Found, params: Params) -> str:
+def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
     """Say why a record cannot be reported under these params, or return an empty string.
 
     It and all that it stands on must be there, be made with these params, and have read the same splits and models.
     """
-    if (stage, cell) not in found:
-        done = [name for name in ("train", "calibrate_thresholds") if (name, cell) in found]
+    if (stage, cell) not in runs.records:
+        done = [name for name in ("train", "calibrate_thresholds") if (name, cell) in runs.records]
         return f"not evaluated yet (done: {', '.join(done) or 'nothing'})"
     read: dict[str, str] = {}
     for key in chain(stage, cell):
-        if key not in found:
+        if key not in runs.records:
             return f"the record of {key[0]} that it stands on is gone; run it again"
-        record = found[key][0]
+        record = runs.records[key]
         changed = changed_params(record.params, params.echo(record.params))
         if changed:
             return f"{record.stage} was run with other params ({', '.join(changed)}); run it again"
