@@ -44,7 +44,7 @@ def main(stage: Stage) -> None:
             f"{split}_median_tokens": body["tokens"]["50"],
         }
     record.metrics["shared_texts"] = sum(shared.values())
-    record.details = {"splits": statistics, "shared_texts": shared, "schema": schema.to_dict()}
+    record.splits, record.shared_texts, record.task_schema = statistics, shared, schema.to_dict()
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
-from adaptive_pipeline.runs.records import Record, code_digest, digest_path
-from adaptive_pipeline.tracking import Tracker, start_tracking
+from adaptive_pipeline.runs.records import FAMILIES, Record, code_digest, digest_path
+from adaptive_pipeline.runs.store import Finished
+from adaptive_pipeline.tracking.live import Tracker, start_tracking
 
 logger = logging.getLogger("adaptive_inference")
 
@@ -48,15 +49,18 @@ class Stage:
     options: dict[str, str] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  #: params that the record holds, dotted
 
-    def begin(self, *keys: str, **given: Any) -> Record:
-        """Open the record; call it once all imports are done and before any work.
+    def begin(self, *keys: str, **given: Any) -> Any:
+        """Open the record, of the type of the stage's family; call it once all imports are done and before any work.
 
         ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted; ``given`` is what else it was given.
         """
         digests = {name: digest_path(path) for name, path in self.inputs.items()}
         self.keys = keys
         params = self.params.echo(keys) | given
-        self.record = Record(self.name, self.cell, params, digests, code_digest(self.script))
+        family = FAMILIES.get(self.name, Record)
+        self.record = family(
+            stage=self.name, cell=self.cell, params=params, inputs=digests, code=code_digest(self.script)
+        )
         self.tracker = start_tracking(self.record)
         return self.record
 
@@ -148,7 +152,7 @@ def _run(
         if getattr(args, "timings", None):
             write_json(Path(args.timings), stage.timings)
         if stage.tracker:
-            stage.tracker.finish(stage.record, partial, stage.timings)
+            stage.tracker.finish(Finished(stage.record, partial, {"timings": stage.timings}))
         status = "FINISHED"
     finally:
         if stage.tracker and status != "FINISHED":

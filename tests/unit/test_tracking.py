@@ -11,10 +11,13 @@ import pytest
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json, write_text
-from adaptive_pipeline import tracking
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.runs.records import EvaluationRecord
+from adaptive_pipeline.runs.store import Finished, kept_file, write_kept
+from adaptive_pipeline.tracking import live, store
 from adaptive_pipeline.tracking import publish as publish_records
+from adaptive_pipeline.tracking.live import start_tracking
+from adaptive_pipeline.tracking.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def migrated(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        tracking.Store(folder)
+        Store(folder)
     return folder / "mlflow.db"
 
 
@@ -37,16 +40,13 @@ def project(tmp_path, monkeypatch, migrated):
 
 
 def a_record(method="sweet", **metrics):
-    cell = Cell("tiers", "tiny", 0, method)
-    details = {"rule": "confidence", "operating_point": "max_loss_1"}
-    return Record(
-        "evaluate_batch1",
-        cell,
-        {"training": {"epochs": 2}, "runtime": None},
-        {"data": "d"},
-        "c",
-        metrics,
-        details,
+    return EvaluationRecord(
+        stage="evaluate_batch1",
+        cell=Cell("tiers", "tiny", 0, method),
+        params={"training": {"epochs": 2}, "runtime": None},
+        inputs={"data": "d"},
+        code="c",
+        metrics=metrics,
     )
 
 
@@ -65,16 +65,19 @@ def a_folder(root, record, timings):
     return folder
 
 
+def finished(folder, record, timings):
+    """As a stage hands over what it left, its timings in memory."""
+    return Finished(record, folder, {"timings": timings})
+
+
 TIMINGS = {
-    "rows": [
-        {"method": "sweet", "rule": "confidence", "operating_point": "max_loss_1", "wallclock_speedup": 1.5},
-        {
-            "method": "sweet",
-            "rule": "confidence",
-            "operating_point": "min_speedup_2",
-            "wallclock_speedup": 2.5,
-        },
-    ]
+    "rows": [],
+    "seconds": 3.0,
+    "goals": {
+        "wallclock_speedup": 1.5,
+        "min_speedup_2_wallclock_speedup": 2.5,
+        "risk_0.1_wallclock_speedup": None,
+    },
 }
 
 
@@ -98,13 +101,13 @@ def runs_of(root):
 def test_live_and_later_logging_give_equal_runs(project, tmp_path_factory, monkeypatch):
     record = a_record(quality=0.9, layers_speedup=2.0)
     folder = a_folder(project, record, TIMINGS)
-    tracker = tracking.start_tracking(a_record())
+    tracker = start_tracking(a_record())
     tracker.log({"loss": 2.0, "epoch": 0.5}, 1)
-    tracker.finish(record, folder, TIMINGS)
+    tracker.finish(finished(folder, record, TIMINGS))
     other = tmp_path_factory.mktemp("other")  # an empty folder: the store is made on the way
     monkeypatch.chdir(other)
-    assert tracking.publish_record(tracking.Store(), folder)
-    assert not tracking.publish_record(tracking.Store(), folder)
+    assert Store().publish(Finished(record, folder))
+    assert not Store().publish(Finished(record, folder))
     (live,), (later,) = runs_of(project), runs_of(other)
     assert live == later
     assert live[:2] == ("tiers", "FINISHED")
@@ -112,6 +115,9 @@ def test_live_and_later_logging_give_equal_runs(project, tmp_path_factory, monke
     assert history["loss"] == [(1, 2.0), (2, 1.0)]
     assert history["confidence_quality"] == [(0, 0.5), (2, 0.7)]
     assert history["wallclock_speedup"] == [(0, 1.5)]
+    assert history["min_speedup_2_wallclock_speedup"] == [(0, 2.5)]
+    assert "risk_0.1_wallclock_speedup" not in history
+    assert history["seconds"] == [(0, 3.0)]
     assert live[3] == {"training.epochs": "2"}
     assert live[5] == ["curves.json", "history.jsonl", "metrics.json", "timings.json"]
 
@@ -119,30 +125,31 @@ def test_live_and_later_logging_give_equal_runs(project, tmp_path_factory, monke
 def test_what_was_logged_live_but_not_kept_does_not_stay(project):
     record = a_record(quality=0.9)
     folder = a_folder(project, record, {})
-    tracker = tracking.start_tracking(a_record())
+    tracker = start_tracking(a_record())
     tracker.log({"never_kept": 1.0}, 1)
-    tracker.finish(record, folder, {})
+    tracker.finish(finished(folder, record, {}))
     ((_, status, _, _, history, _),) = runs_of(project)
     assert status == "FINISHED"
     assert "never_kept" not in history
 
 
 def test_a_killed_runs_leftover_is_replaced_and_a_failed_run_is_marked(project):
-    tracking.start_tracking(a_record())  # killed: never closed
-    tracker = tracking.start_tracking(a_record())
+    start_tracking(a_record())  # killed: never closed
+    tracker = start_tracking(a_record())
     tracker.fail()
     assert [run[1] for run in runs_of(project)] == ["FAILED"]
     folder = a_folder(project, a_record(quality=0.9), {})
-    tracking.start_tracking(a_record()).finish(a_record(quality=0.9), folder, {})
+    start_tracking(a_record()).finish(finished(folder, a_record(quality=0.9), {}))
     assert [run[1] for run in runs_of(project)] == ["FINISHED"]
 
 
 def test_newer_figures_of_one_record_replace_the_older_run(project):
-    folder = a_folder(project, a_record(quality=0.9), TIMINGS)
-    assert tracking.publish_record(tracking.Store(), folder)
-    timings = {"rows": [TIMINGS["rows"][0] | {"wallclock_speedup": 1.7}]}
+    record = a_record(quality=0.9)
+    folder = a_folder(project, record, TIMINGS)
+    assert Store().publish(Finished(record, folder))
+    timings = TIMINGS | {"goals": {"wallclock_speedup": 1.7}}
     write_json(folder.parent / "timings.json", timings)
-    assert tracking.publish_record(tracking.Store(), folder)
+    assert Store().publish(Finished(record, folder))
     ((*_, history, _),) = runs_of(project)
     assert history["wallclock_speedup"] == [(0, 1.7)]
 
@@ -151,7 +158,7 @@ def open_and_close(folder):
     import os
 
     os.chdir(folder)
-    tracking.start_tracking(a_record(f"m{os.getpid()}")).fail()
+    start_tracking(a_record(f"m{os.getpid()}")).fail()
 
 
 def test_many_processes_may_meet_a_fresh_store_at_once(project):
@@ -163,7 +170,7 @@ def test_many_processes_may_meet_a_fresh_store_at_once(project):
 
 def test_a_parents_run_id_does_not_capture_a_stage(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    tracking.start_tracking(a_record()).fail()
+    start_tracking(a_record()).fail()
     assert len(runs_of(project)) == 1
 
 
@@ -179,13 +186,13 @@ class Silent:
 
 
 def test_a_server_that_is_not_there_or_never_answers_is_told_within_seconds(project, monkeypatch):
-    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(store, "ANSWER_SECONDS", 0.5)
     with Silent() as silent:
         for uri in ("http://127.0.0.1:9", silent):
             monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//user:secret@"))
             began = time.monotonic()
             with pytest.raises(UserError, match="does not answer") as told:
-                tracking.start_tracking(a_record())
+                start_tracking(a_record())
             assert time.monotonic() - began < 5
             assert "secret" not in str(told.value)
 
@@ -194,19 +201,19 @@ def test_a_store_that_cannot_be_opened_is_one_sentence(project, monkeypatch):
     (project / "file").write_text("")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/file/mlflow.db")
     with pytest.raises(UserError, match="cannot be used"):
-        tracking.start_tracking(a_record())
+        start_tracking(a_record())
 
 
 def test_a_server_that_stops_answering_never_stops_a_training(project, monkeypatch, caplog):
-    tracker = tracking.start_tracking(a_record())
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    tracker = start_tracking(a_record())
+    monkeypatch.setattr(live, "FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(
         tracker.store.client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(OSError("gone"))
     )
     for step in range(3):
         tracker.log({"loss": 1.0}, step)
     folder = a_folder(project, a_record(quality=1.0), {})
-    tracker.finish(a_record(quality=1.0), folder, {})
+    tracker.finish(finished(folder, a_record(quality=1.0), {}))
     assert caplog.text.count("stopped answering") == 1
 
 
@@ -214,9 +221,9 @@ def test_a_password_in_the_address_reaches_no_message(project, monkeypatch, capl
     """Clients name the whole address in their errors."""
     address = "http://user:top%40secret@127.0.0.1:9"
     told = OSError(f"cannot reach {address} as user:top@secret\nmore")
-    tracker = tracking.start_tracking(a_record())
+    tracker = start_tracking(a_record())
     tracker.store.uri = address
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(live, "FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(tracker.store.client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(told))
     tracker.log({"loss": 1.0}, 1)
     assert "cannot reach http://127.0.0.1:9 as user:***)" in caplog.text
@@ -237,16 +244,16 @@ def test_records_of_several_folders_are_published(project):
 @pytest.mark.parametrize("address", ["https://ghp_secret@host/x", "http://user:pa/secret@host:5"])
 def test_what_stands_before_the_host_is_never_shown(address):
     told = f"no answer from {address}"
-    assert tracking._reason(OSError(told), address).startswith("no answer from http")
-    assert "secret" not in tracking._reason(OSError(told), address)
-    assert "secret" not in tracking._public(address)
+    assert store.reason(OSError(told), address).startswith("no answer from http")
+    assert "secret" not in store.reason(OSError(told), address)
+    assert "secret" not in store._public(address)
 
 
 def test_tracking_off_writes_nothing_and_loads_no_mlflow(project, monkeypatch):
     monkeypatch.setenv("ADAPTIVE_INFERENCE_TRACKING", "off")
-    tracker = tracking.start_tracking(a_record())
+    tracker = start_tracking(a_record())
     tracker.log({"loss": 1.0}, 1)
-    tracker.finish(a_record(), project, {})
+    tracker.finish(finished(project, a_record(), {}))
     assert [path.name for path in project.iterdir()] == ["mlflow.db"]
 
 
@@ -260,42 +267,23 @@ def test_a_server_that_knows_no_health_page_counts_as_answering():
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        tracking._must_answer(f"http://127.0.0.1:{server.server_port}")
+        store._must_answer(f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
 
 
-def test_records_of_other_stages_have_no_goals_whatever_their_details_are_called():
-    """Of a training, ``rows`` are counts of the rows that it read."""
-    cell = Cell("tiers", "tiny", 0, "sweet")
-    record = Record("train_sweet", cell, {}, {}, "c", {"loss": 1.0}, {"rows": {"train": 12, "truncated": 0}})
-    assert tracking.goal_metrics(record, {}) == {}
-
-
-def a_row(rule, goal, calibrated, measured, **changes):
-    """A row of an evaluation: (quality, layers speed-up) on the calibration and on the evaluation split."""
-    return {
-        "method": "sweet", "rule": rule, "operating_point": goal, "qualifies": True, "attainable": True,
-        "calibration_quality": calibrated[0], "calibration_layers_speedup": calibrated[1],
-        "quality": measured[0], "layers_speedup": measured[1], "flops_speedup": None,
-    } | changes  # fmt: skip
-
-
-def test_each_goal_shows_the_rule_that_was_best_on_calibration_under_names_that_methods_share():
-    record = a_record()
-    record.details["rows"] = [
-        a_row("confidence", "max_loss_1", (0.90, 1.5), (0.80, 1.4)),
-        a_row("patience", "max_loss_1", (0.89, 1.7), (0.70, 1.6)),  # of a goal of quality the fastest
-        a_row("confidence", "min_speedup_2", (0.90, 2.0), (0.81, 2.1)),  # of a goal of speed the best
-        a_row("patience", "min_speedup_2", (0.89, 3.0), (0.95, 3.1)),
-        a_row("oracle", "min_speedup_2", (0.99, 4.0), (0.99, 4.0), attainable=False),
-        a_row("confidence", "min_speedup_4", (None, None), (None, None), qualifies=False),
-        a_row("fixed", "min_speedup_2", (0.99, 2.0), (0.99, 2.0), method="static_3"),
-        a_row("fixed", "whole", (0.99, 2.0), (0.99, 2.0)),
-    ]
-    timed = {"method": "sweet", "rule": "confidence", "operating_point": "min_speedup_2"}
-    found = tracking.goal_metrics(record, {"rows": [timed | {"wallclock_speedup": 1.9}]})
-    assert found == {
-        "max_loss_1_quality": 0.70, "max_loss_1_layers_speedup": 1.6, "max_loss_1_flops_speedup": None,
-        "max_loss_1_wallclock_speedup": None, "min_speedup_2_quality": 0.81, "min_speedup_2_layers_speedup": 2.1,
-        "min_speedup_2_flops_speedup": None, "min_speedup_2_wallclock_speedup": 1.9,
-    }  # fmt: skip
+def test_kept_records_are_published_once_and_do_not_replace_the_run_of_their_stage(project):
+    record = a_record(quality=0.9)
+    folder = a_folder(project, record, TIMINGS)
+    kept = kept_file(project / "kept", record.cell)
+    write_kept(kept, [Finished(record, folder)])
+    assert publish_records.publish(project / "kept") == (1, 1)
+    assert publish_records.publish(project / "kept") == (0, 1)
+    ((*_, history, files),) = runs_of(project)
+    assert history["confidence_quality"] == [(0, 0.5), (2, 0.7)]
+    assert history["quality"] == [(0, 0.9)]
+    assert history["wallclock_speedup"] == [(0, 1.5)]
+    assert files == ["curves.json", "metrics.json", "timings.json"]
+    assert publish_records.publish(project / "runs") == (1, 1)
+    assert publish_records.publish(project / "kept") == (0, 1)
+    ((*_, history, _),) = runs_of(project)
+    assert history["loss"] == [(1, 2.0), (2, 1.0)]

@@ -68,15 +68,14 @@ class Record(Part):
         return digest_json([self.stage, cell, self.params_digest, self.inputs, self.code])[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of ``metrics.json``: plain, what is not finite null."""
-        given: dict[str, Any] = plain(self.model_dump(warnings=False))
-        return given | {"record_id": self.record_id, "params_digest": self.params_digest}
+        """Return the content of ``metrics.json``: checked, plain, and null for what is not finite."""
+        checked = type(self).model_validate(plain(self.model_dump(warnings=False)))
+        ids = {"record_id": self.record_id, "params_digest": self.params_digest}
+        return checked.model_dump(mode="json") | ids
 
     def save(self, folder: Path) -> None:
-        """Write ``metrics.json`` into the stage's folder, unless it could not be read again."""
-        body, origin = self.to_json(), folder / RECORD_FILE
-        self.from_json(body, str(origin))
-        write_json(origin, body)
+        """Write ``metrics.json`` into the stage's folder."""
+        write_json(folder / RECORD_FILE, self.to_json())
 
     @classmethod
     def from_json(cls, body: dict[str, Any], origin: str) -> Self:

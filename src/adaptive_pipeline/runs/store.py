@@ -55,13 +55,13 @@ class Finished:
         As the stage wrote it.
     folder
         Where it wrote; None of a kept one.
-    kept
-        The companions of a kept one, by name.
+    at_hand
+        Companions by name, all of a kept one; of others, those that need not be read from their files.
     """
 
     record: Record
     folder: Path | None = None
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    at_hand: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -78,8 +78,8 @@ class Finished:
 
     def companion(self, name: str) -> dict[str, Any]:
         """Return what lies beside the record; empty where nothing does."""
-        if self.folder is None or name not in self.companions:
-            return dict(self.kept.get(name, {}))
+        if self.folder is None or name in self.at_hand or name not in self.companions:
+            return dict(self.at_hand.get(name, {}))
         file = self.folder / COMPANIONS[self.key[0]][name]
         return dict(read_json(file)) if file.is_file() else {}
 

@@ -15,24 +15,20 @@ import sys
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
-from adaptive_pipeline.tracking import Store, publish_record, tracking_off
+from adaptive_pipeline.runs.store import read_finished
+from adaptive_pipeline.tracking.live import tracking_off
+from adaptive_pipeline.tracking.store import Store
 
 logger = logging.getLogger("adaptive_inference")
 
 
 def publish(*roots: Path) -> tuple[int, int]:
     """Publish every record below some folders; return how many were lacking and how many there are."""
-    files = ((root, file) for root in roots for file in root.rglob("metrics.json"))
-    folders = sorted(file.parent for root, file in files if not hidden(file.relative_to(root)))
-    if not folders:
+    found = [item for root in roots for item in read_finished(root)]
+    if not found:
         return 0, 0
     store = Store()
-    return sum(publish_record(store, folder) for folder in folders), len(folders)
-
-
-def hidden(path: Path) -> bool:
-    """Return whether a path is inside a folder of a stage that has not ended (its name starts with a dot)."""
-    return any(part.startswith(".") for part in path.parts)
+    return sum(store.publish(item) for item in found), len(found)
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,0 +1,180 @@
+"""The MLflow store: opens, fills and closes runs; whatever a client can raise becomes one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from adaptive_inference.errors import UserError
+from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.runs.store import Finished
+from adaptive_pipeline.tracking.points import Point, all_points, flat_params, given_tag, run_tags
+
+#: What of a stage's folder goes into the run: small files only, since weights are DVC's.
+SMALL_FILES = ("metrics.json", "history.jsonl", "weights.jsonl", "calibration.json", "curves.json")
+ANSWER_SECONDS = 5.0  #: how long a tracking server may take to show that it is there
+_MAX_BATCH = 1000  # MLflow's limit of metrics per request; it is 100 for parameters
+
+
+class Store:
+    """The MLflow store: ``MLFLOW_TRACKING_URI``, or a SQLite file in the project's folder."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        root = (root or Path.cwd()).resolve()
+        default = f"sqlite:///{(root / 'mlflow.db').as_posix()}"
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or default
+        self.artifacts = (root / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
+        self.lock = FileLock(root / ".mlflow.lock")
+        self.experiments: dict[str, str] = {}
+        os.environ.pop("MLFLOW_RUN_ID", None)  # a parent's run id would capture ours
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        if urllib.parse.urlsplit(self.uri).scheme in ("http", "https"):
+            _must_answer(self.uri)
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(ANSWER_SECONDS)))
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        with self.speaks(), self.lock:
+            # Under the lock: two processes that meet a fresh store at once break its migration.
+            from mlflow.tracking import MlflowClient
+
+            logging.getLogger("mlflow").setLevel(logging.WARNING)
+            logging.getLogger("alembic").setLevel(logging.WARNING)
+            self.client = MlflowClient(self.uri)
+            self.client.search_experiments(max_results=1)
+
+    @contextmanager
+    def speaks(self) -> Iterator[None]:
+        """Turn whatever a store can raise into one sentence."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # the client raises its own, SQLAlchemy's and requests' errors
+            said = reason(error, self.uri)
+            raise UserError(
+                f"the MLflow store {_public(self.uri)} cannot be used: {said}. Start it, name another one in "
+                "MLFLOW_TRACKING_URI, or set ADAPTIVE_INFERENCE_TRACKING=off and run `make publish` later"
+            ) from error
+
+    def experiment(self, task: str) -> str:
+        """Return the id of a task's experiment, made once even when many processes ask."""
+        if task not in self.experiments:
+            with self.lock:
+                found = self.client.get_experiment_by_name(task)
+                if found is None:
+                    where = f"{self.artifacts}/{task}" if self.artifacts else None
+                    try:
+                        self.experiments[task] = self.client.create_experiment(task, artifact_location=where)
+                    except Exception:  # another machine was first: our lock does not reach it
+                        found = self.client.get_experiment_by_name(task)
+                        if found is None:
+                            raise
+                if found is not None:
+                    if found.lifecycle_stage == "deleted":
+                        self.client.restore_experiment(found.experiment_id)
+                    self.experiments[task] = found.experiment_id
+        return self.experiments[task]
+
+    def runs_of(self, record: Record) -> list[Any]:
+        """Return the runs of a record, whatever their state."""
+        query = f"tags.record_id = '{record.record_id}'"
+        return list(self.client.search_runs([self.experiment(record.cell.task)], query))
+
+    def open(self, record: Record) -> str:
+        """Start a run with its tags and parameters; return its id."""
+        from mlflow.entities import Param
+
+        run = self.client.create_run(
+            self.experiment(record.cell.task),
+            tags=run_tags(record),
+            run_name=f"{record.stage}@{record.cell.name}",
+        )
+        params = [Param(key, value) for key, value in flat_params(record.params).items()]
+        for start in range(0, len(params), 100):
+            self.client.log_batch(run.info.run_id, params=params[start : start + 100])
+        return str(run.info.run_id)
+
+    def publish(self, item: Finished) -> bool:
+        """Write a whole run from what a stage left, unless it is there; return whether it was lacking.
+
+        A kept record has no history: it does not replace the run of the stage itself.
+        """
+        with self.speaks():
+            shown = {given_tag(item), *([] if item.folder else [given_tag(item, kept=False)])}
+            for run in self.runs_of(item.record):
+                if run.info.status == "FINISHED" and run.data.tags.get("given") in shown:
+                    return False
+            self.complete(self.open(item.record), item, set())
+        return True
+
+    def complete(self, run_id: str, item: Finished, sent: set[Point]) -> None:
+        """Log what of the record is not logged yet, close the run, and drop older runs of the same record."""
+        self.log_points(run_id, [point for point in all_points(item) if point not in sent])
+        if item.folder:
+            for name in SMALL_FILES:
+                if (item.folder / name).is_file():
+                    self.client.log_artifact(run_id, str(item.folder / name))
+        else:
+            self.client.log_dict(run_id, item.record.to_json(), "metrics.json")
+            if curves := item.companion("curves"):
+                self.client.log_dict(run_id, curves, "curves.json")
+        if timings := item.companion("timings"):
+            self.client.log_dict(run_id, timings, "timings.json")
+        self.client.set_tag(run_id, "given", given_tag(item))
+        self.client.set_terminated(run_id, "FINISHED")
+        for run in self.runs_of(item.record):
+            if run.info.run_id != run_id:
+                self.client.delete_run(run.info.run_id)
+
+    def log_points(self, run_id: str, points: list[Point]) -> None:
+        """Log metric values in as few requests as MLflow allows."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for start in range(0, len(points), _MAX_BATCH):
+            batch = [
+                Metric(name, value, now, step) for name, step, value in points[start : start + _MAX_BATCH]
+            ]
+            self.client.log_batch(run_id, metrics=batch)
+
+
+def _public(text: str) -> str:
+    """Return a text without what stands before the @ of an address: names, passwords and tokens."""
+    return re.sub(r"//\S*@", "//", text)
+
+
+def reason(error: Any, uri: str) -> str:
+    """Return the first line of what a client says, or its name, without the secret of the store's address."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text, parts = _public(lines[0]), urllib.parse.urlsplit(uri)
+    if secret := parts.password or parts.username:  # alone, a user name is a token
+        for form in (secret, urllib.parse.unquote(secret)):
+            text = text.replace(form, "***")
+    return text[:200]
+
+
+def _must_answer(uri: str) -> None:
+    """Refuse a tracking server that does not answer within a few seconds."""
+    try:
+        parts = urllib.parse.urlsplit(uri)
+        address = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers, if only to say that it knows no such page
+    except (OSError, ValueError) as error:
+        said = reason(getattr(error, "reason", None) or error, uri)
+        raise UserError(
+            f"the tracking server {_public(uri)} (MLFLOW_TRACKING_URI) does not answer: {said}. Start it, unset the "
+            "variable to log into ./mlflow.db, or set ADAPTIVE_INFERENCE_TRACKING=off and run `make publish` later"
+        ) from error
