@@ -1,4 +1,4 @@
-"""Records: deterministic, whole, and identified by what a stage was given."""
+"""Records: typed, deterministic, whole, and identified by what a stage was given."""
 
 import json
 
@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import digest_json, plain, read_json, read_jsonl, write_json
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import TIMING_OUTPUTS, Record, digest_path, load_records
+from adaptive_pipeline.runs.records import (
+    FAMILIES,
+    TIMING_OUTPUTS,
+    Member,
+    PointRow,
+    Record,
+    digest_path,
+    load_records,
+)
 
 CELL = Cell("sst2", "minilm", 3, "sweet")
 
@@ -23,20 +32,77 @@ def a_record(**changes):
         "inputs": {"data": "d"},
         "code": "c",
     }
-    return Record(**given_values | changes)
+    values = given_values | changes
+    return FAMILIES.get(values["stage"], Record)(**values)
+
+
+SEEN = Seen(0.9, 1.5, None)
+
+
+def a_point(name="max_loss_1", seen=SEEN, member=None):
+    setting = Setting("fixed" if member else "confidence", None if seen is None else 0.8, member)
+    return OperatingPoint(Goal.parse(name), setting, seen is not None, seen)
+
+
+def a_row(point, **changes):
+    """A row of an evaluation, by the attributes that have no default."""
+    given = {"method": point.method("sweet"), "metric": "accuracy", "attainable": True, "added_parameters": 0}
+    return PointRow(point=point, **given | changes)
+
+
+FILLED = [
+    a_record(
+        exits=[2, 4], steps=10, gradient_conflict=[{"layer": 1, "mean_cosine": None, "pairs": {"2-4": 0.5}}]
+    ),
+    a_record(stage="train_multi_model", members=[Member(layer=2, steps=5), Member(layer=4, steps=None)]),
+    a_record(stage="calibrate_thresholds", operating_points=[a_point(), a_point("min_speedup_2", None)]),
+    a_record(
+        stage="evaluate_batch1",
+        rows=[
+            a_row(a_point(), quality=0.5),
+            a_row(a_point("static_2", member=2)),
+            a_row(a_point("risk_0.1", None)),
+        ],
+        recommended=a_point(),
+    ),
+    a_record(stage="prepare_data", task_schema={"kind": "classification"}),
+    a_record(stage="of nobody"),
+]
+
+
+@pytest.mark.parametrize("record", FILLED, ids=lambda record: record.stage)
+def test_every_family_reads_back_what_it_wrote(record, tmp_path):
+    record.save(tmp_path)
+    again = Record.load(tmp_path)
+    assert again == record
+    assert type(again) is type(record) is FAMILIES.get(record.stage, Record)
 
 
 def test_a_record_survives_being_written(tmp_path):
-    record = a_record(
-        metrics={"quality": np.float64(0.5), "bad": float("nan")}, details={"rows": [{"n": np.int64(3)}]}
-    )
+    record = a_record()
+    record.metrics |= {"quality": np.float64(0.5), "rows": np.int64(3), "bad": float("nan")}
+    record.rows = {"train": np.arange(2)}
     record.save(tmp_path)
     again = Record.load(tmp_path)
-    assert again.metrics == {"quality": 0.5, "bad": None}
-    assert again.details == {"rows": [{"n": 3}]}
+    assert again.metrics == {"quality": 0.5, "rows": 3, "bad": None}
+    assert again.rows == {"train": [0, 1]}
     assert again.record_id == record.record_id
+    assert again.to_json() == record.to_json()
     again.save(tmp_path / "again")
     assert (tmp_path / "again/metrics.json").read_bytes() == (tmp_path / "metrics.json").read_bytes()
+
+
+def test_what_is_not_of_the_familys_shape_is_not_written(tmp_path):
+    record = a_record()
+    record.exits = ["two"]
+    with pytest.raises(ValueError, match="exits"):
+        record.save(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_of_the_full_model_is_known_by_having_no_steps_of_its_own():
+    assert FILLED[1].has_copy_of_full
+    assert not a_record(members=[Member(layer=2, steps=5)]).has_copy_of_full
 
 
 def test_equal_work_has_equal_ids_whatever_came_out():
@@ -46,7 +112,7 @@ def test_equal_work_has_equal_ids_whatever_came_out():
 @pytest.mark.parametrize(
     "change",
     [
-        {"stage": "x"},
+        {"stage": "train_leebert"},
         {"cell": Cell("sst2", "minilm", 4, "sweet")},
         {"params": {"a": 1}},
         {"inputs": {"data": "e"}},
@@ -58,8 +124,17 @@ def test_other_work_has_another_id(change):
 
 
 def test_a_file_of_another_shape_is_refused(tmp_path):
+    body = a_record().to_json()
+    for change, told in (
+        ({"version": 1}, "a record of version 1, this code reads 2; run its stage again"),
+        ({"params": 1}, r"no record of this project \(params: "),
+        ({"details": {}}, r"no record of this project \(details: "),
+    ):
+        write_json(tmp_path / "metrics.json", body | change)
+        with pytest.raises(UserError, match=told):
+            Record.load(tmp_path)
     write_json(tmp_path / "metrics.json", {"accuracy": 1})
-    with pytest.raises(UserError, match="no record of this project"):
+    with pytest.raises(UserError, match="version 1"):
         Record.load(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
