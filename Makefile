@@ -73,7 +73,7 @@ apply: $(STAMP) ## NAME=...: put the winner of a search into params.yaml
 missing: $(STAMP) ## Run only the cells of a preset whose records are not kept yet (then: make keep)
 	@snakemake --cores $(CORES) missing_cells
 
-keep: $(STAMP) ## Copy the small records of finished stages to docs/results/PRESET/records
+keep: $(STAMP) ## Add the small records of finished stages to docs/results/PRESET/records
 	@python -m adaptive_pipeline.runs.keep
 
 publish: $(STAMP) ## Give MLflow the runs that it lacks

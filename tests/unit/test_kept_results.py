@@ -6,18 +6,22 @@ import csv
 import subprocess
 import sys
 from collections import defaultdict
+from itertools import product
 
 import pytest
 from scipy.stats import spearmanr
 from synthetic_records import PROJECT
 
+from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import load_params
+from adaptive_pipeline.runs.store import open_runs
+from adaptive_pipeline.runs.validity import why_unusable
 
 #: Presets with kept tables. A long one that is still being run in slices keeps its records alone, until the last.
 KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("*/tables"))
 
 #: Presets whose every cell was run.
-FINISHED = ["default", "glue-small-cola", "glue-small-minilm", "glue-small-stsb", "grid", "sst2-minilm"]
+FINISHED = ["classifiers", "glue-small-cola", "glue-small-minilm", "glue-small-stsb", "grid", "sst2-minilm"]
 
 
 def read_csv(preset, table):
@@ -34,28 +38,38 @@ def test_tables_and_recommendation_are_rebuilt_from_the_records_alone(preset, tm
         assert file.read_bytes() == (PROJECT / kept / "tables" / file.name).read_bytes(), file.name
     for name in ("recommendation.md", "recommendation.json"):
         assert (tmp_path / name).read_bytes() == (PROJECT / kept / name).read_bytes(), name
-    drawn = {file.name for file in (tmp_path / "figures").glob("*.png")}  # git keeps no SVG
-    assert drawn == {file.name for file in (PROJECT / kept / "figures").glob("*.png")} != set()
+    drawn = {file.name for file in (tmp_path / "figures").glob("*-overview.png")}  # git keeps no other
+    assert drawn == {file.name for file in (PROJECT / kept / "figures").glob("*-overview.png")} != set()
 
 
 @pytest.mark.parametrize("preset", FINISHED)
 def test_every_cell_was_run(preset):
     params = load_params(PROJECT / f"presets/{preset}.yaml")
     assert read_csv(preset, "missing") == []
-    records = PROJECT / f"docs/results/{preset}/records"
-    for task in params.tasks:
-        for backbone in params.backbones:
-            for seed in params.seeds:
-                for method in params.methods:
-                    folder = records / task / backbone / f"seed{seed}" / method
-                    assert (folder / "evaluation/metrics.json").is_file(), folder
+    runs = open_runs(PROJECT / f"docs/results/{preset}/records")
+    grid = product(params.tasks, params.backbones, params.seeds, params.methods)
+    for cell in (Cell(*place) for place in grid):
+        assert why_unusable("evaluate_batch1", cell, runs, params) == "", cell
+        timed = runs.companion("evaluate_batch1", cell, "timings")["rows"]
+        assert cell.seed in params.evaluation.timed_seeds or not timed, cell
+        for name in ("curves", "predictions"):
+            assert runs.companion("evaluate_batch1", cell, name), (cell, name)
+
+
+@pytest.mark.parametrize("preset", sorted(folder.name for folder in (PROJECT / "docs/results").iterdir()))
+def test_a_kept_preset_stays_small(preset):
+    """Figures but the overviews are drawn again and not kept (`.gitignore`)."""
+    files = [file for file in (PROJECT / "docs/results" / preset).rglob("*") if file.is_file()]
+    kept = [file for file in files if file.parent.name != "figures" or file.name.endswith("-overview.png")]
+    assert len(kept) <= 45
+    assert sum(file.stat().st_size for file in kept) <= 4e6
 
 
 class TestTiers:
     """The generated task measures what it was made for (docs/generated_task.md)."""
 
     def test_the_full_model_comes_near_the_ceiling_of_each_tier(self):
-        rows = [row for row in read_csv("default", "tiers") if row["method"] == "full"]
+        rows = [row for row in read_csv("classifiers", "tiers") if row["method"] == "full"]
         assert {row["tier"] for row in rows} == set("12345")
         assert min(float(row["quality_mean"]) for row in rows) >= 0.9 * (1 - 0.02)
 
@@ -63,12 +77,12 @@ class TestTiers:
     def test_harder_tiers_leave_later(self, method):
         fast = {
             row["rule"]: float(row["layers_speedup"])
-            for row in read_csv("default", "main")
+            for row in read_csv("classifiers", "main")
             if (row["method"], row["operating_point"]) == (method, "min_speedup_1.5")
         }
         assert min(fast.values()) >= 1.5
         layers = defaultdict(dict)
-        for row in read_csv("default", "tiers"):
+        for row in read_csv("classifiers", "tiers"):
             if (row["method"], row["operating_point"]) == (method, "min_speedup_1.5"):
                 layers[row["rule"]][int(row["tier"])] = float(row["mean_exit_layer"])
         assert set(layers) == set(fast)
