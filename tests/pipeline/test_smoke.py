@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import load_records
-from adaptive_pipeline.runs.store import read_kept, write_kept
+from adaptive_pipeline.runs.store import open_runs, read_kept, write_kept
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("built")]
 #: Read by every stage and without influence on a result, so no stage's dependency.
@@ -171,7 +170,7 @@ def test_a_fresh_clone_with_pulled_results_executes_nothing_and_fills_an_empty_s
     assert there.run("git", "status", "--porcelain", "dvc.lock") == ""
     assert there.digests() == built.digests()
     live, published = runs_in(built.root), runs_in(clone)
-    assert len(live) == len(load_records(built.root / "runs"))
+    assert len(live) == len(open_runs(built.root / "runs").records)
     assert published == live
     assert "0 of them new" in there.run("python", "-m", "adaptive_pipeline.tracking.publish")
     assert runs_in(clone) == live

@@ -18,7 +18,6 @@ from adaptive_pipeline.runs.records import (
     PointRow,
     Record,
     digest_path,
-    load_records,
 )
 
 CELL = Cell("sst2", "minilm", 3, "sweet")
@@ -169,13 +168,6 @@ def test_lines_are_split_at_newlines_only(tmp_path):
     text = "one\u2028still one\x85and still"
     (tmp_path / "x.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert read_jsonl(tmp_path / "x.jsonl") == [{"text": text}]
-
-
-def test_records_are_found_by_family(tmp_path):
-    for stage in ("train_sweet", "evaluate_batch1"):
-        a_record(stage=stage).save(CELL.folder(tmp_path) / stage)
-    assert [record.stage for record in load_records(tmp_path)] == ["evaluate_batch1", "train_sweet"]
-    assert [record.stage for record in load_records(tmp_path, "train_sweet")] == ["train_sweet"]
 
 
 values = st.recursive(

@@ -286,9 +286,3 @@ def code_digest(script: str | Path) -> str:
             files.add(Path(source).resolve())
     parts = sorted((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
     return digest_json(parts)
-
-
-def load_records(root: Path, stage: str | None = None) -> list[Record]:
-    """Return every record below a folder, ordered by path; ``stage`` keeps one family."""
-    found = [Record.load(file.parent) for file in sorted(root.rglob(RECORD_FILE))]
-    return [record for record in found if stage in (None, record.stage)]
