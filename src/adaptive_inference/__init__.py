@@ -1,22 +1,29 @@
 """Adaptive-inference transformers: train, calibrate, time, compare and use early-exit models.
 
-``from adaptive_inference import MultiExitModel`` loads a trained model; nothing heavy is imported before that.
+``load_predictor(folder).predict(texts)`` answers with a saved model; nothing heavy is imported before that.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits import MultiExitModel, MultiModel, load_model
+    from adaptive_inference.serving.models import MultiExitModel, MultiModel, load_model
+    from adaptive_inference.serving.predictor import load_predictor
 
-__all__ = ["MultiExitModel", "MultiModel", "load_model"]
+__all__ = ["MultiExitModel", "MultiModel", "load_model", "load_predictor"]
+
+_HOMES = {
+    "MultiExitModel": "models",
+    "MultiModel": "models",
+    "load_model": "models",
+    "load_predictor": "predictor",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch and transformers on first use only."""
-    if name not in __all__:
+    """Import on first use: torch and transformers come with a model only."""
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from adaptive_inference import exits
-
-    return getattr(exits, name)
+    return getattr(import_module(f"{__name__}.serving.{_HOMES[name]}"), name)

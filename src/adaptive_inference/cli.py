@@ -52,6 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers"):
+            raise
+        print(
+            f"error: predicting needs {error.name}; pip install 'adaptive-inference[torch]'", file=sys.stderr
+        )
+        return 2
     except BrokenPipeError:  # the reader (`head`) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
@@ -110,9 +117,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _predict(args: argparse.Namespace) -> None:
     from adaptive_inference.exit_rules import load_rule
-    from adaptive_inference.exits.layout import locate
+    from adaptive_inference.exits.layout import open_model
 
-    locate(args.model)
+    open_model(args.model)
     if args.batch_size != 1:
         raise UserError(f"--batch-size {args.batch_size} is not supported; use 1")
     if args.rule is not None:
@@ -123,10 +130,9 @@ def _predict(args: argparse.Namespace) -> None:
     if args.out is not None or args.glue_task is not None:
         raise UserError("--out and --glue-task go with --format glue; add it, or leave them out")
     with _lines(args.file) as lines:
-        from adaptive_inference.exits import load_model
-        from adaptive_inference.serving.predictor import Predictor
+        from adaptive_inference.serving.predictor import load_predictor
 
-        predictor = Predictor(load_model(args.model), args.rule, args.threshold)
+        predictor = load_predictor(args.model, args.rule, args.threshold)
         for text in _texts(lines, predictor.schema):
             print(
                 json.dumps(_answer(predictor.answer(text), predictor.schema), ensure_ascii=False), flush=True
@@ -136,7 +142,7 @@ def _predict(args: argparse.Namespace) -> None:
 def _predict_glue(args: argparse.Namespace) -> None:
     from adaptive_inference.data.glue import glue_task, read_texts, submission
     from adaptive_inference.data.local import read_table
-    from adaptive_inference.exits.layout import locate
+    from adaptive_inference.exits.layout import open_model
     from adaptive_inference.files import write_text
     from adaptive_inference.tasks.schema import Schema
 
@@ -144,13 +150,14 @@ def _predict_glue(args: argparse.Namespace) -> None:
         raise UserError(
             "--format glue needs FILE, the test file of the task (.jsonl, .tsv, .csv or .parquet)"
         )
-    schema = Schema.load(locate(args.model)[0])  # all that can be wrong is told before the model is loaded
+    schema = Schema.load(
+        open_model(args.model).home
+    )  # all that can be wrong is told before the model is loaded
     task = glue_task(args.glue_task, schema)
     texts = read_texts(read_table(args.file), task, schema)
-    from adaptive_inference.exits import load_model
-    from adaptive_inference.serving.predictor import Predictor
+    from adaptive_inference.serving.predictor import load_predictor
 
-    predictor = Predictor(load_model(args.model), args.rule, args.threshold)
+    predictor = load_predictor(args.model, args.rule, args.threshold)
     found = []
     for row in texts:
         found.append(predictor.answer(row))
@@ -262,27 +269,9 @@ def _from_object(line: str, number: int, schema: Schema) -> str | list[str]:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from adaptive_inference.exits.layout import locate
+    from adaptive_inference.serving.export import export
 
-    _, calibration = locate(args.run_folder)
-    if calibration is None:
-        raise UserError(
-            f"{args.run_folder} has no calibration/calibration.json; run calibrate_thresholds for it first"
-        )
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UserError(f"{args.out} exists and is not an empty folder; name another one, or remove it")
-    from adaptive_inference.exits import load_model
-    from adaptive_inference.exits.layout import CARD_FILE
-    from adaptive_inference.files import write_text
-    from adaptive_inference.serving.card import model_card
-    from adaptive_pipeline.runs.records import Record
-
-    model = load_model(args.run_folder)
-    record = args.run_folder / "evaluation"
-    evaluation = Record.load(record) if (record / "metrics.json").is_file() else None
-    model.save_pretrained(args.out)
-    if model.schema is not None:
-        write_text(args.out / CARD_FILE, model_card(model, evaluation))
+    export(args.run_folder, args.out)
     print(f"wrote {args.out}; try: echo 'a text' | adaptive-inference predict {args.out}")
 
 

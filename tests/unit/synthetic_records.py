@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.exits.layout import FORMAT, MULTI_EXIT, MULTI_MODEL
 from adaptive_inference.files import write_json
+from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.runs.records import Record
@@ -144,6 +147,7 @@ def write_cell(
             )
     if edit:
         edit(cell, rows, timings)
+    _write_points(folder, cell, rows)
     keys = ("evaluation", f"methods.{cell.method}.rules", "calibration.thresholds", "runtime")
     record = _record("evaluate_batch1", cell, params, keys)
     layers = [{"layer": layer, "quality": float(q)} for layer, q in zip(exits, quality, strict=True)]
@@ -236,27 +240,41 @@ def _write_calibration(folder: Path, params: Params, cell: Cell) -> None:
         "reliability": {"before": curve(0.09), "after": curve(0.01)},
     }
     record.save(folder / "calibration")
-    own = [{"name": "max_loss_1", "rule": "confidence", "threshold": 0.8, "quality": 0.9, "qualifies": True}]
-    members = [
-        {
-            "name": f"static_{k}",
-            "method": f"static_{k}",
-            "rule": "fixed",
-            "threshold": float(i),
-            "qualifies": True,
-        }
-        for i, k in enumerate(exits)
-    ]
+
+
+def _write_points(folder: Path, cell: Cell, rows: list[dict[str, Any]]) -> None:
+    """Write the calibration.json from which the rows would have come."""
+    exits = (6,) if cell.method == "full" else EXITS
+    points = [_point(cell, row) for row in rows]
     body = {
         "temperatures": [1.5 + k for k in range(len(exits))],
         "certainty_min": None,
         "certainty_max": None,
+        "reliability": {"before": [], "after": []},
         "exits": list(exits),
-        "operating_points": own + (members if cell.method == "multi_model" else []),
-        "recommended": {"rule": "confidence", "threshold": 0.8, "operating_point": "max_loss_1"},
+        "operating_points": [point.to_json() for point in points],
+        "recommended": points[0].to_json(),
     }
     write_json(folder / "calibration" / "calibration.json", body)
 
 
 def _record(stage: str, cell: Cell, params: Params, keys: tuple[str, ...]) -> Record:
     return Record(stage, cell, params.echo(keys), {}, "0" * 64)
+
+
+def _point(cell: Cell, row: dict[str, Any]) -> OperatingPoint:
+    member = None if row["method"] == cell.method else int(row["method"].removeprefix("static_"))
+    setting = Setting(row["rule"], row["threshold"] if member is None else 0.0, member)
+    seen = Seen(row["calibration_quality"], row["calibration_layers_speedup"])
+    goal = Goal.parse(row["operating_point"])
+    return OperatingPoint(goal, setting, row["qualifies"], None if row["threshold"] is None else seen)
+
+
+def save_model(folder: Path, exits: list[int], weights: bytes = b"") -> None:
+    """Write a model's folder with invented weights; without any, that of a cascade, whose members have their own."""
+    kind = MULTI_EXIT if weights else MULTI_MODEL
+    config = {"kind": kind, "format": FORMAT, "exits": exits, "backbone": {"model_type": "bert"}}
+    write_json(folder / "config.json", config)
+    Schema("tiers", "classification", ("negative", "positive"), "accuracy", 48).save(folder)
+    if weights:
+        (folder / "model.safetensors").write_bytes(weights)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from adaptive_inference.serving.card_text import metric_name, task_line, usage
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
@@ -31,7 +32,6 @@ from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import load_model
 from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs
 from adaptive_inference.files import read_json, write_json
-from adaptive_inference.serving.card_text import metric_name, task_line, usage
 from adaptive_inference.settings.inputs import REGRESSION_METRICS, Task
 from adaptive_inference.tasks.encode import collate, encode
 from adaptive_inference.tasks.quality import predict, quality

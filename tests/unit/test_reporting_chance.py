@@ -7,10 +7,12 @@ import pytest
 from synthetic_records import invented_params, write_run
 
 from adaptive_inference.files import read_json, write_json
+from adaptive_inference.serving.card import CardData
+from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.reporting.aggregate import aggregate
 from adaptive_pipeline.reporting.chance import best_constant, chance_warning
 from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.model_card import model_card
+from adaptive_pipeline.reporting.handout import told_of
 from adaptive_pipeline.reporting.prose import main_markdown
 from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
 
@@ -58,7 +60,9 @@ def test_a_full_model_that_does_not_beat_the_commonest_class_is_told_in_every_re
     choices, rows = recommend(results), aggregate(results)
     assert chance.sentence in as_markdown(choices, results, "results", ())
     assert chance.sentence in main_markdown(results, rows, choices)
-    assert chance.sentence in model_card(results, rows, choices[0])
+    schema = Schema("tiers", "classification", ("negative", "positive"), "accuracy", 48)
+    card = CardData(schema, "bert", (6,), False, True, None, ())
+    assert chance.sentence in told_of(card, results, choices[0].row, choices[0].point, choices[0]).remarks
     told = as_json(choices, results, "results", ())["choices"][0]["full_model_against_one_answer"]
     assert told["constant"] == 0.6
 

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_records import invented_params, write_run
+from synthetic_records import invented_params, save_model, write_run
 
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.reporting.aggregate import aggregate, shown_rule
 from adaptive_pipeline.reporting.collect import collect
@@ -217,17 +218,13 @@ def test_each_task_gets_its_own_answer(tmp_path):
 
 
 def hand_out_with_weights(root: Path, params, out: Path) -> Path | None:
-    for method in ("sweet", "full"):
-        for seed in params.seeds:
-            folder = root / f"tiers/minilm/seed{seed}/{method}/train/model"
-            folder.mkdir(parents=True)
-            (folder / "model.safetensors").write_bytes(f"{method}{seed}".encode())
     for seed in params.seeds:
+        run = root / f"tiers/minilm/seed{seed}"
+        save_model(run / "full/train/model", [6], f"full{seed}".encode())
+        save_model(run / "sweet/train/model", [2, 4, 6], f"sweet{seed}".encode())
+        save_model(run / "multi_model/train/model", [2, 4, 6])
         for layer in (2, 4, 6):
-            folder = root / f"tiers/minilm/seed{seed}/multi_model/train/model/{layer}"
-            folder.mkdir(parents=True)
-            (folder / "model.safetensors").write_bytes(f"member{layer}".encode())
-            (folder.parent / "schema.json").write_text("{}")
+            save_model(run / f"multi_model/train/model/{layer}", [layer], f"member{layer}".encode())
     results = collect(root, params)
     (choice,) = recommend(results)
     done = hand_out(results, aggregate(results), choice, root, out)
@@ -238,15 +235,17 @@ def test_the_recommended_model_is_handed_out_with_its_threshold_and_card(tmp_pat
     write_run(tmp_path / "runs", params)
     model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
     assert (model / "model.safetensors").read_bytes() == b"sweet1"  # best on the calibration split
-    recommended = read_json(model / "calibration.json")["recommended"]
-    assert (recommended["rule"], recommended["operating_point"]) == ("confidence", "min_speedup_1.5")
+    recommended = OperatingPoint.from_json(read_json(model / "calibration.json")["recommended"])
+    assert (recommended.setting.rule, recommended.goal) == ("confidence", Goal("min_speedup", 1.5))
     card = (model / "README.md").read_text()
     for text in (
         "tiers",
         "`negative`, `positive`",
         "after layers 2, 4, 6",
-        f"{recommended['threshold']:.6g}",
+        f"{recommended.setting.threshold:.6g}",
         "accuracy 0.90",
+        "SWEET",
+        "`max_loss_1`",
     ):
         assert text in card
 
@@ -263,9 +262,9 @@ def test_a_static_model_is_handed_out_alone_with_its_own_temperature(tmp_path, p
     body = read_json(model / "calibration.json")
     assert body["temperatures"] == [2.5]
     assert body["exits"] == [4]
-    assert body["recommended"] == {"rule": "fixed", "threshold": 0.0, "operating_point": "static_4"}
-    assert [point["name"] for point in body["operating_points"]] == ["static_4"]
-    assert "method" not in body["operating_points"][0]
+    recommended = OperatingPoint.from_json(body["recommended"])
+    assert (recommended.setting, recommended.goal) == (Setting("fixed", 0.0), Goal("member", 4.0))
+    assert body["operating_points"] == [body["recommended"]]
     assert "First 4 layers" in (model / "README.md").read_text()
 
 

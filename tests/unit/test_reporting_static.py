@@ -2,8 +2,9 @@
 
 import pytest
 import synthetic_records
-from synthetic_records import invented_params, write_run
+from synthetic_records import invented_params, save_model, write_run
 
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.reporting.aggregate import aggregate
 from adaptive_pipeline.reporting.areas import STATIC, area_rows
@@ -78,21 +79,17 @@ def test_the_recommended_one_is_handed_out_as_it_is(method, runs, params, tmp_pa
             row["calibration_quality"] = 0.95 if row["method"] in (method, "full") else 0.5
         write_json(file, body)
     for seed in (0, 1):
-        folder = runs / f"tiers/minilm/seed{seed}/{method}"
-        (folder / "train/model").mkdir(parents=True)
-        (folder / "train/model/model.safetensors").write_bytes(b"weights")
-        calibration = read_json(folder / "calibration/calibration.json")
-        point = {"name": "whole", "rule": "fixed", "threshold": 0.0, "quality": 0.9, "qualifies": True}
-        write_json(folder / "calibration/calibration.json", calibration | {"operating_points": [point]})
+        folder = runs / f"tiers/minilm/seed{seed}/{method}/train/model"
+        save_model(folder, [STATICS[method][0]], b"weights")
     results = collect(runs, params)
     (choice,) = recommend(results)
     assert (choice.row.method, choice.faster) == (method, True)
     assert hand_out(results, aggregate(results), choice, runs, tmp_path / "out")
     target = tmp_path / "out" / choice.model
     assert (target / "model.safetensors").read_bytes() == b"weights"
-    recommended = read_json(target / "calibration.json")["recommended"]
-    assert recommended == {"rule": "fixed", "threshold": 0.0, "operating_point": "whole"}
+    recommended = OperatingPoint.from_json(read_json(target / "calibration.json")["recommended"])
+    assert (recommended.setting, recommended.goal) == (Setting("fixed", 0.0), Goal("whole"))
     assert "every text runs through all" in as_markdown([choice], results, "results", {choice.model})
     card = (target / "README.md").read_text()
     assert "every text runs through all layers of this model" in card
-    assert ("first 4 layers" if method == "static_4" else "exits after layers 3") in card
+    assert f"first {STATICS[method][0]} layers" in card

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adaptive_inference.exits.build import build_model
     from adaptive_inference.exits.cascade import MultiModel
+    from adaptive_inference.exits.load import load_model
     from adaptive_inference.exits.model import ExitBatch, ExitStep, MultiExitModel
-    from adaptive_inference.exits.saved import load_model
 
 __all__ = ["ExitBatch", "ExitStep", "MultiExitModel", "MultiModel", "build_model", "load_model"]
 
@@ -21,7 +21,7 @@ _HOMES = {
     "MultiExitModel": "model",
     "MultiModel": "cascade",
     "build_model": "build",
-    "load_model": "saved",
+    "load_model": "load",
 }
 
 

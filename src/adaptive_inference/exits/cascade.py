@@ -6,12 +6,15 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 from torch import nn
 
 from adaptive_inference.backbones.base import Batch
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.layout import MULTI_MODEL, SavedModel
 from adaptive_inference.exits.model import ExitModule, ExitStep, LateStep, MultiExitModel
+from adaptive_inference.exits.saved import save_companions, save_config
 
 
 class MultiModel(ExitModule):
@@ -22,6 +25,8 @@ class MultiModel(ExitModule):
     members
         Models of one exit each, at growing depth. Each is also a static first-k-layers baseline by itself.
     """
+
+    kind = MULTI_MODEL
 
     def __init__(self, members: Sequence[MultiExitModel]) -> None:
         super().__init__()
@@ -53,14 +58,15 @@ class MultiModel(ExitModule):
                 yield replace(step, index=index)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and one folder per member; see `exits.saved`."""
-        from adaptive_inference.exits.saved import save_multi_model
-
-        save_multi_model(self, Path(folder))
+        """Write one folder per member, named by its layers, and what goes with them all."""
+        folder = Path(folder)
+        save_config(folder, self.kind, {"exits": list(self.exits)})
+        for member in self._members:
+            member.save_pretrained(folder / str(member.exits[0]))
+        save_companions(folder, self.schema, self.tokenizer, self.calibration)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> MultiModel:
-        """Load what `save_pretrained` wrote, or a method's run folder."""
-        from adaptive_inference.exits.saved import load_model
-
-        return load_model(folder, expected=cls)
+    def _from_saved(cls, saved: SavedModel) -> Self:
+        return cls(
+            [MultiExitModel.from_pretrained(saved.home / str(layer)) for layer in saved.config["exits"]]
+        )

@@ -1,25 +1,73 @@
-"""Where a model lies: names of the files in a model folder, and which folders count as one. Loads no torch."""
+"""Where a saved model lies and what it says of itself: its files, its kind, the version of their form. Loads no torch."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.files import read_json
 
+#: Version of the form of a model folder, config.json's ``format``; docs/compatibility.md says what it promises.
+FORMAT = 1
 #: Values of ``kind`` in a model's config.json.
-MULTI_EXIT, MULTI_MODEL = "multi_exit", "multi_model"
-CALIBRATION_FILE, CARD_FILE = "calibration.json", "README.md"
+MULTI_EXIT, MULTI_MODEL = KINDS = ("multi_exit", "multi_model")
+CONFIG_FILE, CALIBRATION_FILE = "config.json", "calibration.json"
 
 
-def locate(folder: Path) -> tuple[Path, Path | None]:
-    """Return the model folder and the calibration file of a model folder or of a method's run folder."""
+@dataclass(frozen=True)
+class SavedModel:
+    """A model folder that this code can read.
+
+    Attributes
+    ----------
+    home
+        Where its ``config.json`` lies.
+    config
+        Content of ``config.json``.
+    calibration
+        Content of ``calibration.json``, or None.
+    """
+
+    home: Path
+    config: dict[str, Any]
+    calibration: dict[str, Any] | None
+
+
+def open_model(folder: str | Path, kind: str | None = None) -> SavedModel:
+    """Find the model of a model folder, or of a method's run folder, and read what is no weight.
+
+    Raises
+    ------
+    UserError
+        There is none, or it is of another format, or of another kind than ``kind``.
+    """
+    home, calibration = _locate(Path(folder))
+    file = home / CONFIG_FILE
+    config = read_json(file)
+    found, version = config.get("kind"), config.get("format", 0)
+    if found not in KINDS:
+        raise UserError(f"{file} is of kind {found!r}; a model saved by this project is {' or '.join(KINDS)}")
+    if version != FORMAT:
+        raise UserError(
+            f"{file} is of format {version}, and this adaptive-inference reads format {FORMAT}: use the release that wrote "
+            "it, or train the model again"
+        )
+    if kind not in (None, found):
+        raise UserError(f"{home} holds a model of kind {found}, not {kind}; load_model takes either")
+    return SavedModel(home, config, read_json(calibration) if calibration.is_file() else None)
+
+
+def _locate(folder: Path) -> tuple[Path, Path]:
+    """Return the model folder, and where its calibration is if it has one."""
     for home, calibration in (
         (folder, folder / CALIBRATION_FILE),
         (folder / "train" / "model", folder / "calibration" / CALIBRATION_FILE),
         (folder / "model", folder.parent / "calibration" / CALIBRATION_FILE),
     ):
-        if (home / "config.json").is_file():
-            return home, calibration if calibration.is_file() else None
+        if (home / CONFIG_FILE).is_file():
+            return home, calibration
     raise UserError(
         f"{folder} holds no saved model (no config.json, nor train/model/config.json below it); name a folder written "
         "by save_pretrained or `adaptive-inference export`, or a run folder such as runs/TASK/BACKBONE/seed0/sweet"

@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from adaptive_inference.backbones.base import Backbone, Batch, Context
+from adaptive_inference.backbones.load import WEIGHT_FILE
 from adaptive_inference.exits.head import ExitHead
+from adaptive_inference.exits.layout import MULTI_EXIT, SavedModel, open_model
+from adaptive_inference.exits.saved import describe, empty_parts, fill, save_companions, save_config
+from adaptive_inference.exits.weights import save_weights
 from adaptive_inference.tasks.schema import Schema
-
-if TYPE_CHECKING:
-    from adaptive_inference.serving.predictor import Predictions
 
 #: As `Backbone.run_layer`: from a layer's index, the state before it and the context to the state after it.
 RunLayer = Callable[[int, Tensor, Context], Tensor]
@@ -103,6 +104,8 @@ class ExitModule(nn.Module):
 
     Attributes
     ----------
+    kind
+        What ``config.json`` calls such a model.
     exits
         Exit layers, 1 to L, ascending.
     schema
@@ -113,6 +116,7 @@ class ExitModule(nn.Module):
         Content of ``calibration.json``, or None.
     """
 
+    kind: ClassVar[str]
     exits: tuple[int, ...]
     schema: Schema | None
     tokenizer: PreTrainedTokenizerBase | None
@@ -148,17 +152,27 @@ class ExitModule(nn.Module):
         stacked = None if certainty[0] is None else torch.stack(certainty, dim=1)
         return ExitBatch(torch.stack(logits, dim=1), stacked)
 
-    def predict(
-        self,
-        texts: Sequence[str | Sequence[str]],
-        rule: str | None = None,
-        threshold: float | None = None,
-        batch_size: int = 1,
-    ) -> Predictions:
-        """Answer texts, each leaving at the exit where the rule fires; see `exits.predict.predict`."""
-        from adaptive_inference.serving.predictor import predict
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write configuration, weights, tokenizer, schema and calibration; files of an earlier model are replaced."""
+        raise NotImplementedError
 
-        return predict(self, texts, rule, threshold, batch_size)
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load what `save_pretrained` wrote, or a method's run folder, in eval mode.
+
+        Raises
+        ------
+        UserError
+            The folder holds no model of this kind and format, or a damaged one.
+        """
+        saved = open_model(folder, cls.kind)
+        model = cls._from_saved(saved)
+        model.calibration = saved.calibration
+        return model.eval()
+
+    @classmethod
+    def _from_saved(cls, saved: SavedModel) -> Self:
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -182,6 +196,8 @@ class MultiExitModel(ExitModule):
     certainty_heads
         One linear H -> 1 per exit (LTE, sweet.md 1.5), or None.
     """
+
+    kind = MULTI_EXIT
 
     def __init__(
         self,
@@ -302,14 +318,14 @@ class MultiExitModel(ExitModule):
         return [item for item in self.parameters() if id(item) not in inner]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write configuration, weights, tokenizer, schema, calibration and model card; see `exits.saved`."""
-        from adaptive_inference.exits.saved import save_multi_exit
-
-        save_multi_exit(self, Path(folder))
+        """See `ExitModule.save_pretrained`."""
+        folder = Path(folder)
+        save_config(folder, self.kind, describe(self.backbone, self.exits, self._heads, self.has_certainty))
+        save_weights(self, folder / WEIGHT_FILE)
+        save_companions(folder, self.schema, self.tokenizer, self.calibration)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> MultiExitModel:
-        """Load what `save_pretrained` wrote, or a method's run folder; see `exits.saved`."""
-        from adaptive_inference.exits.saved import load_model
-
-        return load_model(folder, expected=cls)
+    def _from_saved(cls, saved: SavedModel) -> Self:
+        model = cls(**empty_parts(saved.home, saved.config))
+        fill(model, saved.home)
+        return model

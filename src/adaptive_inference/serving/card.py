@@ -1,105 +1,201 @@
-"""The model card, a README.md that tells what the folder's model does and how well."""
+"""The model card, the README.md of an exported model: what it does, how well, and how to use it. Loads no torch."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from adaptive_inference.exits.model import ExitModule, MultiExitModel
-from adaptive_inference.serving.card_text import header, limits, table, task_line, usage
-from adaptive_pipeline.runs.records import Record
+import yaml
+
+from adaptive_inference.calibration.operating_point import OperatingPoint
+from adaptive_inference.exits.layout import MULTI_MODEL, open_model
+from adaptive_inference.serving.setting import recommended
+from adaptive_inference.tasks.schema import Schema
+
+CARD_FILE = "README.md"
+#: What model hubs read. They know no tag for scores: those are "classified" too.
+_HEADER = {
+    "library_name": "adaptive-inference",
+    "pipeline_tag": "text-classification",
+    "tags": ["adaptive-inference", "early-exit"],
+}
+#: Metric key -> name for readers; any other is shown under its key.
+_METRICS = {
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+    "pearson_spearman": "Pearson-Spearman mean",
+}
+_COLUMNS = (
+    "rule",
+    "operating point",
+    "threshold",
+    "quality, calibration split",
+    "layers speed-up, calibration split",
+    "quality, evaluation split",
+    "layers speed-up, evaluation split",
+    "FLOPs speed-up, evaluation split",
+)
 
 
-def model_card(model: ExitModule, evaluation: Record | None = None) -> str:
-    """Return the card's text; pure function of the model, its calibration and its evaluation record.
+def metric_name(metric: str) -> str:
+    """Return how a metric is shown."""
+    return _METRICS.get(metric, metric)
 
-    Parameters
+
+@dataclass(frozen=True)
+class CardPoint:
+    """An operating point, and what the evaluation split gave at it; None: not measured."""
+
+    point: OperatingPoint
+    quality: float | None = None
+    layers_speedup: float | None = None
+    flops_speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class CardData:
+    """All that a card says.
+
+    Attributes
     ----------
-    model
-        With a schema.
-    evaluation
-        Record of `evaluate_batch1`, where the model was evaluated.
+    schema
+        What goes in and what comes out.
+    encoder
+        What the layers are.
+    exits
+        Exit layers, or the layers of a cascade's members.
+    cascade
+        Whether it is one.
+    calibrated
+        False: no threshold was chosen.
+    default
+        The operating point that the model answers with unless told otherwise; None: all of it runs.
+    points
+        Those that a user may choose among.
+    title
+        What kind of model it is; empty: told by the exits.
+    remarks
+        Sentences on quality and speed.
     """
-    schema, calibration = model.schema, model.calibration or {}
-    parts = [
-        header(schema.task, _what(model)),
-        task_line(schema.text, schema.labels, schema.metric),
-        _exit_line(model),
-        "## How to use",
-        usage(type(model).__name__, schema.text, schema.labels),
-    ]
-    if calibration:
-        parts += ["## Thresholds", _default_line(model), _points_table(calibration)]
-    else:
-        parts += [
-            "## Thresholds",
-            "Not calibrated: predictions run the whole model unless a rule and a threshold are given.",
-        ]
-    if evaluation is not None:
-        parts += ["## Quality on the evaluation split", _quality_table(evaluation)]
-    parts += ["## Limits", limits(schema.task, schema.max_length)]
-    return "\n\n".join(parts) + "\n"
+
+    schema: Schema
+    encoder: str
+    exits: tuple[int, ...]
+    cascade: bool
+    calibrated: bool
+    default: OperatingPoint | None
+    points: tuple[CardPoint, ...]
+    title: str = ""
+    remarks: tuple[str, ...] = ()
 
 
-def _what(model: ExitModule) -> str:
-    if not isinstance(model, MultiExitModel):
-        return f"a cascade of {len(model.exits)} models"
-    return "an early-exit model" if len(model.exits) > 1 else f"a model of {model.exits[0]} layers"
-
-
-def _exit_line(model: ExitModule) -> str:
-    layers = ", ".join(str(layer) for layer in model.exits)
-    if isinstance(model, MultiExitModel):
-        family = model.backbone.config.model_type
-        return f"Exits after layers {layers} of {model.backbone.num_layers} ({family})."
-    return f"Members of {layers} layers, tried in this order, each from the tokens on."
-
-
-def _default_line(model: ExitModule) -> str:
-    from adaptive_inference.serving.predictor import recommendation
-
-    if len(model.exits) == 1:
-        return "None: the model has one exit, and every text runs up to it."
-    chosen = recommendation(model)
-    if chosen.get("operating_point") is None:
-        return "Default: the whole model; no threshold kept the quality that the goal asks for."
-    return f"Default: rule `{chosen['rule']}` at threshold {_number(chosen['threshold'])} (`{chosen['operating_point']}`)."
-
-
-def _points_table(calibration: dict[str, Any]) -> str:
-    rows = [
-        [
-            f"`{point.get('method') or point['rule']}`",
-            f"`{point['name']}`",
-            _number(point["threshold"]),
-            _number(point["quality"]),
-            _number(point["layers_speedup"]),
-        ]
-        for point in calibration.get("operating_points", [])
-        if point["qualifies"]
-    ]
-    if not rows:
-        return "No operating point met its goal."
-    return "Chosen and measured on the calibration split.\n\n" + table(
-        ["rule", "operating point", "threshold", "quality", "layers speed-up"], rows
+def card_of(folder: Path, points: Iterable[CardPoint]) -> CardData:
+    """Return what a saved model's folder can tell, with the operating points that a user may choose among."""
+    saved = open_model(folder)
+    cascade = saved.config["kind"] == MULTI_MODEL
+    exits = tuple(saved.config["exits"])
+    last = open_model(saved.home / str(exits[-1])) if cascade else saved
+    return CardData(
+        Schema.load(saved.home),
+        last.config["backbone"]["model_type"],
+        exits,
+        cascade,
+        saved.calibration is not None,
+        recommended(saved.calibration),
+        tuple(points),
     )
 
 
-def _quality_table(evaluation: Record) -> str:
-    rows = [
-        [
-            f"`{row['rule']}`",
-            f"`{row['operating_point']}`",
-            _number(row["quality"]),
-            _number(row["layers_speedup"]),
-            _number(row["flops_speedup"]),
-        ]
-        for row in evaluation.details.get("rows", [])
-        if row.get("attainable", True) and row.get("quality") is not None
+def render(data: CardData) -> str:
+    """Return the card's text."""
+    schema = data.schema
+    parts = [
+        f"---\n{yaml.safe_dump(_HEADER, sort_keys=True)}---",
+        f"# {schema.task}: {data.title or _kind(data)}",
+        _task(schema),
+        _layers(data),
+        "## How to use",
+        _usage(schema),
+        "## Thresholds",
+        _default(data),
+        *_points(data.points),
+        *(["## Quality and speed", *data.remarks] if data.remarks else []),
+        "## Limits",
+        f"Fine-tuned on task `{schema.task}` alone, on inputs of up to {schema.max_length} tokens (longer ones are cut). "
+        "Thresholds were chosen on held-out calibration rows of the same task: on other text both quality and speed-up "
+        "may differ.",
     ]
-    if not rows:
-        return "Not measured."
-    return table(["rule", "operating point", "quality", "layers speed-up", "FLOPs speed-up"], rows)
+    return "\n\n".join(parts) + "\n"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _kind(data: CardData) -> str:
+    if data.cascade:
+        return f"a cascade of {len(data.exits)} models"
+    return "an early-exit model" if len(data.exits) > 1 else f"a model of {data.exits[0]} layers"
+
+
+def _task(schema: Schema) -> str:
+    reads = " and ".join(f"`{name}`" for name in schema.text)
+    answer = (
+        "a score (a number, not clipped to any range)"
+        if schema.labels is None
+        else "one of " + ", ".join(f"`{name}`" for name in schema.labels)
+    )
+    return f"Task: reads {reads}, answers {answer}; scored by {metric_name(schema.metric)}."
+
+
+def _layers(data: CardData) -> str:
+    layers = ", ".join(str(layer) for layer in data.exits)
+    if data.cascade:
+        return f"Members of {layers} layers ({data.encoder}), tried in this order, each from the tokens on."
+    if len(data.exits) == 1:
+        return f"The first {layers} layers of an encoder ({data.encoder}), with one classifier."
+    return f"An encoder ({data.encoder}) with exits after layers {layers}."
+
+
+def _usage(schema: Schema) -> str:
+    """Return a snippet of Python and a command line that predict with the folder that the card lies in."""
+    pair = len(schema.text) > 1
+    answers = "answer.labels" if schema.labels is None else "answer.labels, answer.probabilities"
+    texts = '[("a text", "another")]' if pair else '["a text", "another"]'
+    line = f'{{"{schema.text[0]}": "a text", "{schema.text[1]}": "another"}}' if pair else "a text"
+    return (
+        f"```python\nfrom adaptive_inference import load_predictor\n\n"
+        f'predictor = load_predictor(".")\n'
+        f"answer = predictor.predict({texts})\nprint({answers}, answer.exit_layers)\n```\n\n"
+        f"```sh\necho '{line}' | adaptive-inference predict .\n```"
+    )
+
+
+def _default(data: CardData) -> str:
+    if len(data.exits) == 1:
+        return "None: the model has one exit, and every text runs through all layers of this model."
+    if not data.calibrated:
+        return "Not calibrated: predictions run the whole model unless a rule and a threshold are given."
+    if data.default is None:
+        return "Default: the whole model; no threshold kept the quality that the goal asks for."
+    goal, setting = data.default.goal, data.default.setting
+    return (
+        f"Default: rule `{setting.rule}` at threshold {setting.threshold:.6g} (`{goal.name}`: {goal.words})."
+    )
+
+
+def _points(points: Sequence[CardPoint]) -> list[str]:
+    """Return a table of the operating points, without the columns that nothing is known for."""
+    if not points:
+        return []
+    rows = []
+    for item in points:
+        goal, setting, seen = item.point.goal, item.point.setting, item.point.seen
+        figures = [None, None] if seen is None else [seen.quality, seen.layers_speedup]
+        figures += [item.quality, item.layers_speedup, item.flops_speedup]
+        threshold = "" if setting.threshold is None else f"{setting.threshold:.6g}"
+        numbers = ["" if value is None else f"{value:.4g}" for value in figures]
+        rows.append([f"`{setting.rule}`", f"`{goal.name}`", threshold, *numbers])
+    kept = [index for index in range(len(_COLUMNS)) if any(row[index] for row in rows)]
+    lines = [[line[index] for index in kept] for line in (_COLUMNS, ["---"] * len(_COLUMNS), *rows)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return ["Operating points of this model (`--rule`, `--threshold`):", table]

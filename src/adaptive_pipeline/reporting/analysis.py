@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.aggregate import Row, mean, spread
 from adaptive_pipeline.reporting.analysis_tables import conflict_rows, overthinking_rows, weight_terms
 from adaptive_pipeline.reporting.collect import CellFiles, Results

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.aggregate import mean, spread
 from adaptive_pipeline.reporting.collect import CellFiles, Point, Results
 from adaptive_pipeline.reporting.curve_area import (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_inference.tasks.quality import quality
 from adaptive_pipeline.reporting.collect import Results
 from adaptive_pipeline.reporting.comparisons import collect_answers

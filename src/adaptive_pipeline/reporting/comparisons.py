@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.aggregate import TOLERANCE, Row, mean
 from adaptive_pipeline.reporting.collect import Results
 from adaptive_pipeline.reporting.markdown import number, table_line

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.aggregate import exit_share, mean, shown_rule
 from adaptive_pipeline.reporting.collect import Point, Results
 from adaptive_pipeline.reporting.names import (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.aggregate import Row, shown_rule
 from adaptive_pipeline.reporting.bands import Band, band
 from adaptive_pipeline.reporting.collect import Results

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.comparisons import STANDING_REFERENCES, Comparison
 from adaptive_pipeline.reporting.names import method_name, point_name
 from adaptive_pipeline.reporting.style import canvas, colour, save

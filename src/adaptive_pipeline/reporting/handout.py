@@ -1,20 +1,21 @@
-"""The model folder that the recommendation's command predicts with."""
+"""The model folder that the recommendation's command predicts with, and what its card tells of the comparison."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adaptive_inference.files import read_json, write_json, write_text
+from adaptive_inference.calibration.operating_point import OperatingPoint
+from adaptive_inference.exits.layout import CALIBRATION_FILE
+from adaptive_inference.files import read_json
+from adaptive_inference.serving.card import CardData, CardPoint, card_of
+from adaptive_inference.serving.export import copy_model, has_weights, write_card
 from adaptive_pipeline.reporting.aggregate import Row
 from adaptive_pipeline.reporting.collect import Point, Results
-from adaptive_pipeline.reporting.model_card import model_card
-from adaptive_pipeline.reporting.names import static_layers
-from adaptive_pipeline.reporting.recommendation import Choice
-
-WEIGHTS = "*.safetensors"
+from adaptive_pipeline.reporting.names import method_name, static_layers
+from adaptive_pipeline.reporting.recommendation import Choice, evaluation_sentence, leak_warning
 
 
 def hand_out(results: Results, rows: Sequence[Row], choice: Choice, runs: Path, out: Path) -> bool:
@@ -29,53 +30,102 @@ def hand_out(results: Results, rows: Sequence[Row], choice: Choice, runs: Path, 
     if row is None or point is None:
         return False
     run = point.cell.folder(runs)
-    source = run / "train" / "model"
-    if row.method != point.cell.method:
-        source /= str(static_layers(row.method))
-    calibration = run / "calibration" / "calibration.json"
-    if not calibration.is_file() or not any(source.rglob(WEIGHTS)):
+    source, calibration = run / "train" / "model", run / "calibration" / CALIBRATION_FILE
+    member = None if row.method == point.cell.method else static_layers(row.method)
+    if member is not None:
+        source /= str(member)
+    if not calibration.is_file() or not has_weights(source):
         return False
     target = out / choice.model
-    _copy(source, target)
-    for name in ("schema.json",):  # of a cascade's member: it may stand beside the members only
-        if not (target / name).is_file() and (source.parent / name).is_file():
-            shutil.copyfile(source.parent / name, target / name)
-    write_json(target / "calibration.json", calibration_of(read_json(calibration), row, point))
-    write_text(target / "README.md", model_card(results, rows, choice))
+    body = calibration_of(read_json(calibration), row.rule, row.operating_point, member)
+    copy_model(source, target, body)
+    card = card_of(target, card_points(body, rows, row, point))
+    write_card(target, told_of(card, results, row, point, choice))
     return True
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a tree's contents as plain, writable files, whatever links the cache has made of them."""
-    for file in sorted(source.rglob("*")):
-        if file.is_file():
-            goal = target / file.relative_to(source)
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, goal)
+def calibration_of(body: Mapping[str, Any], rule: str, goal: str, member: int | None) -> dict[str, Any]:
+    """Return a calibration with one of its operating points as the default to predict with.
 
+    A member of a cascade that is used alone keeps what is its own: it is a model of one exit.
 
-def calibration_of(body: Mapping[str, Any], row: Row, point: Point) -> dict[str, Any]:
-    """Return the calibration with the recommended point as the default to predict with.
-
-    A member of a cascade that is used alone keeps its own temperature only; it has one exit, so the rule is ``fixed``
-    at exit index 0.
+    Parameters
+    ----------
+    body
+        Content of ``calibration.json``.
+    rule, goal
+        Of the operating point.
+    member
+        Layers of the member, or None for the whole model.
     """
-    body = dict(body)
-    if row.method == point.cell.method:
-        recommended = {"rule": row.rule, "threshold": point.threshold, "operating_point": row.operating_point}
-        return body | {"recommended": recommended}
-    index = int(point.threshold or 0)
-    for key in ("temperatures", "certainty_min", "certainty_max", "exits"):
-        if body.get(key):
-            body[key] = [body[key][index]]
-    body["reliability"] = {
-        when: curves[index : index + 1] if curves else curves
-        for when, curves in (body.get("reliability") or {}).items()
+    points = [OperatingPoint.from_json(item) for item in body["operating_points"]]
+    if member is None:
+        own = points
+    else:
+        own = [
+            replace(point, setting=replace(point.setting, member=None))
+            for point in points
+            if point.setting.member == member
+        ]
+        body = alone(body, list(body["exits"]).index(member))
+    (chosen,) = (
+        point
+        for point in own
+        if (point.setting.member, point.setting.rule, point.goal.name) == (None, rule, goal)
+    )
+    return dict(body) | {
+        "operating_points": [point.to_json() for point in own],
+        "recommended": chosen.to_json(),
     }
-    body["operating_points"] = [
-        {key: value for key, value in item.items() if key != "method"} | {"threshold": 0.0}
-        for item in body.get("operating_points") or []
-        if item.get("method") == row.method
+
+
+def alone(body: Mapping[str, Any], k: int) -> dict[str, Any]:
+    """Return what a calibration says of exit index ``k``, as that of a model of one exit."""
+    lists = {
+        key: [body[key][k]]
+        for key in ("temperatures", "certainty_min", "certainty_max", "exits")
+        if body.get(key)
+    }
+    reliability = {
+        when: curves[k : k + 1] if curves else curves for when, curves in body["reliability"].items()
+    }
+    return dict(body) | lists | {"reliability": reliability}
+
+
+def card_points(
+    calibration: Mapping[str, Any], rows: Sequence[Row], row: Row, point: Point
+) -> list[CardPoint]:
+    """Return the operating points of a row's model and seed that a user may choose among, as they were measured."""
+    measured = {
+        (other.rule, other.operating_point): seen
+        for other in rows
+        if (other.task, other.backbone, other.method) == (row.task, row.backbone, row.method)
+        and other.attainable
+        for seen in other.points
+        if seen.cell == point.cell
+    }
+    found = [OperatingPoint.from_json(item) for item in calibration["operating_points"]]
+    pairs = ((item, measured.get((item.setting.rule, item.goal.name))) for item in found)
+    return [
+        CardPoint(item, seen.quality, seen.layers_speedup, seen.flops_speedup)
+        for item, seen in pairs
+        if seen is not None and item.setting.member is None
     ]
-    body["recommended"] = {"rule": "fixed", "threshold": 0.0, "operating_point": row.operating_point}
-    return body
+
+
+def told_of(card: CardData, results: Results, row: Row, point: Point, choice: Choice) -> CardData:
+    """Return the card with what the comparison says of its model."""
+    own = "" if point.quality is None else f", which alone has {point.quality:.4f}"
+    remarks = [
+        f"Chosen: {choice.why}.",
+        *leak_warning(results.params),
+        f"On the evaluation split: {evaluation_sentence(row)}. This folder holds the model of seed {point.cell.seed}{own}.",
+        choice.chance.sentence if choice.chance else "",
+        f"Wall-clock measured on: {row.machine}." if row.machine else "",
+    ]
+    return replace(
+        card,
+        title=method_name(row.method),
+        encoder=f"backbone `{choice.backbone}`, {results.params.backbone(choice.backbone).weights}",
+        remarks=tuple(remark for remark in remarks if remark),
+    )

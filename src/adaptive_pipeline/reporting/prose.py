@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_inference.settings.inputs import REGRESSION_METRICS
 from adaptive_pipeline.reporting.aggregate import Row
 from adaptive_pipeline.reporting.collect import Results

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.aggregate import Row
 from adaptive_pipeline.reporting.collect import Results

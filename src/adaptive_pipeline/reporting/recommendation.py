@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from adaptive_inference.serving.card_text import metric_name
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.aggregate import TOLERANCE, Row, aggregate
 from adaptive_pipeline.reporting.chance import Chance, chance_warning

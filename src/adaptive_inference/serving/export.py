@@ -1,0 +1,79 @@
+"""Gather a method's run into one folder that can be loaded, copied and published. Loads no torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
+from adaptive_inference.errors import UserError
+from adaptive_inference.exits.layout import CALIBRATION_FILE, open_model
+from adaptive_inference.files import read_json, write_json, write_text
+from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
+from adaptive_inference.serving.setting import usable_points
+
+
+def export(run: Path, out: Path) -> None:
+    """Write a run's model, its calibration and its card into a folder.
+
+    Parameters
+    ----------
+    run
+        A method's run folder, with ``train/model``, ``calibration`` and, where it was evaluated, ``evaluation``.
+    out
+        Made here; must not exist or be empty.
+
+    Raises
+    ------
+    UserError
+        There is no model, it is not calibrated, its evaluation is of another version, or ``out`` holds something.
+    """
+    saved = open_model(run)
+    if saved.calibration is None:
+        raise UserError(f"{run} has no calibration/calibration.json; run calibrate_thresholds for it first")
+    if not has_weights(saved.home):
+        raise UserError(f"{saved.home} holds no weights; train the model again")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not an empty folder; name another one, or remove it")
+    figures = _evaluated(run / "evaluation" / "metrics.json")
+    points = [
+        CardPoint(point, **figures.get((point.goal, point.setting), {}))
+        for point in usable_points(saved.calibration)
+    ]
+    card = card_of(run, points)
+    copy_model(saved.home, out, saved.calibration)
+    write_card(out, card)
+
+
+def _evaluated(file: Path) -> dict[tuple[Goal, Setting], dict[str, float | None]]:
+    """Return what an evaluation's record says of each operating point; nothing where there is no record."""
+    if not file.is_file():
+        return {}
+    names = ("quality", "layers_speedup", "flops_speedup")
+    try:
+        rows = [(OperatingPoint.from_json(row["point"]), row) for row in read_json(file)["rows"]]
+        return {(point.goal, point.setting): {name: row[name] for name in names} for point, row in rows}
+    except (KeyError, TypeError, UserError) as error:
+        raise UserError(f"{file} is no evaluation of this version; run evaluate_batch1 again") from error
+
+
+def has_weights(home: Path) -> bool:
+    """Whether a model folder holds more than its description: kept records do not."""
+    return any(home.rglob("*.safetensors"))
+
+
+def copy_model(home: Path, out: Path, calibration: Mapping[str, Any]) -> None:
+    """Copy a model folder as plain, writable files, whatever links a cache has made of them, with a calibration."""
+    for file in sorted(home.rglob("*")):
+        if file.is_file():
+            target = out / file.relative_to(home)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    write_json(out / CALIBRATION_FILE, calibration)
+
+
+def write_card(folder: Path, data: CardData) -> None:
+    """Write the card into a model's folder."""
+    write_text(folder / CARD_FILE, render(data))

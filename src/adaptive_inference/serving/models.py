@@ -1,0 +1,34 @@
+"""The models as a user of the library meets them: those of `exits`, which also answer texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaptive_inference.exits import cascade, load, model
+from adaptive_inference.serving.predictor import Predictions, Predictor, Text
+
+
+class _Answers(model.ExitModule):
+    def predict(
+        self,
+        texts: Sequence[Text],
+        rule: str | None = None,
+        threshold: float | None = None,
+        batch_size: int = 1,
+    ) -> Predictions:
+        """Answer texts, each leaving at the exit where the rule fires; see `Predictor`."""
+        return Predictor(self, rule, threshold).predict(texts, batch_size)
+
+
+class MultiExitModel(_Answers, model.MultiExitModel):
+    """An encoder with a head after each exit layer; see `exits.model.MultiExitModel`."""
+
+
+class MultiModel(_Answers, cascade.MultiModel):
+    """Models of growing depth, tried one after the other; see `exits.cascade.MultiModel`."""
+
+
+def load_model(folder: str | Path) -> MultiExitModel | MultiModel:
+    """Load a model folder, or a method's run folder, whichever kind of model it holds; see `exits.load`."""
+    return load.load_model(folder, (MultiExitModel, MultiModel))
