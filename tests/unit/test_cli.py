@@ -6,23 +6,28 @@ import sys
 import pytest
 import torch
 
-from adaptive_inference import cli
-from adaptive_inference.exits import build_model, load_model
+from adaptive_inference import cli, load_predictor
+from adaptive_inference.exits import build_model
 from adaptive_inference.files import write_json
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
-from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import Record
 
 SCHEMA = Schema("tiny", "classification", ("bad", "good"), "accuracy", 32)
-POINT = {"name": "max_loss_1", "rule": "confidence", "threshold": 0.0, "quality": 0.9, "layers_speedup": 4.0}
+POINT = {
+    "goal": {"kind": "max_loss", "value": 1.0, "cost": "layers"},
+    "setting": {"rule": "confidence", "threshold": 0.0, "member": None},
+    "qualifies": True,
+    "seen": {"quality": 0.9, "layers_speedup": 4.0, "flops_speedup": None},
+    "evidence": {},
+}
 CALIBRATION = {
     "temperatures": [1.0, 1.0],
     "certainty_min": None,
     "certainty_max": None,
     "full_quality": 0.9,
     "num_layers": 4,
-    "operating_points": [POINT | {"qualifies": True}],
+    "operating_points": [POINT],
+    "recommended": POINT,
 }
 
 
@@ -32,10 +37,9 @@ def save(folder, schema=SCHEMA):
         folder / "train" / "model"
     )
     write_json(folder / "calibration" / "calibration.json", CALIBRATION)
-    row = {"rule": "confidence", "operating_point": "max_loss_1", "quality": 0.8765, "attainable": True}
+    row = {"method": "sweet", "point": POINT, "attainable": True, "quality": 0.8765}
     row |= {"layers_speedup": 3.5, "flops_speedup": 3.25}
-    record = Record("evaluate_batch1", Cell("tiny", "b", 0, "sweet"), {}, {}, "", {}, {"rows": [row]})
-    record.save(folder / "evaluation")
+    write_json(folder / "evaluation" / "metrics.json", {"version": 2, "rows": [row]})
     return folder
 
 
@@ -80,7 +84,7 @@ def test_json_lines_give_the_same_answers_as_text_and_as_the_library(ask, run_fo
     file.write_text("".join(json.dumps({"text": text, "id": 3}) + "\n" for text in texts))
     _, objects, _ = ask("predict", run_folder, file)
     assert plain == objects
-    answer = load_model(run_folder).predict(texts)
+    answer = load_predictor(run_folder).predict(texts)
     assert [row["label"] for row in plain] == answer.labels
     assert [row["probability"] for row in plain] == pytest.approx(answer.probabilities.max(1), abs=1e-6)
 
@@ -130,6 +134,7 @@ def test_plain_text_for_a_pair_task_is_told(ask, pair_folder):
     ("arguments", "message"),
     [
         (["predict", "{tmp}/none"], "holds no saved model"),
+        (["predict", "{old}"], "is of format 0, and this adaptive-inference reads format 1"),
         (["predict", "{run}", "{tmp}/none.txt"], "cannot read"),
         (["predict", "{run}", "--rule", "confidance"], "did you mean 'confidence'"),
         (["predict", "{run}", "--rule", "oracle"], "true labels"),
@@ -144,7 +149,8 @@ def test_plain_text_for_a_pair_task_is_told(ask, pair_folder):
     ],
 )
 def test_mistakes_are_one_clear_line(ask, run_folder, tmp_path, arguments, message):
-    filled = [item.format(run=run_folder, tmp=tmp_path) for item in arguments]
+    write_json(tmp_path / "old" / "config.json", {"kind": "multi_exit"})
+    filled = [item.format(run=run_folder, tmp=tmp_path, old=tmp_path / "old") for item in arguments]
     status, out, err = ask(*filled)
     assert (status, out) == (2, [])
     assert message in err

@@ -1,10 +1,9 @@
 import json
-import math
 
 import pytest
 import torch
 
-from adaptive_inference import MultiExitModel, MultiModel, load_model
+from adaptive_inference import MultiExitModel, MultiModel, load_model, load_predictor
 from adaptive_inference.backbones.load import families
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import build_model
@@ -31,25 +30,8 @@ def logits(model):
         return model(**given).logits
 
 
-def points(*rows):
-    names = ("name", "rule", "threshold", "quality", "layers_speedup", "qualifies")
-    return [dict(zip(names, row, strict=True)) for row in rows]
-
-
 def calibration(exits=3):
-    return {
-        "temperatures": [1.0] * exits,
-        "certainty_min": None,
-        "certainty_max": None,
-        "full_quality": 0.9,
-        "num_layers": 4,
-        "operating_points": points(
-            ("max_loss_1", "confidence", 0.0, 0.9, 4.0, True),
-            ("max_loss_1", "entropy", 0.01, 0.9, 2.0, True),
-            ("min_speedup_2", "margin", 0.3, 0.8, 2.5, True),
-            ("max_loss_1", "margin", None, None, None, False),
-        ),
-    }
+    return {"temperatures": [1.0] * exits, "full_quality": 0.9, "operating_points": [], "recommended": None}
 
 
 def contents(folder):
@@ -95,9 +77,9 @@ def test_a_multi_model_comes_back_and_each_member_loads_by_itself(tmp_path):
     again = load_model(tmp_path)
     assert isinstance(again, MultiModel)
     assert torch.equal(logits(cascade), logits(again))
-    member = load_model(tmp_path / "2", MultiExitModel)
+    member = MultiExitModel.from_pretrained(tmp_path / "2")
     assert torch.equal(logits(member)[:, 0], logits(cascade)[:, 1])
-    with pytest.raises(UserError, match="holds a MultiModel, not a MultiExitModel"):
+    with pytest.raises(UserError, match="holds a model of kind multi_model, not multi_exit; load_model"):
         MultiExitModel.from_pretrained(tmp_path)
 
 
@@ -118,7 +100,7 @@ def test_equal_models_give_equal_bytes_and_name_no_path(tmp_path):
 
 def test_only_safe_files_are_written(tmp_path):
     build().save_pretrained(tmp_path)
-    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".safetensors", ".md"}
+    assert {file.suffix for file in tmp_path.iterdir()} == {".json", ".safetensors"}
     assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
 
 
@@ -135,7 +117,12 @@ def test_a_run_folder_loads_with_its_calibration(tmp_path):
     [
         (lambda f: (f / "config.json").unlink(), "holds no saved model"),
         (lambda f: (f / "config.json").write_text('{"kind": "other"}'), "of kind 'other'"),
-        (lambda f: (f / "config.json").write_text('{"kind": "multi_exit"}'), "lacks or mistypes"),
+        (lambda f: (f / "config.json").write_text('{"kind": "multi_exit"}'), r"of format 0.*reads format 1"),
+        (lambda f: (f / "config.json").write_text('{"kind": "multi_exit", "format": 2}'), "of format 2"),
+        (
+            lambda f: (f / "config.json").write_text('{"kind": "multi_exit", "format": 1}'),
+            "lacks or mistypes",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "missing or damaged"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "missing or damaged"),
     ],
@@ -155,104 +142,19 @@ def test_weights_of_another_shape_are_told(tmp_path):
         load_model(tmp_path / "two")
 
 
-def test_an_entropy_threshold_above_ln_c_is_refused_from_a_user_and_taken_from_a_calibration():
-    model, leaves_all = build(), 1.01 * math.log(2)  # the first of the rule's own grid
-    model.calibration = calibration() | {
-        "operating_points": points(("max_loss_1", "entropy", leaves_all, 0.9, 4.0, True))
-    }
-    assert model.predict(TEXTS).exit_layers.tolist() == [1, 1, 1]
-    assert model.predict(TEXTS, rule="entropy").exit_layers.tolist() == [1, 1, 1]
-    for rule in ("entropy", None):
-        with pytest.raises(UserError, match=r"entropy threshold 0\.7.* is above ln 2 = 0\.6931"):
-            model.predict(TEXTS, rule=rule, threshold=leaves_all)
-
-
-def test_predict_without_calibration_runs_the_whole_model():
-    answer = build().predict(TEXTS)
-    assert answer.exit_layers.tolist() == [4, 4, 4]
-    assert answer.probabilities.shape == (3, 2)
-    assert abs(answer.probabilities.sum(1) - 1).max() < 1e-12
-    assert answer.labels == [SCHEMA.labels[row.argmax()] for row in answer.probabilities]
-
-
-def test_predict_takes_the_recommended_operating_point_unless_told_otherwise():
-    model = build()
-    model.calibration = calibration()
-    assert model.predict(TEXTS).exit_layers.tolist() == [1, 1, 1]
-    assert model.predict(TEXTS, threshold=1.01).exit_layers.tolist() == [4, 4, 4]
-    assert model.predict(TEXTS, rule="fixed").exit_layers.tolist() == [4, 4, 4]
-    assert model.predict(TEXTS, rule="fixed", threshold=1).exit_layers.tolist() == [2, 2, 2]
-    from adaptive_inference.serving.predictor import operating_point
-
-    assert operating_point(model, "entropy") == ("entropy", 0.01)
-    with pytest.raises(
-        UserError, match=r"'margin' keeps the quality.*name one yourself: 0\.3 \(min_speedup_2\)"
-    ):
-        operating_point(model, "margin")
-    assert operating_point(model, "patience( tolerance=.2 )", 2.0) == ("patience(tolerance=0.2)", 2.0)
-    with pytest.raises(
-        UserError, match=r"no calibrated threshold for rule 'uncertainty'.*confidence, entropy, margin"
-    ):
-        model.predict(TEXTS, rule="uncertainty")
-
-
-def test_when_no_operating_point_qualifies_predict_runs_the_whole_model():
-    model = build()
-    model.calibration = calibration() | {
-        "operating_points": points(("max_loss_1", "confidence", None, None, None, False))
-    }
-    assert model.predict(TEXTS).exit_layers.tolist() == [4, 4, 4]
-
-
-def test_the_recommendation_that_calibration_wrote_is_taken_and_a_bound_never_is():
-    model = build()
-    model.calibration = calibration() | {
-        "recommended": {"rule": "fixed", "threshold": 1.0, "operating_point": None}
-    }
-    assert model.predict(TEXTS).exit_layers.tolist() == [2, 2, 2]
-    model.calibration = calibration() | {
-        "operating_points": points(("max_loss_1", "oracle", 0.0, 1.0, 4.0, True))
-    }
-    assert model.predict(TEXTS).exit_layers.tolist() == [4, 4, 4]
-
-
-def test_a_threshold_without_a_rule_is_refused_where_no_rule_is_recommended():
-    """It would be read as an exit index, and 0.95 would send every text out at the second exit."""
-    with pytest.raises(UserError, match="needs a rule"):
-        build().predict(TEXTS, threshold=0.95)
-
-
-def test_temperatures_change_probabilities_and_no_label():
-    model = build()
-    model.calibration = calibration() | {"temperatures": [4.0, 4.0, 4.0]}
-    warm, cold = model.predict(TEXTS, "fixed"), build().predict(TEXTS, "fixed")
-    assert warm.labels == cold.labels
-    assert (warm.probabilities.max(1) < cold.probabilities.max(1)).all()
-
-
-def test_a_pair_task_reads_two_texts_and_a_regression_answers_scores():
-    pair = build(schema=Schema("pair", "regression", None, "pearson", 32, ("premise", "hypothesis")))
-    answer = pair.predict([("a film", "a movie"), ["a film", "food"]])
-    assert answer.probabilities is None
-    assert all(isinstance(label, float) for label in answer.labels)
-    with pytest.raises(UserError, match=r"text 1: 'alone' does not fit task pair, which reads 2 strings"):
-        pair.predict([("a", "b"), "alone"])
-
-
-@pytest.mark.parametrize("texts", ["one string", [None], [3], [("a", "b")], [["a", None]]])
-def test_texts_of_the_wrong_shape_are_told(texts):
-    with pytest.raises(UserError, match=r"one string|does not fit"):
-        build().predict(texts)
-
-
-def test_no_texts_give_no_answers():
-    answer = build().predict([])
-    assert (answer.labels, answer.probabilities.shape, answer.exit_layers.shape) == ([], (0, 2), (0,))
-
-
-def test_a_batch_is_refused_for_the_time_being():
-    with pytest.raises(UserError, match="batch size 8"):
-        build().predict(TEXTS, batch_size=8)
+def test_both_ways_to_load_give_models_that_answer_alike(tmp_path):
+    build().save_pretrained(tmp_path / "one")
+    MultiModel([build(exits=[layer]) for layer in (1, 4)]).save_pretrained(tmp_path / "several")
+    for folder, kind in (("one", MultiExitModel), ("several", MultiModel)):
+        answers = [kind.from_pretrained(tmp_path / folder).predict(TEXTS)]
+        answers += [
+            load_model(tmp_path / folder).predict(TEXTS),
+            load_predictor(tmp_path / folder).predict(TEXTS),
+        ]
+        assert (
+            len({json.dumps([a.labels, a.probabilities.tolist(), a.exit_layers.tolist()]) for a in answers})
+            == 1
+        )
 
 
 def test_what_a_model_lacks_is_not_left_over_from_an_earlier_one(tmp_path):

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_records import PROJECT
 
-from adaptive_inference import cli
+from adaptive_inference import cli, load_predictor
 from adaptive_inference.data.glue import TASKS, answers, glue_task, read_texts, submission
 from adaptive_inference.data.local import Table, read_table
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits import build_model, load_model
+from adaptive_inference.exits import build_model
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 
@@ -216,7 +216,7 @@ def ask(capsys):
 def test_a_submission_holds_what_the_model_answers(ask, rte, tsv):
     status, out, err = ask("predict", rte, tsv, "--format", "glue")
     pairs = [(f"A film number {k}.", 'There is "a film".') for k in range(4)]
-    wanted = load_model(rte).predict(pairs).labels
+    wanted = load_predictor(rte).predict(pairs).labels
     assert status == 0
     assert out == "index\tprediction\n" + "".join(f"{k}\t{label}\n" for k, label in enumerate(wanted))
     assert "RTE.tsv: 4 rows, mean exit layer 4.00" in err
@@ -255,7 +255,9 @@ def test_scores_are_submitted(ask, tmp_path, tsv):
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(ask, rte, tsv, monkeypatch, arguments, message):
-    monkeypatch.setitem(sys.modules, "adaptive_inference.exits.predict", None)  # an import of it would fail
+    monkeypatch.setitem(
+        sys.modules, "adaptive_inference.serving.predictor", None
+    )  # an import of it would fail
     status, out, err = ask("predict", *(item.format(model=rte, file=tsv) for item in arguments))
     assert (status, out) == (2, "")
     assert message in err

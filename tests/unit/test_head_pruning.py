@@ -14,6 +14,7 @@ from adaptive_inference.exits.build import start_from_full
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.files import read_json
 from adaptive_inference.objectives.head_pruning import first_rows, gated, head_importance, heads_kept
+from adaptive_inference.serving.predictor import Predictor
 from adaptive_inference.settings.training import HeadPruning, MethodTraining
 
 PRUNED = MethodTraining(objective="head_pruning", exits=[4], pruning=HeadPruning(share=0.5, rows=16))
@@ -141,7 +142,7 @@ def test_the_pruned_model_is_trained_saved_and_loaded(tmp_path):
     assert same_bits(weights_of(again), weights_of(model))
     batch = make_batch(model)
     assert torch.equal(again(**batch).logits, model.eval()(**batch).logits)
-    assert set(again.predict(["a good film"]).labels) <= set(SCHEMA.labels)
+    assert set(Predictor(again).predict(["a good film"]).labels) <= set(SCHEMA.labels)
 
 
 def test_a_model_with_all_heads_is_saved_as_ever(tmp_path):

@@ -1,73 +1,146 @@
 import pytest
 import yaml
 
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.serving.card import model_card
+from adaptive_inference.exits.layout import open_model
+from adaptive_inference.files import write_json
+from adaptive_inference.serving.card import CardPoint, card_of, render
+from adaptive_inference.serving.export import export
+from adaptive_inference.serving.setting import usable_points
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("movies", "classification", ("bad", "good"), "accuracy", 48)
+POINT = OperatingPoint(Goal("max_loss", 1.0), Setting("margin", 0.375), True, Seen(0.8125, 1.5))
 
 
 def build(exits, schema=SCHEMA):
     return build_model(Backbone(weights="random:bert", exits=exits), schema, 0)
 
 
-def calibrated(model, qualifies=True):
-    point = {"name": "max_loss_1", "rule": "margin", "qualifies": qualifies}
-    point |= dict.fromkeys(("threshold", "quality", "layers_speedup"), 0.375 if qualifies else None)
-    model.calibration = {"temperatures": [1.0] * len(model.exits), "operating_points": [point]}
+def calibrated(model, point=POINT):
+    """Give a model a calibration with one point, recommended if it qualifies."""
+    points = [point.to_json()]
+    recommended = points[0] if point.qualifies else None
+    temperatures = [1.0] * len(model.exits)
+    model.calibration = {
+        "temperatures": temperatures,
+        "operating_points": points,
+        "recommended": recommended,
+    }
     return model
 
 
-def test_a_card_names_task_labels_exits_thresholds_and_use_under_a_yaml_header():
-    card = model_card(calibrated(build([2, 4])))
-    header = yaml.safe_load(card.split("---")[1])
+def card(model, folder):
+    model.save_pretrained(folder)
+    return render(card_of(folder, [CardPoint(point) for point in usable_points(model.calibration)]))
+
+
+def test_a_card_names_task_labels_exits_thresholds_and_use_under_a_yaml_header(tmp_path):
+    text = card(calibrated(build([2, 4])), tmp_path)
+    header = yaml.safe_load(text.split("---")[1])
     assert header["library_name"] == "adaptive-inference"
     assert header["pipeline_tag"] == "text-classification"
     for piece in (
         "movies",
         "`bad`, `good`",
-        "layers 2, 4 of 4",
-        "`margin` at threshold 0.375",
+        "after layers 2, 4",
+        "`margin` at threshold 0.375 (`max_loss_1`: ≤ 1 point lost)",
+        "| `margin` | `max_loss_1` | 0.375 | 0.8125 | 1.5 |",
         "48 tokens",
         "accuracy",
+        "load_predictor",
     ):
-        assert piece in card
-    assert "adaptive-inference predict" in card
+        assert piece in text
+    assert "adaptive-inference predict" in text
+    assert "evaluation split" not in text  # nothing is known of it
 
 
 def test_the_python_in_a_card_runs(tmp_path, monkeypatch, capsys):
-    calibrated(build([2, 4])).save_pretrained(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    exec((tmp_path / "README.md").read_text().split("```python\n")[1].split("```")[0], {})
+    calibrated(build([2, 4])).save_pretrained(tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "out")
+    exec((tmp_path / "out" / "README.md").read_text().split("```python\n")[1].split("```")[0], {})
     printed = capsys.readouterr().out
     assert any(label in printed for label in SCHEMA.labels)
 
 
-def test_a_card_of_one_exit_has_no_threshold():
-    assert "the model has one exit" in model_card(calibrated(build([4])))
+def test_a_card_of_one_exit_has_no_threshold(tmp_path):
+    text = card(calibrated(build([4])), tmp_path)
+    assert "the model has one exit" in text
+    assert "a model of 4 layers" in text
 
 
-def test_a_card_without_calibration_says_so():
-    assert "Not calibrated" in model_card(build([4]))
+def test_a_card_without_calibration_says_so(tmp_path):
+    assert "Not calibrated" in card(build([2, 4]), tmp_path)
 
 
-def test_a_card_says_when_no_threshold_keeps_the_quality():
-    card = model_card(calibrated(build([2, 4]), qualifies=False))
-    assert "no threshold kept the quality" in card
-    assert "No operating point met its goal" in card
+def test_a_card_says_when_no_threshold_keeps_the_quality(tmp_path):
+    missed = OperatingPoint(Goal("max_loss", 1.0), Setting("margin", None), False)
+    text = card(calibrated(build([2, 4]), missed), tmp_path)
+    assert "no threshold kept the quality" in text
+    assert "Operating points" not in text
 
 
 @pytest.mark.parametrize("text", [("text",), ("premise", "hypothesis")])
-def test_a_regression_card_speaks_of_a_score(text):
-    schema = Schema("sts", "regression", None, "pearson_spearman", 48, text)
-    card = model_card(build([4], schema))
-    assert "answers a score" in card
-    assert ("premise" in card) == (len(text) == 2)
+def test_a_regression_card_speaks_of_a_score(text, tmp_path):
+    told = card(build([4], Schema("sts", "regression", None, "pearson_spearman", 48, text)), tmp_path)
+    assert "answers a score" in told
+    assert "scored by Pearson-Spearman mean" in told
+    assert "answer.probabilities" not in told
+    assert ("premise" in told) == (len(text) == 2)
 
 
-def test_a_cascade_card_lists_its_members():
-    card = model_card(calibrated(MultiModel([build([1]), build([4])])))
-    assert "Members of 1, 4 layers" in card
-    assert "MultiModel.from_pretrained" in card
+def test_a_cascade_card_lists_its_members(tmp_path):
+    text = card(calibrated(MultiModel([build([1]), build([4])])), tmp_path)
+    assert "Members of 1, 4 layers" in text
+    assert "a cascade of 2 models" in text
+
+
+# ---- export ----------------------------------------------------------------------------------------------------------
+
+
+def run_folder(folder, point=POINT):
+    calibrated(build([2, 4]), point).save_pretrained(folder / "train" / "model")
+    (folder / "calibration").mkdir()
+    (folder / "train" / "model" / "calibration.json").rename(folder / "calibration" / "calibration.json")
+    row = {"method": "sweet", "point": point.to_json(), "metric": "accuracy", "attainable": True}
+    row |= {"quality": 0.8765, "layers_speedup": 3.5, "flops_speedup": 3.25}
+    write_json(folder / "evaluation" / "metrics.json", {"version": 2, "rows": [row]})
+    return folder
+
+
+def test_an_export_tells_what_the_evaluation_measured_and_copies_the_rest_byte_for_byte(tmp_path):
+    run, out = run_folder(tmp_path / "run"), tmp_path / "out"
+    export(run, out)
+    assert (
+        "| `margin` | `max_loss_1` | 0.375 | 0.8125 | 1.5 | 0.8765 | 3.5 | 3.25 |"
+        in (out / "README.md").read_text()
+    )
+    for file in (run / "train" / "model").iterdir():
+        assert (out / file.name).read_bytes() == file.read_bytes()
+    assert open_model(out).calibration == open_model(run).calibration
+    export(out, tmp_path / "again")  # an exported folder can be exported, without what the record knew
+    assert "0.8765" not in (tmp_path / "again" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda run: write_json(run / "evaluation/metrics.json", {"details": {}}),
+            "no evaluation of this version",
+        ),
+        (lambda run: (run / "calibration/calibration.json").unlink(), "run calibrate_thresholds"),
+        (lambda run: (run / "train/model/model.safetensors").unlink(), "holds no weights"),
+        (lambda run: (run / "train/model/schema.json").unlink(), r"schema\.json is missing"),
+    ],
+)
+def test_nothing_is_exported_of_a_run_that_lacks_something(damage, message, tmp_path):
+    run = run_folder(tmp_path / "run")
+    damage(run)
+    with pytest.raises(UserError, match=message):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adaptive_inference.serving.card_text import metric_name, task_line, usage
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
@@ -32,10 +31,12 @@ from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import load_model
 from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs
 from adaptive_inference.files import read_json, write_json
+from adaptive_inference.serving.card import CardData, metric_name, render
+from adaptive_inference.serving.predictor import load_predictor
 from adaptive_inference.settings.inputs import REGRESSION_METRICS, Task
 from adaptive_inference.tasks.encode import collate, encode
 from adaptive_inference.tasks.quality import predict, quality
-from adaptive_inference.tasks.schema import load_schema, load_split
+from adaptive_inference.tasks.schema import Schema, load_schema, load_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.reporting.aggregate import aggregate
@@ -170,8 +171,9 @@ def test_the_handed_out_model_answers_scores_and_its_card_says_so(run):
     card = (folder / "README.md").read_text()
     assert "answers a score (a number, not clipped to any range); scored by Pearson-Spearman mean" in card
     assert "probabilities" not in card
-    model = load_model(folder)
-    answer = model.predict([("good good film", "film 1"), ("a plot", "film 2")])
+    predictor = load_predictor(folder)
+    model = predictor.model
+    answer = predictor.predict([("good good film", "film 1"), ("a plot", "film 2")])
     assert answer.probabilities is None
     features = encode(
         load_split(run / "runs/similar/tiny/seed0/data/splits", "evaluation"), model.tokenizer, 24
@@ -353,9 +355,12 @@ def test_classes_alone_are_reported_as_before(mixed):
 
 def test_names_of_metrics_and_answers():
     assert [metric_name(name) for name in ("accuracy", "f1")] == ["accuracy", "F1"]
-    assert task_line(["text"], ["no", "yes"], "f1").endswith("answers one of `no`, `yes`; scored by F1.")
-    assert "answer.probabilities" in usage("MultiExitModel", ["text"], ["no", "yes"])
-    assert "answer.probabilities" not in usage("MultiExitModel", ["text"], None)
+    for labels, told in ((("no", "yes"), "answers one of `no`, `yes`"), (None, "answers a score")):
+        schema = Schema("mine", "classification" if labels else "regression", labels, "f1", 48)
+        text = render(CardData(schema, "bert", (4,), False, False, None, ()))
+        assert told in text
+        assert "scored by F1." in text
+        assert ("answer.probabilities" in text) == bool(labels)
 
 
 def test_a_rule_with_options_has_a_name_that_mlflow_takes(tmp_path):

@@ -27,6 +27,7 @@ from adaptive_inference.exits.model import ExitStep, MultiExitModel
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.module_replacing import replacing_rate
 from adaptive_inference.objectives.patient_distillation import patience_loss
+from adaptive_inference.serving.predictor import Predictor
 from adaptive_inference.settings.training import MethodTraining, PatientDistillation, Replacement
 
 PKD = MethodTraining(objective="patient_distillation", exits=[2])
@@ -312,7 +313,7 @@ def test_the_saved_model_has_k_layers_loads_and_answers(method, tmp_path):
     batch = make_batch(model)
     assert torch.equal(again(**batch).logits, model.eval()(**batch).logits)
     assert again.backbone.num_layers == len(again.backbone.layers) == 2
-    answer = again.predict(["a good film", "bad"])
+    answer = Predictor(again).predict(["a good film", "bad"])
     assert set(answer.labels) <= set(SCHEMA.labels)
     assert answer.exit_layers.tolist() == [2, 2]
 

@@ -1,0 +1,60 @@
+"""What a command line, a rule, a calibration and a predictor load: neither torch nor the tools of the experiment."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import adaptive_inference
+
+PACKAGE = Path(adaptive_inference.__file__).parent
+#: Files that are meant to load torch, imported when a model is.
+WITH_TORCH = ("engine.batch1", "engine.lazy")
+
+
+def light_modules():
+    names = ["cli", "exits.layout", "serving.card", "serving.export", "serving.predictor", "serving.setting"]
+    for folder in ("engine", "exit_rules", "calibration"):
+        names += [f"{folder}.{file.stem}" for file in sorted((PACKAGE / folder).glob("*.py"))]
+    names = [name.removesuffix(".__init__") for name in names]
+    return [f"adaptive_inference.{name}" for name in names if name not in WITH_TORCH]
+
+
+def run_blocked(code, *blocked):
+    """Run code in a process in which some packages cannot be imported."""
+    lines = ["import sys", *(f"sys.modules[{name!r}] = None" for name in blocked), code]
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_rules_calibration_command_line_and_predictor_need_no_torch():
+    code = "import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in light_modules())
+    done = run_blocked(code, "torch", "transformers")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_predictor_needs_no_scipy():
+    done = run_blocked(
+        "import adaptive_inference.serving.predictor", "torch", "transformers", "scipy", "sklearn", "datasets"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_itself_loads_nothing_and_an_unknown_name_is_none_of_it():
+    code = (
+        "import adaptive_inference\nassert 'load_predictor' in adaptive_inference.__all__\n"
+        "assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules)\nadaptive_inference.nothing"
+    )
+    done = run_blocked(code)
+    assert "AttributeError: module 'adaptive_inference' has no attribute 'nothing'" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers"])
+def test_predicting_without_torch_says_what_to_install(name, tmp_path):
+    (tmp_path / "config.json").write_text('{"kind": "multi_exit", "format": 1}')
+    code = f"from adaptive_inference.cli import main\nraise SystemExit(main(['predict', {str(tmp_path)!r}]))"
+    done = run_blocked(code, name)
+    assert done.returncode == 2
+    assert done.stderr == f"error: predicting needs {name}; pip install 'adaptive-inference[torch]'\n"
