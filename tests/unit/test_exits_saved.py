@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from adaptive_inference import MultiExitModel, MultiModel, load_model, load_predictor
@@ -96,6 +97,47 @@ def test_equal_models_give_equal_bytes_and_name_no_path(tmp_path):
     )
     assert b"site-packages" not in texts
     assert str(tmp_path).encode() not in texts
+
+
+def test_the_form_of_a_saved_model_is_the_one_that_format_1_promises(tmp_path):
+    """Raise `FORMAT` with whatever changes this: folders in the field have this form (docs/compatibility.md)."""
+    members = [
+        build(exits=[1], certainty=True, pooler="shared"),
+        build(exits=[2], certainty=True, pooler="per_exit"),
+    ]
+    model = MultiModel(members)
+    model.calibration = calibration(2)
+    model.save_pretrained(tmp_path)
+    companions = {"schema.json", "tokenizer.json", "tokenizer_config.json"}
+    member_files = {
+        f"{layer}/{name}" for layer in "12" for name in companions | {"config.json", "model.safetensors"}
+    }
+    assert set(contents(tmp_path)) == companions | {"config.json", "calibration.json"} | member_files
+    whole = json.loads((tmp_path / "config.json").read_text())
+    assert whole == {"format": 1, "kind": "multi_model", "exits": [1, 2]}
+    one = json.loads((tmp_path / "1" / "config.json").read_text())
+    assert one.pop("backbone")["model_type"] == "bert"
+    assert one == {
+        "format": 1,
+        "kind": "multi_exit",
+        "exits": [1],
+        "num_layers": 1,
+        "outputs": 2,
+        "pooler": "shared",
+        "read": "first",
+        "inner_head": "as_backbone",
+        "certainty": True,
+    }
+    names = {
+        name for layer in "12" for name in safetensors.torch.load_file(tmp_path / layer / "model.safetensors")
+    }
+    inner = {
+        name
+        for name in names
+        if name.startswith(("backbone.model.embeddings.", "backbone.model.encoder.layer."))
+    }
+    parts = ("heads.0.classifier", "heads.0.dense", "pooler", "certainty_heads.0")
+    assert names - inner == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
 
 
 def test_only_safe_files_are_written(tmp_path):
