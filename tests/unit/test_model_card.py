@@ -11,6 +11,8 @@ from adaptive_inference.serving.export import export
 from adaptive_inference.serving.setting import usable_points
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.runs.records import EvaluationRecord, PointRow
 
 SCHEMA = Schema("movies", "classification", ("bad", "good"), "accuracy", 48)
 POINT = OperatingPoint(Goal("max_loss", 1.0), Setting("margin", 0.375), True, Seen(0.8125, 1.5))
@@ -106,9 +108,11 @@ def run_folder(folder, point=POINT):
     calibrated(build([2, 4]), point).save_pretrained(folder / "train" / "model")
     (folder / "calibration").mkdir()
     (folder / "train" / "model" / "calibration.json").rename(folder / "calibration" / "calibration.json")
-    row = {"method": "sweet", "point": point.to_json(), "metric": "accuracy", "attainable": True}
-    row |= {"quality": 0.8765, "layers_speedup": 3.5, "flops_speedup": 3.25}
-    write_json(folder / "evaluation" / "metrics.json", {"version": 2, "rows": [row]})
+    row = PointRow(method="sweet", point=point, metric="accuracy", attainable=True, added_parameters=0)
+    row = row.model_copy(update={"quality": 0.8765, "layers_speedup": 3.5, "flops_speedup": 3.25})
+    given = {"params": {}, "inputs": {}, "code": "", "rows": [row]}
+    cell = Cell("movies", "tiny", 0, "sweet")
+    EvaluationRecord(stage="evaluate_batch1", cell=cell, **given).save(folder / "evaluation")
     return folder
 
 
