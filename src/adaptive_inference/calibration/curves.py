@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adaptive_inference.calibration.calibrator import Calibrator
-from adaptive_inference.cost.flops import flops_speedup, layers_speedup
+from adaptive_inference.calibration.operating_point import Seen
+from adaptive_inference.cost.flops import certainty_flops, flops_by_exit, flops_speedup, layers_speedup
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exit_rules.base import ExitRule
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.tasks.quality import predict, quality
+
+if TYPE_CHECKING:
+    from adaptive_inference.exits import MultiExitModel, MultiModel
+    from adaptive_inference.tasks.schema import Schema
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,9 @@ class Yardstick:
     full_flops
         FLOPs of the full model for each row, ``(N,)``; None: FLOPs are not asked for.
     flops
-        FLOPs of the method for each row at each exit, ``(N, E)``.
+        FLOPs of the method for each row at each exit, ``(N, E)``, its certainty heads left out.
+    certainty_flops
+        What these add up to each exit, ``(E,)``; None where there are none.
     """
 
     metric: str
@@ -38,6 +45,32 @@ class Yardstick:
     num_layers: int
     full_flops: np.ndarray | None = None
     flops: np.ndarray | None = None
+    certainty_flops: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        schema: Schema,
+        full: MultiExitModel,
+        model: MultiExitModel | MultiModel,
+        outputs: ExitOutputs,
+    ) -> Yardstick:
+        """Count what the rows of some outputs cost the full model and the one whose outputs they are."""
+        flops = flops_by_exit(model, outputs.lengths)
+        full_flops = flops if model is full else flops_by_exit(full, outputs.lengths)
+        sure = None if outputs.certainty is None else certainty_flops(model)
+        return cls(schema.metric, schema.kind, schema.outputs, full.exits[-1], full_flops[:, -1], flops, sure)
+
+    def alone(self, k: int) -> Yardstick:
+        """Return that of a cascade's member of index ``k`` by itself: what the cascade adds for it."""
+        flops = None if self.flops is None else np.diff(self.flops, axis=1, prepend=0)[:, [k]]
+        return replace(self, flops=flops)
+
+    def flops_under(self, rule: ExitRule) -> np.ndarray | None:
+        """Return `flops` under a rule: one that reads the certainty heads pays for them."""
+        if self.flops is None or not rule.needs_certainty:
+            return self.flops
+        return self.flops + self.certainty_flops
 
 
 @dataclass(frozen=True)
@@ -55,6 +88,11 @@ class Curve:
         """Return the plotted columns."""
         names = ("thresholds", "quality", "layers_speedup", "flops_speedup")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def seen(self, t: int) -> Seen:
+        """Return what was measured at the threshold of index ``t``."""
+        flops = None if self.flops_speedup is None else float(self.flops_speedup[t])
+        return Seen(float(self.quality[t]), float(self.layers_speedup[t]), flops)
 
 
 def calibrate(outputs: ExitOutputs, calibrator: Calibrator) -> ExitOutputs:
@@ -84,9 +122,9 @@ def sweep(rule: ExitRule, outputs: ExitOutputs, yardstick: Yardstick, thresholds
     predictions = predict(outputs.logits, yardstick.kind)[rows, exits]
     score = quality(yardstick.metric, predictions, outputs.labels, yardstick.num_classes)
     layers = layers_speedup(yardstick.num_layers, np.asarray(outputs.layers_cost)[exits])
-    flops = None
-    if yardstick.flops is not None and yardstick.full_flops is not None:
-        flops = flops_speedup(yardstick.full_flops, yardstick.flops[rows, exits])
+    flops, spent = None, yardstick.flops_under(rule)
+    if spent is not None and yardstick.full_flops is not None:
+        flops = flops_speedup(yardstick.full_flops, spent[rows, exits])
     return Curve(
         np.asarray(thresholds, dtype=np.float64), exits, predictions, np.asarray(score), layers, flops
     )

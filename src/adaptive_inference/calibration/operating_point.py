@@ -97,7 +97,7 @@ class Goal:
             return cls(name, None, cost)  # type: ignore[arg-type]
         for prefix, kind in _PREFIXES.items():
             number = name.removeprefix(prefix)
-            if number != name and re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", number):
+            if number != name and re.fullmatch(r"\d+(\.\d+)?(e[+-]\d+)?", number):
                 return cls(kind, float(number), cost)
         raise UserError(
             f"no operating point {name!r}; names are full, whole, {', '.join(f'{item}NUMBER' for item in _PREFIXES)}"
@@ -183,7 +183,7 @@ class OperatingPoint:
     setting: Setting
     qualifies: bool
     seen: Seen | None = None
-    evidence: Mapping[str, float] = field(default_factory=dict)
+    evidence: Mapping[str, float | int] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool:

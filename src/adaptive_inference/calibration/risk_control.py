@@ -10,12 +10,19 @@ Shapes: T thresholds, N rows.
 
 from __future__ import annotations
 
+import logging
 from math import ceil, log, log1p
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import bdtr, rel_entr
 
 from adaptive_inference.errors import UserError
+
+if TYPE_CHECKING:
+    from adaptive_inference.settings.protocol import Risk
+
+logger = logging.getLogger(__name__)
 
 
 def hoeffding_bentkus(mean_loss: float | np.ndarray, n: int, delta: float) -> np.ndarray:
@@ -90,6 +97,29 @@ def halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut ``n`` rows at random into those that temperatures are fitted on and those that certify (the larger part)."""
     order = np.random.default_rng(seed).permutation(n)
     return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+
+
+def set_apart(
+    rows: int, kind: str, risk: Risk | None, seed: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Return the rows that fit and those that certify: nothing that decides a prediction may have seen the latter.
+
+    None and None, all rows fit, where no risk is asked for. Rows too few to certify anything are told in the log; the
+    points will say it again.
+
+    Raises
+    ------
+    UserError
+        The task's kind has no risk, see `check_kind`.
+    """
+    if risk is None:
+        return None, None
+    check_kind(kind)
+    try:
+        check_rows(rows, risk.delta, risk.epsilon)
+    except UserError as error:
+        logger.warning("no threshold will qualify: %s", error)
+    return halves(rows, seed)
 
 
 def check_kind(kind: str) -> None:

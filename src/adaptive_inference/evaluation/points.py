@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from adaptive_inference.calibration.curves import Curve, Yardstick, sweep
+from adaptive_inference.calibration.operating_point import OperatingPoint, best_point
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exit_rules import load_rule
@@ -15,31 +17,26 @@ from adaptive_inference.exit_rules.base import TOLERANCE, ExitRule, near_tie
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.tasks.quality import quality
 
-#: What an operating point without a threshold has no value of.
-MEASURED = (
-    "quality",
-    "quality_low",
-    "quality_high",
-    "layers_speedup",
-    "flops_speedup",
-    "exit_counts",
-    "tiers",
-)
+Row = dict[str, Any]
+#: By what files that stand beside the record name an operating point; see `row_key`.
+KEY = ("method", "rule", "operating_point")
+#: Figures that stand for a method.
+HEADLINE = ("quality", "layers_speedup", "flops_speedup")
 
 
 def measure_point(
-    point: Mapping[str, Any],
+    point: OperatingPoint,
     candidate: Candidate,
     full_parameters: int,
     resamples: int,
     seed: int,
-) -> dict[str, Any]:
+) -> Row:
     """Return the row of an operating point.
 
     Parameters
     ----------
     point
-        As ``calibration.json`` holds it. One that does not qualify (no threshold) gives a row without figures.
+        One that no threshold reaches gives a row without figures.
     candidate
         Who answers; see `Candidate.answering`.
     full_parameters
@@ -47,22 +44,16 @@ def measure_point(
     resamples, seed
         Of the quality's bootstrap interval over rows.
     """
-    rule = load_rule(point["rule"])
-    outputs, yardstick = candidate.outputs, candidate.yardstick(rule)
+    outputs, yardstick = candidate.outputs, candidate.yardstick
     row = {
         "method": candidate.method,
-        "rule": rule.name,
-        "operating_point": point["name"],
-        "threshold": point["threshold"],
+        "point": point,
         "metric": yardstick.metric,
+        "attainable": load_rule(point.setting.rule).attainable,
         "added_parameters": candidate.parameters - full_parameters,
-        "calibration_quality": point["quality"],
-        "calibration_layers_speedup": point["layers_speedup"],
-        "qualifies": point["qualifies"],
-        "attainable": rule.attainable,
     }
-    if point["threshold"] is None:
-        return row | dict.fromkeys(MEASURED)
+    if not point.reached:
+        return row
     curve = sweep_point(point, candidate)
     answers = curve.predictions[0]
     low, high = bootstrap(
@@ -73,20 +64,69 @@ def measure_point(
     )
     exits = np.asarray(outputs.exits)[curve.exits[0]]
     return row | {
-        "quality": float(curve.quality[0]),
+        **curve.seen(0).to_json(),
         "quality_low": low,
         "quality_high": high,
-        "layers_speedup": float(curve.layers_speedup[0]),
-        "flops_speedup": None if curve.flops_speedup is None else float(curve.flops_speedup[0]),
         "exit_counts": _counts(exits, outputs),
         "tiers": _by_tier(outputs, curve, exits, yardstick),
     }
 
 
-def sweep_point(point: Mapping[str, Any], candidate: Candidate) -> Curve:
+def sweep_point(point: OperatingPoint, candidate: Candidate) -> Curve:
     """Return the curve of an operating point's one threshold on the candidate's rows."""
-    rule = load_rule(point["rule"])
-    return sweep(rule, candidate.outputs, candidate.yardstick(rule), np.array([point["threshold"]]))
+    rule = load_rule(point.setting.rule)
+    return sweep(rule, candidate.outputs, candidate.yardstick, np.array([point.setting.threshold]))
+
+
+def row_key(point: OperatingPoint, method: str) -> dict[str, str]:
+    """Return the `KEY` of an operating point, ``method`` being who answers."""
+    return dict(zip(KEY, (method, point.setting.rule, point.goal.name), strict=True))
+
+
+def best_at_goals(rows: Iterable[Row]) -> dict[str, Row]:
+    """Return, for each goal that some rule reached, the row of the rule that was best on the calibration split.
+
+    So any two methods can be compared at a goal that both meet. Rules that look at labels are left out, and what no
+    threshold was chosen for.
+    """
+    goals: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["attainable"] and row["point"].goal.chosen:
+            goals.setdefault(row["point"].goal.name, []).append(row)
+    best = {name: best_point(found, itemgetter("point")) for name, found in goals.items()}
+    return {name: row for name, row in best.items() if row is not None}
+
+
+def headlines(
+    rows: Sequence[Row], recommended: OperatingPoint | None, timings: Iterable[Row]
+) -> tuple[dict[str, float | None], dict[str, float]]:
+    """Return the figures that stand for a method: of the recommended point, and under the goal's name of each goal.
+
+    Parameters
+    ----------
+    rows
+        Of `measure_point`.
+    recommended
+        One of the rows' points; None gives nulls.
+    timings
+        Of `WallClock.measure`.
+
+    Returns
+    -------
+    metrics, clock
+        ``quality``, ``max_loss_1_quality``, ...; and ``wallclock_speedup``, ... of those that were timed.
+    """
+    own = next((row for row in rows if row["point"] == recommended), None)
+    metrics: dict[str, float | None] = dict.fromkeys(HEADLINE) if own is None else {}
+    shown = {f"{goal}_": row for goal, row in best_at_goals(rows).items()} | ({"": own} if own else {})
+    clocked = {tuple(timing[name] for name in KEY): timing["wallclock_speedup"] for timing in timings}
+    clock = {}
+    for prefix, row in shown.items():
+        metrics |= {prefix + name: row.get(name) for name in HEADLINE}
+        key = tuple(row_key(row["point"], row["method"]).values())
+        if key in clocked:
+            clock[f"{prefix}wallclock_speedup"] = clocked[key]
+    return metrics, clock
 
 
 def _counts(exits: np.ndarray, outputs: ExitOutputs) -> dict[str, int]:

@@ -6,21 +6,22 @@ Ids, labels and answers only, no text of examples: small enough to be kept with 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
+from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.evaluation.candidate import Candidate
-from adaptive_inference.evaluation.points import sweep_point
+from adaptive_inference.evaluation.points import row_key, sweep_point
 from adaptive_inference.files import plain
 
 
-def point_predictions(point: Mapping[str, Any], candidate: Candidate) -> dict[str, Any] | None:
-    """Return the answers of an operating point with the keys of its row, or None where it has no threshold.
+def point_predictions(point: OperatingPoint, candidate: Candidate) -> dict[str, Any] | None:
+    """Return the answers of an operating point with the keys of its row, or None where no threshold reaches it.
 
     Parameters
     ----------
     point
-        As ``calibration.json`` holds it.
+        Of the method.
     candidate
         Who answers; see `Candidate.answering`.
 
@@ -29,11 +30,9 @@ def point_predictions(point: Mapping[str, Any], candidate: Candidate) -> dict[st
     dict or None
         ``method``, ``rule``, ``operating_point`` and ``predictions``: ``(N,)`` class indices or scores.
     """
-    if point["threshold"] is None:
+    if not point.reached:
         return None
-    predictions = sweep_point(point, candidate).predictions[0]
-    key = {"method": candidate.method, "rule": point["rule"], "operating_point": point["name"]}
-    return key | {"predictions": predictions}
+    return row_key(point, candidate.method) | {"predictions": sweep_point(point, candidate).predictions[0]}
 
 
 def predictions_text(candidate: Candidate, points: Iterable[dict[str, Any] | None]) -> str:
@@ -49,7 +48,7 @@ def predictions_text(candidate: Candidate, points: Iterable[dict[str, Any] | Non
     lines = ",\n".join(_line(point) for point in points if point is not None)
     head = {"ids": candidate.outputs.ids, "labels": candidate.outputs.labels}
     columns = "".join(f'"{name}":{_line(value)},\n' for name, value in head.items())
-    return f'{{{columns}"num_classes":{candidate.base.num_classes},\n"points":[\n{lines}\n]}}\n'
+    return f'{{{columns}"num_classes":{candidate.yardstick.num_classes},\n"points":[\n{lines}\n]}}\n'
 
 
 def _line(value: Any) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adaptive_inference.calibration.operating_point import OperatingPoint, Setting
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
-from adaptive_inference.evaluation.points import check_agreement
+from adaptive_inference.evaluation.points import check_agreement, row_key
 from adaptive_inference.exit_rules import load_rule
-from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.tasks.encode import collate
 from adaptive_inference.tasks.quality import predict
 
@@ -65,27 +65,45 @@ class WallClock:
             self.synchronize = torch.cuda.synchronize
 
     def measure(
-        self, points: Sequence[tuple[Mapping[str, Any], Candidate]]
-    ) -> list[tuple[dict[str, Any], dict[str, int]]]:
-        """Return for each operating point its timing row, and how the engine agrees with the offline sweep.
+        self, answering: Iterable[tuple[OperatingPoint, Candidate]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Return a timing row of each operating point that an engine can run, and how it agrees with the sweep.
 
         Parameters
         ----------
-        points
-            Each as ``calibration.json`` holds it, with a threshold, and who answers; its outputs are of all rows of the
-            split. All are timed together: one round of the full model serves them all.
+        answering
+            Operating points and who answers; its outputs are of all rows of the split. All are timed together: one
+            round of the full model serves them all. Two goals that chose one setting share one measurement.
 
         Raises
         ------
         RuntimeError
             A row leaves elsewhere than the sweep says, and not by rounding.
         """
+        timed = [
+            (point, candidate)
+            for point, candidate in answering
+            if point.reached and load_rule(point.setting.rule).attainable
+        ]
+        settings = {point.setting: candidate for point, candidate in timed}
+        found = dict(zip(settings, self._measure(settings), strict=True))
+        timings, agreements = [], []
+        for point, candidate in timed:
+            timing, agreement = found[point.setting]
+            key = row_key(point, candidate.method) | {"threshold": point.setting.threshold}
+            timings.append(key | timing)
+            agreements.append({"method": candidate.method, "point": point} | agreement)
+        return timings, agreements
+
+    def _measure(self, settings: Mapping[Setting, Candidate]) -> list[tuple[dict[str, Any], dict[str, int]]]:
+        if not settings:
+            return []
         engines = [
-            Batch1Engine(candidate.model, load_rule(point["rule"]), point["threshold"], candidate.calibrator)
-            for point, candidate in points
+            Batch1Engine(who.model, load_rule(setting.rule), setting.threshold, who.calibrator)
+            for setting, who in settings.items()
         ]
         agreements = [
-            self._agreement(engine, candidate) for engine, (_, candidate) in zip(engines, points, strict=True)
+            self._agreement(engine, who) for engine, who in zip(engines, settings.values(), strict=True)
         ]
         full, *rest = time_interleaved(
             [engine.run for engine in (self.baseline, *engines)],
@@ -102,13 +120,6 @@ class WallClock:
         decisions = [engine.run(example) for example in self.examples]
         exits = np.array([decision.exit_index for decision in decisions])
         logits = np.concatenate([decision.logits.float().cpu().numpy() for decision in decisions])
-        answers = predict(logits, candidate.base.kind)
-        outputs = _select(candidate.outputs, self.rows)
+        answers = predict(logits, candidate.yardstick.kind)
+        outputs = candidate.outputs.take(self.rows)
         return check_agreement(engine.rule, engine.threshold, outputs, exits, answers)
-
-
-def _select(outputs: ExitOutputs, rows: np.ndarray) -> ExitOutputs:
-    """Return the outputs of some rows."""
-    names = ("logits", "certainty", "labels", "ids", "lengths", "tiers")
-    columns = {name: getattr(outputs, name) for name in names}
-    return replace(outputs, **{name: None if item is None else item[rows] for name, item in columns.items()})

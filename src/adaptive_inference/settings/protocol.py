@@ -34,13 +34,16 @@ class Risk(Section):
 
 
 class Goal(Section):
-    """How operating points are chosen, always on the calibration split."""
+    """How operating points are chosen, always on the calibration split and in one currency of cost."""
 
+    cost: Literal["layers", "flops"] = Field(
+        "layers", description="What fast means: transformer layers run, or exact FLOPs."
+    )
     max_loss: Annotated[float, Field(ge=0.0)] = Field(
         1.0, description="Points (hundredths) of quality that may be lost against the full model."
     )
     min_speedup: list[Annotated[float, Field(ge=1.0)]] = Field(
-        [2.0], description="For each value: the best quality at >= that many times fewer layers."
+        [2.0], description="For each value: the best quality at a cost at least that many times lower."
     )
     risk: Risk | None = Field(None, description="The fastest threshold of certified risk; absent: none.")
 
