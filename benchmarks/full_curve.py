@@ -25,8 +25,8 @@ import torch
 from adaptive_inference.by_name import module_names
 from adaptive_inference.calibration.curves import Yardstick, calibrate
 from adaptive_inference.calibration.fit import fit_calibrator
-from adaptive_inference.cost.flops import flops_by_exit
 from adaptive_inference.evaluation.candidate import Candidate
+from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.exits import MultiExitModel, build_model
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.settings.inputs import Backbone
@@ -99,16 +99,15 @@ def main() -> None:
     model = build_model(Backbone(weights=args.weights, exits=args.exits), SCHEMA, 0, certainty=True).eval()
     full = build_model(Backbone(weights=args.weights, exits=args.exits[-1:]), SCHEMA, 0).eval()
     features = draw_features(args.rows, args.length, model.backbone.config.vocab_size)
-    rules = module_names("exit_rules")
+    rules = load_rules(module_names("exit_rules"))
     calibrator = fit_calibrator(
         collect_outputs(model, features, args.batch_size), SCHEMA.kind, temperature=True
     )
     points = [0]
 
     def sweep_only(outputs: object) -> None:
-        full_flops = flops_by_exit(full, outputs.lengths)[:, -1]
-        base = Yardstick(SCHEMA.metric, SCHEMA.kind, SCHEMA.outputs, model.exits[-1], full_flops)
-        candidate = Candidate("benchmark", model, calibrate(outputs, calibrator), calibrator, base)
+        yardstick = Yardstick.of(SCHEMA, full, model, outputs)
+        candidate = Candidate("benchmark", model, calibrate(outputs, calibrator), calibrator, yardstick)
         points[0] = sum(len(c.thresholds) for c in candidate.curves(rules, args.thresholds).values())
 
     outputs = collect_outputs(model, features, args.batch_size)
@@ -135,7 +134,7 @@ def main() -> None:
         "limit": LIMIT,
         "seconds": parts,
         "points": points[0],
-        "rules": rules,
+        "rules": list(rules),
         "settings": vars(args),
         "environment": environment("cpu"),
     }

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.min_max import fit_min_max
-from adaptive_inference.calibration.operating_points import choose, recommend
 from adaptive_inference.calibration.reliability import reliability
 from adaptive_inference.calibration.temperature import fit_temperature, nll
 
@@ -138,41 +137,3 @@ def test_ece_equals_its_definition_on_a_small_case():
     assert got["bins"][14]["count"] == 1
     tie = reliability(np.zeros((2, 3)), np.array([0, 1]))  # confidence 1 / 3 closes the fifth bin
     assert [k for k, item in enumerate(tie["bins"]) if item["count"]] == [4]
-
-
-GRID = np.array([0.5, 0.7, 0.9, 1.01])
-QUALITY = np.array([0.80, 0.89, 0.91, 0.90])
-SPEEDUP = np.array([3.0, 2.0, 1.4, 1.0])
-
-
-def test_operating_points_meet_their_goals():
-    points = choose(
-        "confidence", GRID, QUALITY, SPEEDUP, full_quality=0.90, max_loss=1.0, min_speedup=[1.2, 2.5]
-    )
-    assert [p["name"] for p in points] == ["max_loss_1", "min_speedup_1.2", "min_speedup_2.5"]
-    assert [p["threshold"] for p in points] == [0.7, 0.9, 0.5]  # 0.89 is within one point exactly
-    assert all(p["qualifies"] for p in points)
-
-
-def test_no_threshold_qualifying_is_said_and_nothing_is_recommended_but_full_depth():
-    points = choose("confidence", GRID, QUALITY, SPEEDUP, full_quality=0.99, max_loss=0.5, min_speedup=[4.0])
-    assert [p["qualifies"] for p in points] == [False, False]
-    assert [p["threshold"] for p in points] == [None, None]
-    assert recommend(points, 4) == {"rule": "fixed", "threshold": 3.0, "operating_point": None}
-
-
-def test_ties_go_to_better_quality_then_to_more_speed_then_to_the_first():
-    flat = choose(
-        "margin", GRID, np.array([0.9, 0.95, 0.9, 0.9]), np.array([2.0, 2.0, 2.0, 1.0]), 0.9, 1.0, [1.5]
-    )
-    assert [p["threshold"] for p in flat] == [0.7, 0.7]
-    flat = choose("margin", GRID, np.full(4, 0.9), np.array([2.0, 2.0, 1.0, 1.0]), 0.9, 1.0, [1.0])
-    assert [p["threshold"] for p in flat] == [0.5, 0.5]
-
-
-def test_the_fastest_qualifying_rule_is_recommended():
-    points = [
-        *choose("confidence", GRID, QUALITY, SPEEDUP, 0.90, 1.0, [1.0]),
-        *choose("entropy", GRID, QUALITY, SPEEDUP + 0.5, 0.90, 1.0, [1.0]),
-    ]
-    assert recommend(points, 4) == {"rule": "entropy", "threshold": 0.7, "operating_point": "max_loss_1"}

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from adaptive_inference.calibration.answers import load_answers, save_answers
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality, sweep
 from adaptive_inference.calibration.fit import fit_calibrator
-from adaptive_inference.calibration.operating_points import point as operating_point
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.cost.flops import flops_by_exit
 from adaptive_inference.engine.batch1 import Batch1Engine
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.candidate import Candidate
-from adaptive_inference.evaluation.points import check_agreement, measure_point
+from adaptive_inference.evaluation.points import best_at_goals, check_agreement, headlines, measure_point
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs, pick_device
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.encode import collate
 from adaptive_inference.tasks.schema import Schema
+from adaptive_pipeline.runs.records import PointRow
 
 SCHEMA = Schema("toy", "classification", ("a", "b", "c"), "accuracy", 32)
 RULES = ("confidence", "entropy", "uncertainty", "margin", "learning_to_exit", "fixed")
@@ -176,19 +179,16 @@ def test_outputs_are_in_row_order_whatever_the_batch_and_leave_dropout_off():
     assert (whole.logits.shape, whole.certainty.shape, whole.exits) == ((24, 3, 3), (24, 3), (1, 2, 4))
 
 
-def candidate_of(model, tiers=None, metric="accuracy") -> Candidate:
-    from adaptive_inference.cost.flops import flops_by_exit
-
+def candidate_of(model, tiers=None) -> Candidate:
     outputs = collect_outputs(model, features_of(), 8, tiers)
-    full = flops_by_exit(model_of((4,), certainty=False), outputs.lengths)[:, -1]
     calibrator = Calibrator.identity(3)
-    base = Yardstick(metric, "classification", 3, 4, full)
-    return Candidate("method", model, calibrate(outputs, calibrator), calibrator, base)
+    yardstick = Yardstick.of(SCHEMA, model_of((4,), certainty=False), model, outputs)
+    return Candidate("method", model, calibrate(outputs, calibrator), calibrator, yardstick)
 
 
 def test_a_row_holds_interval_counts_and_tiers():
     tiers = [1 + i % 5 for i in range(24)]
-    point = operating_point("max_loss_1", "confidence", 0.6, 0.5, 2.0, True)
+    point = OperatingPoint(Goal("max_loss", 1.0), Setting("confidence", 0.6), True, Seen(0.5, 2.0))
     row = measure_point(point, candidate_of(model_of(), tiers), 1000, resamples=200, seed=0)
     assert row["quality_low"] <= row["quality"] <= row["quality_high"]
     assert row["quality_low"] < row["quality_high"]
@@ -201,28 +201,116 @@ def test_a_row_holds_interval_counts_and_tiers():
         assert sum(item["exit_counts"][layer] for item in row["tiers"].values()) == count
     mean = sum(item["count"] * item["mean_exit_layer"] for item in row["tiers"].values()) / 24
     assert mean == pytest.approx(layers / 24)
-    assert row["calibration_quality"] == 0.5
+    assert row["point"] == point
+    assert PointRow(**row).point.seen.quality == 0.5
 
 
-def test_a_point_that_does_not_qualify_gives_a_row_without_figures():
-    point = operating_point("max_loss_1", "margin", None, None, None, False)
-    row = measure_point(point, candidate_of(model_of()), 0, 10, 0)
-    assert row["qualifies"] is False
-    assert row["quality"] is row["layers_speedup"] is row["exit_counts"] is None
+def test_a_point_that_no_threshold_reaches_gives_a_row_without_figures():
+    point = OperatingPoint(Goal("max_loss", 1.0), Setting("margin", None), False)
+    row = PointRow(**measure_point(point, candidate_of(model_of()), 0, 10, 0))
+    assert row.point.qualifies is False
+    assert row.quality is row.layers_speedup is row.exit_counts is None
 
 
 def test_a_member_alone_costs_its_own_layers_and_answers_as_the_forced_exit():
     cascade = candidate_of(MultiModel([model_of((k,), certainty=False) for k in (1, 2, 4)]))
-    point = operating_point("static_2", "fixed", 1.0, 0.4, 2.0, True)
-    member = cascade.answering(point | {"method": "static_2"})
-    assert cascade.answering(point) is cascade
+    point = OperatingPoint(Goal("member", 2.0), Setting("fixed", 0.0, member=2), True, Seen(0.4, 2.0))
+    forced = OperatingPoint(Goal("max_loss", 1.0), Setting("fixed", 1.0), True, Seen(0.4, 4 / 3))
+    member = cascade.answering(point)
+    assert member.model is cascade.model.members[1]
+    assert cascade.answering(forced) is cascade
     row = measure_point(point, member, 0, 0, 0)
     assert (row["method"], row["layers_speedup"], row["exit_counts"]) == ("static_2", 2.0, {"2": 24})
-    assert row["quality"] == exit_quality(cascade.outputs, cascade.base)[1]["quality"]
+    assert row["quality"] == exit_quality(cascade.outputs, cascade.yardstick)[1]["quality"]
     assert row["flops_speedup"] == pytest.approx(2.0, rel=0.01)
     assert row["quality_low"] is None
-    in_the_cascade = measure_point(point, cascade, 0, 0, 0)
+    in_the_cascade = measure_point(forced, cascade, 0, 0, 0)
     assert in_the_cascade["layers_speedup"] == pytest.approx(4 / 3)
+
+
+def test_a_cascade_spends_what_its_members_spend_alone():
+    models = [model_of((k,), certainty=False) for k in (1, 2, 4)]
+    cascade = candidate_of(MultiModel(models))
+    for k, model in enumerate(models):
+        alone = flops_by_exit(model, cascade.outputs.lengths)
+        np.testing.assert_array_equal(cascade.yardstick.alone(k).flops, alone)
+
+
+def test_a_rule_that_reads_the_certainty_heads_pays_for_them():
+    candidate = candidate_of(model_of())
+    plain, sure = (
+        candidate.yardstick.flops_under(load_rule(name)) for name in ("margin", "learning_to_exit")
+    )
+    np.testing.assert_array_equal(plain, flops_by_exit(candidate.model, candidate.outputs.lengths))
+    assert (np.diff(sure - plain, axis=1) > 0).all()
+    assert candidate_of(model_of(certainty=False)).yardstick.certainty_flops is None
+
+
+def test_the_best_rule_at_a_goal_is_told_by_calibration_and_its_figures_by_evaluation():
+    def row(rule, goal, seen, quality, attainable=True):
+        point = OperatingPoint(goal, Setting(rule, 0.5), seen is not None, seen)
+        figures = {"quality": quality, "layers_speedup": quality + 1, "flops_speedup": quality + 2}
+        body = {"method": "m", "point": point, "attainable": attainable}
+        return body | (figures if seen else {})
+
+    loss, speed, risk = Goal("max_loss", 1.0), Goal("min_speedup", 2.0), Goal("risk", 0.1)
+    rows = [
+        row("margin", loss, Seen(0.9, 2.0), 0.1),
+        row("entropy", loss, Seen(0.8, 3.0), 0.2),  # of quality: the fastest
+        row("oracle", loss, Seen(1.0, 9.0), 0.3, attainable=False),
+        row("margin", speed, Seen(0.9, 2.0), 0.4),  # of speed: the best
+        row("entropy", speed, Seen(0.8, 3.0), 0.5),
+        row("margin", risk, None, 0.0),
+        row("fixed", Goal("member", 2.0), Seen(0.9, 6.0), 0.6),
+    ]
+    assert best_at_goals(rows) == {"max_loss_1": rows[1], "min_speedup_2": rows[3]}
+    timings = [{"method": "m", "rule": "entropy", "operating_point": "max_loss_1", "wallclock_speedup": 1.5}]
+    metrics, clock = headlines(rows, rows[1]["point"], timings)
+    assert clock == {"wallclock_speedup": 1.5, "max_loss_1_wallclock_speedup": 1.5}
+    assert {name: metrics[f"{name}quality"] for name in ("", "max_loss_1_", "min_speedup_2_")} == {
+        "": 0.2, "max_loss_1_": 0.2, "min_speedup_2_": 0.4
+    }  # fmt: skip
+    assert len(metrics) == 9
+    metrics, clock = headlines(rows, None, [])
+    assert (metrics["quality"], metrics["flops_speedup"], clock) == (None, None, {})
+    in_flops = [row("margin", Goal("max_loss", 1.0, "flops"), Seen(0.9, 2.0, 1.5), 0.1),
+                row("entropy", Goal("max_loss", 1.0, "flops"), Seen(0.9, 3.0, 1.2), 0.2)]  # fmt: skip
+    assert best_at_goals(in_flops)["max_loss_1"] is in_flops[0]
+
+
+# ---- answers on disk ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("certainty", [False, True])
+@pytest.mark.parametrize("tiers", [None, [1 + i % 5 for i in range(24)]])
+def test_answers_come_back_bit_by_bit_from_a_file_of_equal_bytes(tmp_path, certainty, tiers):
+    model, full = model_of(certainty=certainty), model_of((4,), certainty=False)
+    for name in ("a", "b"):
+        outputs = collect_outputs(model, features_of(), 8, tiers)
+        yardstick = Yardstick.of(SCHEMA, full, model, outputs)
+        save_answers(tmp_path / name, outputs, yardstick)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    for wanted, found in zip((outputs, yardstick), load_answers(tmp_path / "a"), strict=True):
+        for field in fields(wanted):
+            one, other = getattr(wanted, field.name), getattr(found, field.name)
+            assert type(one) is type(other)
+            assert getattr(one, "dtype", None) == getattr(other, "dtype", None)
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no answers"])
+def test_a_file_without_answers_is_refused(tmp_path, content):
+    file = tmp_path / "answers.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"answers\.safetensors holds no answers .*run its stage again"):
+        load_answers(file)
+
+
+def test_weights_are_no_answers(tmp_path):
+    model_of().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="holds no answers"):
+        load_answers(next(tmp_path.glob("*.safetensors")))
 
 
 def test_wrong_rule_for_model_or_task_is_refused_before_any_figure():

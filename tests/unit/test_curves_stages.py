@@ -12,8 +12,16 @@ import torch
 
 import calibrate_thresholds
 import evaluate_batch1
+from adaptive_inference.calibration.answers import load_answers
+from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.calibration.curves import calibrate, sweep_all
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
+from adaptive_inference.evaluation.candidate import Candidate
+from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
+from adaptive_inference.exit_rules import load_rule, load_rules
 from adaptive_inference.exits import MultiModel, build_model
+from adaptive_inference.files import plain
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.quality import quality
 from adaptive_inference.tasks.schema import Example, Schema, save_split
@@ -118,64 +126,89 @@ def run(
     return calibration, stages[1].record, curves, stages[1].timings
 
 
+def points_of(body):
+    """The operating points of calibration.json."""
+    return [OperatingPoint.from_json(item) for item in body["operating_points"]]
+
+
+def names(points):
+    return [(point.setting.rule, point.goal.name) for point in points]
+
+
 def test_every_operating_point_has_a_row_and_a_timing(folder, tmp_path, monkeypatch):
     rules = ("confidence", "learning_to_exit", "oracle")
     calibration, record, curves, timings = run(folder, tmp_path, monkeypatch, rules=rules)
-    keys = [(p["rule"], p["name"]) for p in calibration["operating_points"]]
-    assert keys == [(rule, goal) for rule in rules for goal in ("max_loss_5", "min_speedup_1.5")]
-    assert [(row["rule"], row["operating_point"]) for row in record.details["rows"]] == keys
-    qualified = [
-        (p["rule"], p["name"])
-        for p in calibration["operating_points"]
-        if p["qualifies"] and p["rule"] != "oracle"
-    ]
+    points = points_of(calibration)
+    keys = [(rule, goal) for rule in rules for goal in ("max_loss_5", "min_speedup_1.5")]
+    assert names(points) == keys
+    assert [row.point for row in record.rows] == points
+    qualified = names(p for p in points if p.qualifies and p.setting.rule != "oracle")
     assert [(row["rule"], row["operating_point"]) for row in timings["rows"]] == qualified
-    assert [row["attainable"] for row in record.details["rows"]] == [True] * 4 + [False] * 2
-    assert calibration["recommended"]["rule"] != "oracle"
-    assert all(row["rows"] == 4 for row in record.details["engine_agreement"])
+    assert names(item.point for item in record.agreement) == qualified
+    assert [row.attainable for row in record.rows] == [True] * 4 + [False] * 2
+    assert all(item.rows == 4 for item in record.agreement)
     assert list(curves) == sorted(rules)
     assert len(curves["confidence"]["thresholds"]) == len(curves["confidence"]["flops_speedup"]) == 8
     assert len(calibration["temperatures"]) == len(calibration["certainty_min"]) == 3
     assert calibration["calibrated_on"] == "calibration"
     assert calibration["rows"] == 30
-    assert [item["layer"] for item in record.details["exits"]] == [1, 2, 4]
-    thinking = record.details["overthinking"]
-    for item, alone in zip(thinking["exits"], record.details["exits"][:-1], strict=True):
+    assert [item.layer for item in record.exits] == [1, 2, 4]
+    for item, alone in zip(record.overthinking["exits"], record.exits[:-1], strict=True):
         gained = item["wrong_then_right"] - item["right_then_wrong"]
-        assert record.details["exits"][-1]["quality"] == pytest.approx(alone["quality"] + gained)
-    recommended = (calibration["recommended"]["rule"], calibration["recommended"]["operating_point"])
-    row = record.details["rows"][keys.index(recommended)]
-    assert record.metrics["layers_speedup"] == row["layers_speedup"]
-    assert (record.details["rule"], record.details["operating_point"]) == recommended
+        assert record.exits[-1].quality == pytest.approx(alone.quality + gained)
+    recommended = OperatingPoint.from_json(calibration["recommended"])
+    assert recommended.setting.rule != "oracle"
+    assert record.recommended == recommended
+    row = record.rows[points.index(recommended)]
+    assert record.metrics["layers_speedup"] == row.layers_speedup
+
+
+def test_each_goals_figures_are_those_of_the_rule_that_calibration_ranks_first(folder, tmp_path, monkeypatch):
+    rules = ("fixed", "confidence", "margin", "oracle")
+    _, record, _, timings = run(folder, tmp_path, monkeypatch, rules=rules, goal={"min_speedup": [1.5, 50.0]})
+    fit = {goal: [row for row in record.rows if row.attainable and row.point.goal.name == goal and row.point.qualifies]
+           for goal in ("max_loss_5", "min_speedup_1.5")}  # fmt: skip
+    loss = max(fit["max_loss_5"], key=lambda row: (row.point.seen.layers_speedup, row.point.seen.quality))
+    speed = max(
+        fit["min_speedup_1.5"], key=lambda row: (row.point.seen.quality, row.point.seen.layers_speedup)
+    )
+    for goal, row in (("max_loss_5", loss), ("min_speedup_1.5", speed)):
+        for name in ("quality", "layers_speedup", "flops_speedup"):
+            assert record.metrics[f"{goal}_{name}"] == getattr(row, name)
+        key = {"rule": row.point.setting.rule, "operating_point": goal}
+        (timed,) = [item for item in timings["rows"] if key.items() <= item.items()]
+        assert timings["goals"][f"{goal}_wallclock_speedup"] == timed["wallclock_speedup"]
+    assert not [name for name in (*record.metrics, *timings["goals"]) if name.startswith("min_speedup_50")]
+    assert timings["goals"]["wallclock_speedup"] > 0
 
 
 def test_the_full_model_is_its_own_yardstick(folder, tmp_path, monkeypatch):
     calibration, record, _, timings = run(folder, tmp_path, monkeypatch, method="full")
-    (row,) = record.details["rows"]
-    assert (row["method"], row["rule"], row["operating_point"], row["threshold"]) == (
-        "full",
-        "fixed",
-        "full",
-        0.0,
-    )
-    assert row["layers_speedup"] == row["flops_speedup"] == 1.0
-    assert row["added_parameters"] == 0
-    assert record.metrics["quality"] == row["quality"] == record.metrics["exit4_quality"]
+    (row,) = record.rows
+    assert (row.method, row.point.goal, row.point.setting) == ("full", Goal("full"), Setting("fixed", 0.0))
+    assert row.point.seen == Seen(calibration["full_quality"], 1.0, 1.0)
+    assert row.layers_speedup == row.flops_speedup == 1.0
+    assert row.added_parameters == 0
+    assert record.metrics["quality"] == row.quality == record.metrics["exit4_quality"]
     assert len(timings["rows"]) == 1
-    assert calibration["recommended"]["operating_point"] == "full"
+    assert record.recommended == row.point
 
 
 def test_a_cascade_has_its_members_alone_as_rows(folder, tmp_path, monkeypatch):
-    calibration, record, _, timings = run(folder, tmp_path, monkeypatch, method="multi_model")
-    rows = {row["method"]: row for row in record.details["rows"] if row["method"] != "multi_model"}
-    assert [rows[f"static_{k}"]["layers_speedup"] for k in (1, 2, 4)] == [4.0, 2.0, 1.0]
-    assert [rows[f"static_{k}"]["quality"] for k in (1, 2, 4)] == [
-        item["quality"] for item in record.details["exits"]
+    _, record, _, timings = run(folder, tmp_path, monkeypatch, method="multi_model")
+    rows = {row.method: row for row in record.rows if row.method != "multi_model"}
+    assert [rows[f"static_{k}"].layers_speedup for k in (1, 2, 4)] == [4.0, 2.0, 1.0]
+    assert [rows[f"static_{k}"].quality for k in (1, 2, 4)] == [item.quality for item in record.exits]
+    assert [rows[f"static_{k}"].point.setting for k in (1, 2, 4)] == [
+        Setting("fixed", 0.0, member=k) for k in (1, 2, 4)
     ]
-    assert rows["static_4"]["flops_speedup"] == 1.0
-    assert rows["static_1"]["added_parameters"] < 0 == rows["static_4"]["added_parameters"]
+    for k in (1, 2, 4):
+        assert rows[f"static_{k}"].point.seen.layers_speedup == 4 / k
+        assert rows[f"static_{k}"].point.seen.flops_speedup == pytest.approx(4 / k, rel=0.02)
+    assert rows["static_4"].flops_speedup == 1.0
+    assert rows["static_1"].added_parameters < 0 == rows["static_4"].added_parameters
     assert {row["method"] for row in timings["rows"]} >= {"static_1", "static_2", "static_4"}
-    assert calibration["recommended"]["rule"] in ("confidence", "fixed")
+    assert record.recommended is None or record.recommended.setting.member is None
 
 
 @pytest.mark.parametrize("method", ["static_2", "pkd"])
@@ -186,27 +219,69 @@ def test_a_model_without_exits_is_measured_once_whatever_the_goals(
     """No model of two layers of four is 50 times faster."""
     goal = {"max_loss": 0.0, "min_speedup": [50.0]}
     body, record, curves, timings = run(folder, tmp_path, monkeypatch, method, ["fixed"], kind, goal=goal)
-    (point,) = body["operating_points"]
-    assert (point["name"], point["rule"], point["threshold"], point["layers_speedup"]) == (
-        "whole",
-        "fixed",
-        0.0,
-        2.0,
-    )
-    assert point["qualifies"] == (point["quality"] >= body["full_quality"])
-    assert body["recommended"] == {"rule": "fixed", "threshold": 0.0, "operating_point": "whole"}
-    (row,) = record.details["rows"]
-    assert (row["method"], row["operating_point"], row["exit_counts"]) == (method, "whole", {"2": 24})
-    assert row["quality"] == record.details["exits"][0]["quality"]
-    assert row["layers_speedup"] == 2.0 < row["flops_speedup"] + 0.1
-    assert row["added_parameters"] < 0
+    (point,) = points_of(body)
+    assert (point.goal, point.setting) == (Goal("whole"), Setting("fixed", 0.0))
+    assert point.seen.layers_speedup == 2.0
+    assert point.qualifies == (point.seen.quality >= body["full_quality"])
+    assert OperatingPoint.from_json(body["recommended"]) == point
+    (row,) = record.rows
+    assert (row.method, row.point, row.exit_counts) == (method, point, {"2": 24})
+    assert row.quality == record.exits[0].quality == record.metrics["quality"]
+    assert row.layers_speedup == 2.0 < row.flops_speedup + 0.1
+    assert row.added_parameters < 0
     assert [item["operating_point"] for item in timings["rows"]] == ["whole"]
     assert curves["fixed"]["layers_speedup"] == [2.0]
 
 
+@pytest.mark.parametrize("cost", ["layers", "flops"])
+def test_goals_are_met_in_the_currency_of_the_params(folder, tmp_path, monkeypatch, cost):
+    """The points equal a choice by hand from the curve of the calibration rows."""
+    body, record, *_ = run(folder, tmp_path, monkeypatch, goal={"cost": cost, "min_speedup": [1.2, 2.0]})
+    assert body["cost"] == cost
+    points = points_of(body)
+    assert {point.goal.cost for point in points} == {cost}
+    outputs, yardstick = load_answers(tmp_path / "calibrate_thresholds/answers.safetensors")
+    curve = sweep_all(
+        {"confidence": load_rule("confidence")}, calibrate(outputs, Calibrator.from_json(body)), yardstick, 8
+    )["confidence"]
+    speed = curve.layers_speedup if cost == "layers" else curve.flops_speedup
+    for point in points:
+        if point.goal.kind == "max_loss":
+            allowed = curve.quality >= body["full_quality"] - 0.05 - 1e-9
+            ranks = list(zip(allowed, speed, curve.quality, strict=True))
+        else:
+            allowed = speed >= point.goal.value - 1e-9
+            ranks = list(zip(allowed, curve.quality, speed, strict=True))
+        best = max(range(len(ranks)), key=lambda t, ranks=ranks: ranks[t])
+        assert point.reached == allowed.any()
+        if allowed.any():
+            assert point.setting.threshold == curve.thresholds[best]
+            assert point.seen == curve.seen(best)
+    assert [row.point for row in record.rows] == points
+
+
+@pytest.mark.parametrize("method", ["sweet", "multi_model"])
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_curves_and_predictions_derive_from_the_answers_alone(folder, tmp_path, monkeypatch, method, kind):
+    """To the digit, without a model."""
+    rules = ("fixed",) if kind == "regression" else ("confidence", "patience", "fixed")
+    if (method, kind) == ("sweet", "classification"):
+        rules += ("learning_to_exit",)
+    body, _, curves, _ = run(folder, tmp_path, monkeypatch, method, rules, kind, seed=1)
+    out = tmp_path / "evaluate_batch1"
+    outputs, yardstick = load_answers(out / "answers.safetensors")
+    calibrator = Calibrator.from_json(body)
+    own = Candidate(method, None, calibrate(outputs, calibrator), calibrator, yardstick)
+    again = {name: curve.to_json() for name, curve in own.curves(load_rules(rules), 8).items()}
+    assert plain(again) == curves
+    answers = [point_predictions(point, own.answering(point)) for point in points_of(body)]
+    assert predictions_text(own, answers) == (out / "predictions.json").read_text()
+    assert (out / "answers.safetensors").stat().st_size < 20_000
+
+
 def test_another_rule_of_a_model_without_exits_keeps_its_goals(folder, tmp_path, monkeypatch):
     body, *_ = run(folder, tmp_path, monkeypatch, "pkd", ["confidence"])
-    assert [p["name"] for p in body["operating_points"]] == ["max_loss_5", "min_speedup_1.5"]
+    assert [p.goal.name for p in points_of(body)] == ["max_loss_5", "min_speedup_1.5"]
 
 
 def test_kept_answers_give_the_reported_quality_again(folder, tmp_path, monkeypatch):
@@ -218,9 +293,9 @@ def test_kept_answers_give_the_reported_quality_again(folder, tmp_path, monkeypa
         assert body["ids"] == list(range(24))
         assert body["num_classes"] == 2
         measured = {
-            (row["method"], row["rule"], row["operating_point"]): row["quality"]
-            for row in record.details["rows"]
-            if row["threshold"] is not None  # no threshold is 50 times faster
+            (row.method, row.point.setting.rule, row.point.goal.name): row.quality
+            for row in record.rows
+            if row.point.reached  # no threshold is 50 times faster
         }
         labels = np.array(body["labels"])
         assert measured == {
@@ -229,9 +304,9 @@ def test_kept_answers_give_the_reported_quality_again(folder, tmp_path, monkeypa
         }
         lines = file.read_text().splitlines()
         assert sum("predictions" in line for line in lines) == len(measured)
-        costs = [item["layers_speedup"] for item in record.details["exits"]]
+        costs = [item.layers_speedup for item in record.exits]
         assert costs == ([4.0, 4 / 3, 4 / 7] if method == "multi_model" else [4.0, 2.0, 1.0])
-        assert all(item["flops_speedup"] > 0 for item in record.details["exits"])
+        assert all(item.flops_speedup > 0 for item in record.exits)
 
 
 def test_nothing_is_timed_and_records_are_equal_for_other_seeds_and_again(folder, tmp_path, monkeypatch):
@@ -240,44 +315,43 @@ def test_nothing_is_timed_and_records_are_equal_for_other_seeds_and_again(folder
     run(folder, tmp_path / "b", monkeypatch, seed=1)
     for file in (
         "calibrate_thresholds/calibration.json",
+        "calibrate_thresholds/answers.safetensors",
+        "calibrate_thresholds/metrics.json",
         "evaluate_batch1/metrics.json",
         "evaluate_batch1/curves.json",
         "evaluate_batch1/predictions.json",
+        "evaluate_batch1/answers.safetensors",
     ):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_calibrating_on_the_reported_split_is_said(folder, tmp_path, monkeypatch):
     calibration, record, *_ = run(folder, tmp_path, monkeypatch, calibration={"calibrate_on": "evaluation"})
-    assert calibration["calibrated_on"] == record.details["calibrated_on"] == "evaluation"
+    assert calibration["calibrated_on"] == record.calibrated_on == "evaluation"
     assert calibration["rows"] == 24
 
 
 def test_an_unreachable_goal_gives_rows_that_say_so(folder, tmp_path, monkeypatch):
     calibration, record, _, timings = run(folder, tmp_path, monkeypatch, goal={"min_speedup": [50.0]})
-    row = record.details["rows"][1]
-    assert (row["operating_point"], row["qualifies"], row["threshold"], row["quality"]) == (
-        "min_speedup_50",
-        False,
-        None,
-        None,
-    )
+    row = record.rows[1]
+    assert row.point == points_of(calibration)[1]
+    assert (row.point.goal.name, row.point.qualifies) == ("min_speedup_50", False)
+    assert (row.point.setting.threshold, row.quality) == (None, None)
     assert "min_speedup_50" not in {item["operating_point"] for item in timings["rows"]}
-    assert calibration["operating_points"][1]["qualifies"] is False
 
 
 def test_a_regression_task_goes_through_with_the_fixed_rule_and_refuses_the_others(
     folder, tmp_path, monkeypatch
 ):
     calibration, record, *_ = run(folder, tmp_path / "a", monkeypatch, rules=("fixed",), kind="regression")
-    assert "overthinking" not in record.details
+    assert record.overthinking is None
     assert calibration["temperatures"] == [1.0] * 3
     assert calibration["reliability"] == {"before": [], "after": []}
-    assert record.details["rows"][0]["metric"] == "pearson"
+    assert record.rows[0].metric == "pearson"
     body = json.loads((tmp_path / "a/evaluate_batch1/predictions.json").read_text())
-    (row,) = [row for row in record.details["rows"] if row["operating_point"] == "min_speedup_1.5"]
+    (row,) = [row for row in record.rows if row.point.goal.name == "min_speedup_1.5"]
     answers = {point["operating_point"]: point["predictions"] for point in body["points"]}["min_speedup_1.5"]
-    assert quality("pearson", answers, body["labels"]) == row["quality"]
+    assert quality("pearson", answers, body["labels"]) == row.quality
     with pytest.raises(UserError, match="regression"):
         run(folder, tmp_path / "b", monkeypatch, rules=("confidence",), kind="regression")
 
@@ -299,12 +373,12 @@ def test_rules_that_count_exits_keep_their_names_from_params_to_timings(
 ):
     calibration, record, curves, timings = run(folder, tmp_path, monkeypatch, rules=rules, kind=kind)
     assert sorted(curves) == sorted(rules)
-    for rows in (calibration["operating_points"], record.details["rows"]):
-        assert {row["rule"] for row in rows} == set(rules)
-    timed = {row["rule"] for row in timings["rows"]}
-    assert timed == {row["rule"] for row in calibration["operating_points"] if row["threshold"] is not None}
-    assert calibration["recommended"]["rule"] in (*rules, "fixed")
-    assert all(row["differing"] <= row["near_threshold"] for row in record.details["engine_agreement"])
+    points = points_of(calibration)
+    for found in (points, [row.point for row in record.rows]):
+        assert {point.setting.rule for point in found} == set(rules)
+    assert {row["rule"] for row in timings["rows"]} == {p.setting.rule for p in points if p.reached}
+    assert record.recommended is None or record.recommended.setting.rule in rules
+    assert all(item.differing <= item.near_threshold for item in record.agreement)
 
 
 def test_a_rule_in_another_spelling_is_refused_by_the_stage_too(folder, tmp_path, monkeypatch):
@@ -315,20 +389,19 @@ def test_a_rule_in_another_spelling_is_refused_by_the_stage_too(folder, tmp_path
 def test_a_certified_risk_is_one_more_point_per_attainable_rule(folder, tmp_path, monkeypatch):
     rules, risk = ("confidence", "fixed", "oracle"), {"loss": "consistency", "delta": 0.9, "epsilon": 0.1}
     calibration, record, _, timings = run(folder, tmp_path, monkeypatch, rules=rules, goal={"risk": risk})
-    points = [p for p in calibration["operating_points"] if p["name"] == "risk_0.9"]
-    assert [p["rule"] for p in points] == ["confidence", "fixed"]
-    assert all(p["qualifies"] and p["rows"] == 15 and p["p_value"] <= p["epsilon"] == 0.1 for p in points)
-    rows = [row for row in record.details["rows"] if row["operating_point"] == "risk_0.9"]
-    assert [row["threshold"] for row in rows] == [p["threshold"] for p in points]
+    points = [p for p in points_of(calibration) if p.goal.name == "risk_0.9"]
+    assert [p.setting.rule for p in points] == ["confidence", "fixed"]
+    assert all(p.qualifies and p.evidence["rows"] == 15 for p in points)
+    assert all(p.evidence["p_value"] <= p.evidence["epsilon"] == 0.1 for p in points)
+    assert [row.point for row in record.rows if row.point.goal.kind == "risk"] == points
     assert {"risk_0.9"} < {row["operating_point"] for row in timings["rows"]}
-    assert calibration["recommended"]["operating_point"] != "risk_0.9"
+    assert record.recommended is None or record.recommended.goal.kind != "risk"
 
 
 def test_the_risk_is_that_of_rows_which_the_temperatures_never_saw(folder, tmp_path, monkeypatch):
     """Recompute everything from the outputs: temperatures of one half, losses and the walk of the other."""
     from adaptive_inference.calibration.risk_control import certify, halves
     from adaptive_inference.calibration.temperature import fit_temperature
-    from adaptive_inference.exit_rules import load_rule
     from adaptive_inference.exits import load_model
     from adaptive_inference.exits import outputs as module
     from adaptive_inference.tasks.encode import encode
@@ -360,9 +433,9 @@ def test_the_risk_is_that_of_rows_which_the_temperatures_never_saw(folder, tmp_p
     different = logits.argmax(-1)[np.arange(30), exits] != full.argmax(-1)
     losses = different[:, certifying]
     found = certify(losses, 0.4, 0.2)
-    (point,) = [p for p in calibration["operating_points"] if p["name"] == "risk_0.4"]
+    (point,) = [p for p in points_of(calibration) if p.goal.name == "risk_0.4"]
     assert 0 < found < 7  # the walk stopped on its way
-    assert (point["threshold"], point["risk"]) == (grid[found], losses[found].mean())
+    assert (point.setting.threshold, point.evidence["risk"]) == (grid[found], losses[found].mean())
     assert losses[found].mean() != different[found].mean()
 
 
@@ -370,10 +443,10 @@ def test_too_few_rows_or_no_certified_threshold_give_a_row_that_says_so(
     folder, tmp_path, monkeypatch, caplog
 ):
     calibration, record, _, timings = run(folder, tmp_path, monkeypatch, goal={"risk": {"delta": 0.05}})
-    (point,) = [p for p in calibration["operating_points"] if p["name"] == "risk_0.05"]
-    assert (point["qualifies"], point["threshold"], point["rows"]) == (False, None, 15)
-    (row,) = [row for row in record.details["rows"] if row["operating_point"] == "risk_0.05"]
-    assert (row["qualifies"], row["quality"]) == (False, None)
+    (point,) = [p for p in points_of(calibration) if p.goal.name == "risk_0.05"]
+    assert (point.qualifies, point.setting.threshold, point.evidence["rows"]) == (False, None, 15)
+    (row,) = [row for row in record.rows if row.point == point]
+    assert row.quality is None
     assert "risk_0.05" not in {item["operating_point"] for item in timings["rows"]}
     assert "no threshold will qualify: goal.risk: delta 0.05 with epsilon 0.05 needs 59 rows" in caplog.text
 
@@ -383,4 +456,4 @@ def test_a_risk_is_refused_for_a_regression_and_asked_of_no_full_model(folder, t
     with pytest.raises(UserError, match="a regression task has none of"):
         run(folder, tmp_path / "a", monkeypatch, rules=("fixed",), kind="regression", goal=goal)
     calibration, *_ = run(folder, tmp_path / "b", monkeypatch, method="full", goal=goal)
-    assert [p["name"] for p in calibration["operating_points"]] == ["full"]
+    assert [p.goal.name for p in points_of(calibration)] == ["full"]

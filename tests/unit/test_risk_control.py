@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from synthetic_records import PROJECT
 
+from adaptive_inference.calibration.curves import Curve
+from adaptive_inference.calibration.operating_point import Goal, Seen, Setting
 from adaptive_inference.calibration.operating_points import recommend, risk_point
 from adaptive_inference.calibration.risk_control import (
     LOSSES,
@@ -202,33 +204,35 @@ class TestLosses:
 
 
 class TestOperatingPoint:
+    ROWS = np.zeros((4, 1), int)
     GRID = np.array([0.5, 0.7, 0.9, 1.01])  # from the fastest to the slowest
-    CURVE = (GRID, np.array([0.80, 0.89, 0.91, 0.90]), np.array([3.0, 2.0, 1.4, 1.0]))
+    CURVE = Curve(GRID, ROWS, ROWS, np.array([0.80, 0.89, 0.91, 0.90]), np.array([3.0, 2.0, 1.4, 1.0]), None)
+    GOAL = Goal("risk", 0.1)
+
+    def point(self, *counts):
+        return risk_point(self.GOAL, "confidence", self.CURVE, TestCertify.losses(*counts), 0.05)
 
     def test_it_is_the_fastest_certified_threshold_with_its_evidence(self):
-        losses = TestCertify.losses(30, 2, 1, 0)
-        found = risk_point("confidence", *self.CURVE, losses, 0.1, 0.05)
-        p_value = found.pop("p_value")
-        assert found == {
-            "name": "risk_0.1", "rule": "confidence", "qualifies": True, "threshold": 0.7, "quality": 0.89,
-            "layers_speedup": 2.0, "epsilon": 0.05, "risk": 0.02, "rows": 100,
-        }  # fmt: skip
-        assert p_value == pytest.approx(float(hoeffding_bentkus(0.02, 100, 0.1)))
+        found = self.point(30, 2, 1, 0)
+        assert (found.goal.name, found.qualifies) == ("risk_0.1", True)
+        assert (found.setting, found.seen) == (Setting("confidence", 0.7), Seen(0.89, 2.0))
+        evidence = dict(found.evidence)
+        assert evidence.pop("p_value") == pytest.approx(float(hoeffding_bentkus(0.02, 100, 0.1)))
+        assert evidence == {"epsilon": 0.05, "risk": 0.02, "rows": 100}
 
     def test_order_is_the_grids_and_not_that_of_the_observed_losses(self):
-        losses = TestCertify.losses(0, 30, 2, 1)  # the fastest looks best, by luck
-        assert risk_point("confidence", *self.CURVE, losses, 0.1, 0.05)["threshold"] == 0.9
+        assert self.point(0, 30, 2, 1).setting.threshold == 0.9  # the fastest looks best, by luck
 
     def test_none_qualifying_is_said_with_the_reason(self):
-        found = risk_point("confidence", *self.CURVE, TestCertify.losses(0, 0, 0, 9), 0.1, 0.05)
-        assert (found["qualifies"], found["threshold"], found["quality"]) == (False, None, None)
-        assert (found["risk"], found["rows"]) == (0.09, 100)
-        assert found["p_value"] > 0.05
+        found = self.point(0, 0, 0, 9)
+        assert (found.qualifies, found.setting.threshold, found.seen) == (False, None, None)
+        assert (found.evidence["risk"], found.evidence["rows"]) == (0.09, 100)
+        assert found.evidence["p_value"] > 0.05
 
     def test_it_is_never_recommended_since_a_choice_among_rules_would_void_it(self):
-        found = risk_point("confidence", *self.CURVE, TestCertify.losses(0, 0, 0, 0), 0.1, 0.05)
-        assert found["qualifies"]
-        assert recommend([found], 4)["operating_point"] is None
+        found = self.point(0, 0, 0, 0)
+        assert found.qualifies
+        assert recommend([found]) is None
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class Yardstick:
 
     def flops_under(self, rule: ExitRule) -> np.ndarray | None:
         """Return `flops` under a rule: one that reads the certainty heads pays for them."""
-        if self.flops is None or not rule.needs_certainty:
+        if self.flops is None or self.certainty_flops is None or not rule.needs_certainty:
             return self.flops
         return self.flops + self.certainty_flops
 
