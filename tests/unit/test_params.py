@@ -233,6 +233,16 @@ def test_writing_out_a_default_changes_no_digest():
     assert digest_params(plain.echo([key])) == digest_params(written.echo([key]))
 
 
+def test_the_currency_of_goals_is_layers_unless_said_and_flops_are_other_results():
+    plain, layers, flops = (
+        parse_params(raw).echo(["goal"])
+        for raw in (SMOKE, changed("goal.cost", "layers"), changed("goal.cost", "flops"))
+    )
+    assert digest_params(plain) == digest_params(layers) != digest_params(flops)
+    with pytest.raises(UserError, match=r"goal\.cost.*seconds"):
+        parse_params(changed("goal.cost", "seconds"))
+
+
 def test_the_packages_file_names_are_the_names_of_rules_and_objectives():
     assert {"confidence", "entropy", "margin", "learning_to_exit", "fixed", "oracle", "uncertainty"} <= set(
         module_names("exit_rules")
@@ -273,7 +283,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
         "timed_seeds": [], "timed_examples": 200, "repeats": 5, "warmup": 20, "bootstrap": 1000, "batch_size": 64,
     }  # fmt: skip
     assert section(Calibration) == {"temperature": True, "calibrate_on": "calibration", "thresholds": 100}
-    assert section(Goal) == {"max_loss": 1.0, "min_speedup": [2.0], "risk": None}
+    assert section(Goal) == {"cost": "layers", "max_loss": 1.0, "min_speedup": [2.0], "risk": None}
     assert section(Runtime) == {"device": "auto", "threads": 1, "precision": "fp32"}
     assert section(Generated) == {"rows": 4000, "evaluation_rows": 1000, "label_noise": 0.0}
     assert section(Backbone) == {"revision": None, "sha256": None, "pooler": "per_exit", "read": "first"}

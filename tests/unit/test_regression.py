@@ -134,19 +134,18 @@ def run(tmp_path_factory) -> Path:
 
 def test_every_stage_takes_scores(run):
     home = run / "runs/similar/tiny/seed0"
-    labels = read_json(home / "data/metrics.json")["details"]["splits"]["train"]["labels"]
+    labels = Record.load(home / "data").splits["train"]["labels"]
     assert set(labels) == {"mean", "deviation", "min", "max"}
     calibration = Record.load(home / "sweet/calibration")
     assert not [name for name in calibration.metrics if "temperature" in name or "ece" in name]
-    assert calibration.details["reliability"] == {"before": [], "after": []}
+    assert calibration.reliability == {"before": [], "after": []}
     evaluation = Record.load(home / "multi_model/evaluation")
-    rows = evaluation.details["rows"]
-    assert [row["method"] for row in rows] == ["multi_model", "multi_model", "static_1", "static_2"]
-    for row in rows:
-        assert row["metric"] == "pearson_spearman"
-        assert row["tiers"] is None
-        assert -1.0 <= row["quality_low"] <= row["quality"] <= row["quality_high"] <= 1.0
-    assert all(item["differing"] == 0 for item in evaluation.details["engine_agreement"])
+    assert [row.method for row in evaluation.rows] == ["multi_model", "multi_model", "static_1", "static_2"]
+    for row in evaluation.rows:
+        assert row.metric == "pearson_spearman"
+        assert row.tiers is None
+        assert -1.0 <= row.quality_low <= row.quality <= row.quality_high <= 1.0
+    assert all(item.differing == 0 for item in evaluation.agreement)
     development = Record.load(home / "sweet/train").metrics
     assert {"development1_quality", "development2_quality"} <= set(development)
 
