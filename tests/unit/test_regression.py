@@ -30,7 +30,7 @@ from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import load_model
 from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs
-from adaptive_inference.files import read_json, write_json
+from adaptive_inference.files import write_json
 from adaptive_inference.serving.card import CardData, metric_name, render
 from adaptive_inference.serving.predictor import load_predictor
 from adaptive_inference.settings.inputs import REGRESSION_METRICS, Task
