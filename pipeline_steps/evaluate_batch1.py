@@ -26,11 +26,12 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality
     from adaptive_inference.calibration.operating_point import OperatingPoint
     from adaptive_inference.cost.flops import parameter_count
+    from adaptive_inference.engine.batch1 import Batch1Engine as Engine
     from adaptive_inference.evaluation.candidate import Candidate
     from adaptive_inference.evaluation.overthinking import overthinking
     from adaptive_inference.evaluation.points import headlines, measure_point
     from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
-    from adaptive_inference.evaluation.wallclock import WallClock
+    from adaptive_inference.evaluation.wallclock import WallClock, time_points
     from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
     from adaptive_inference.exits.outputs import collect_outputs, pick_device
@@ -71,7 +72,8 @@ def main(stage: Stage) -> None:
     rows = [measure_point(*item, parameters, protocol.bootstrap, seed) for item in answering]
     timed, agreement = [], []
     if seed in protocol.timed_seeds:
-        timed, agreement = WallClock(full, features, protocol, seed).measure(answering)
+        clock = WallClock(Engine(full, "fixed"), features, protocol, seed)
+        timed, agreement = time_points(clock, answering, Engine)
     if calibration["recommended"]:
         record.recommended = OperatingPoint.from_json(calibration["recommended"])
     record.metrics, goals = headlines(rows, record.recommended, timed)

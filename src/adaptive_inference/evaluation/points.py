@@ -109,7 +109,7 @@ def headlines(
     recommended
         One of the rows' points; None gives nulls.
     timings
-        Of `WallClock.measure`.
+        Of `wallclock.time_points`.
 
     Returns
     -------
