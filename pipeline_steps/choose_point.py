@@ -15,7 +15,8 @@ from pathlib import Path
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_text
 from adaptive_pipeline.runs.records import Record
-from adaptive_pipeline.search import Plan, Scored, best, patch_text, read_section, results_csv
+from adaptive_pipeline.search.plan import Plan, read_section
+from adaptive_pipeline.search.scores import Scored, best, patch_text, results_csv
 
 
 def read_scores(plan: Plan, points: Path) -> list[Scored]:

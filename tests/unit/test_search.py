@@ -9,18 +9,10 @@ import yaml
 
 from adaptive_inference.errors import UserError
 from adaptive_pipeline.params import load_params
-from adaptive_pipeline.search import (
-    Plan,
-    Scored,
-    Search,
-    best,
-    patch_text,
-    patched,
-    plan,
-    read_section,
-    results_csv,
-)
 from adaptive_pipeline.search import __main__ as command
+from adaptive_pipeline.search.patch import patched
+from adaptive_pipeline.search.plan import Plan, Search, plan, read_section
+from adaptive_pipeline.search.scores import Scored, best, patch_text, results_csv
 
 ROOT = Path(__file__).parents[2]
 SMOKE = load_params(ROOT / "presets/smoke.yaml")

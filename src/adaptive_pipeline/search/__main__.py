@@ -26,7 +26,8 @@ from adaptive_inference.files import write_text
 from adaptive_pipeline import settings
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.params.yaml_file import read_yaml
-from adaptive_pipeline.search import Plan, Search, patched, plan, read_section, set_keys, to_yaml
+from adaptive_pipeline.search.patch import patched, set_keys, to_yaml
+from adaptive_pipeline.search.plan import Plan, Search, plan, read_section
 
 FOLDER = Path("search")
 PLAN = FOLDER / "params.yaml"
