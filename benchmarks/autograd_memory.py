@@ -28,8 +28,10 @@ from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.settings.training import MethodTraining, Training
 from adaptive_inference.tasks.schema import Schema
-from adaptive_inference.training.fit import make_trainer
 from adaptive_inference.training.progress import Progress
+from adaptive_inference.training.recipe import Recipe
+from adaptive_inference.training.rows import Rows
+from adaptive_inference.training.trainer import ExitTrainer
 
 SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
 METHODS = {
@@ -116,8 +118,8 @@ def peak_bytes(exits: tuple[int, ...], method: MethodTraining, args: argparse.Na
     }
     with tempfile.TemporaryDirectory() as folder:
         objective, progress = load_objective("joint", method), Progress(exits, lambda row, step: None)
-        settings = Training(), method, Runtime(device="cpu"), 0, Path(folder), progress
-        trainer = make_trainer(model, objective, [row], [row], SCHEMA, *settings)
+        recipe = Recipe(SCHEMA, Training(), method, Runtime(device="cpu"), 0)
+        trainer = ExitTrainer(model, objective, Rows([row], [row]), recipe, Path(folder), progress)
         trainer.current_gradient_accumulation_steps = 1
         with HeldByAutograd(model) as counter:
             trainer.training_step(model, batch)

@@ -31,8 +31,10 @@ from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.settings.training import MethodTraining, Training, WeightLearning
 from adaptive_inference.training.arithmetic import fast_cpu
-from adaptive_inference.training.fit import make_trainer
 from adaptive_inference.training.progress import Progress
+from adaptive_inference.training.recipe import Recipe
+from adaptive_inference.training.rows import Rows
+from adaptive_inference.training.trainer import ExitTrainer
 
 LAYERS, BLOCK = 12, 4
 METHODS = {
@@ -56,8 +58,8 @@ def method_step(model: nn.Module, method: MethodTraining, other: dict[str, Tenso
     row = {"input_ids": [5], "attention_mask": [1], "label": 0, "id": 0, "length": 1}
     objective = load_objective(method.objective, method)
     progress = Progress(model.exits, lambda row, step: None)
-    settings = Training(learning_rate=1e-5), method, Runtime(device="cpu"), 0, folder, progress
-    trainer = make_trainer(model, objective, [row], [row], SCHEMA, *settings)
+    recipe = Recipe(SCHEMA, Training(learning_rate=1e-5), method, Runtime(device="cpu"), 0)
+    trainer = ExitTrainer(model, objective, Rows([row], [row]), recipe, folder, progress)
     optimizer = trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
     trainer._others = lambda step: [other]

@@ -32,8 +32,10 @@ from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.settings.training import MethodTraining, Training
 from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.training.arithmetic import fast_cpu
-from adaptive_inference.training.fit import make_trainer
 from adaptive_inference.training.progress import Progress
+from adaptive_inference.training.recipe import Recipe
+from adaptive_inference.training.rows import Rows
+from adaptive_inference.training.trainer import ExitTrainer
 
 SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
 METHODS = {
@@ -96,8 +98,8 @@ def trainer_step(model: nn.Module, method: MethodTraining, folder: Path) -> Step
     """One step as `Trainer` takes it."""
     row = {"input_ids": [5], "attention_mask": [1], "label": 0, "id": 0, "length": 1}
     objective, progress = load_objective("joint", method), Progress(model.exits, lambda row, step: None)
-    settings = Training(learning_rate=1e-5), method, Runtime(device="cpu"), 0, folder, progress
-    trainer = make_trainer(model, objective, [row], [row], SCHEMA, *settings)
+    recipe = Recipe(SCHEMA, Training(learning_rate=1e-5), method, Runtime(device="cpu"), 0)
+    trainer = ExitTrainer(model, objective, Rows([row], [row]), recipe, folder, progress)
     optimizer = trainer.create_optimizer()
     trainer.current_gradient_accumulation_steps = 1
 

@@ -19,23 +19,17 @@ from adaptive_pipeline.training_stage import fit_exits
 
 def main(stage: Stage) -> None:
     """Train and score."""
-    from adaptive_inference.training.arithmetic import fast_cpu
-    from adaptive_inference.training.fit import DEVELOPMENT_BATCH
     from adaptive_inference.training.folds import Fold
-    from adaptive_inference.training.trainer import development_qualities
-    from adaptive_pipeline.search import Plan, check_method, patched, read_section
+    from adaptive_inference.training.score import held_out_metrics
+    from adaptive_pipeline.search.plan import Plan, check_method, patched, read_section
 
     cell, plan = stage.cell, read_section(Plan, Path(stage.options["search"]))
     stage.params = patched(stage.params, plan.point(stage.options["point"]), "the point")
     check_method(stage.params, cell.method, stage.params.task(cell.task).kind)
 
-    model, schema, rows = fit_exits(stage, Fold(int(stage.options["fold"]), len(plan.folds), cell.seed))
-    with fast_cpu(stage.params.runtime.threads):
-        qualities = development_qualities(model, rows.held_out, schema, DEVELOPMENT_BATCH)
-    stage.record.metrics |= {
-        f"held_out{layer}_quality": value for layer, value in zip(model.exits, qualities, strict=True)
-    }
-    stage.record.metrics["held_out_quality"] = sum(qualities) / len(qualities)
+    fold = Fold(int(stage.options["fold"]), len(plan.folds), cell.seed)
+    model, rows, recipe = fit_exits(stage, fold)
+    stage.record.metrics |= held_out_metrics(model, rows.held_out, recipe)
 
 
 if __name__ == "__main__":

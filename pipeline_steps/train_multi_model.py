@@ -19,64 +19,37 @@ Examples::
 from __future__ import annotations
 
 from adaptive_pipeline.stage import Stage, run_stage
-from adaptive_pipeline.training_stage import training_keys
+from adaptive_pipeline.training_stage import recipe_of, take_timings, training_keys
 
 
 def main(stage: Stage) -> None:
     """Train the members one after the other and save them as one model."""
+    from adaptive_inference.backbones.load import load_tokenizer
     from adaptive_inference.exits import MultiExitModel, MultiModel
-    from adaptive_inference.exits.outputs import pick_device
+    from adaptive_inference.files import write_jsonl
     from adaptive_inference.objectives import load_objective
-    from adaptive_inference.tasks.schema import load_schema
-    from adaptive_inference.training.cell import write_history
     from adaptive_inference.training.members import MemberTrainer
-    from adaptive_pipeline.runs.environment import environment
+    from adaptive_inference.training.rows import Rows
+    from adaptive_pipeline.runs.records import Member
 
-    params, cell = stage.params, stage.cell
-    backbone = params.backbone(cell.backbone)
-    training, method = params.training_of(cell.task, cell.method)
-    as_full, full = params.training_of(cell.task, "full")
-
-    schema = load_schema(stage.inputs["data"])
-    objective = load_objective(method.objective, method)
-    full_model = MultiExitModel.from_pretrained(stage.inputs["full"])
-    trains_as_full = training == as_full and method.objective == full.objective
-    record = stage.begin(*training_keys(cell))
+    backbone, recipe = stage.params.backbone(stage.cell.backbone), recipe_of(stage, stage.cell.method)
+    objective = load_objective(recipe.method.objective, recipe.method)
+    full = MultiExitModel.from_pretrained(stage.inputs["full"])
+    tokenizer = load_tokenizer(backbone.weights, backbone.revision)
+    rows = Rows.load(stage.inputs["data"], recipe.schema, tokenizer)
+    record = stage.begin(*training_keys(stage.cell))
 
     trainer = MemberTrainer(
-        backbone,
-        objective,
-        schema,
-        training,
-        method,
-        params.runtime,
-        cell.seed,
-        stage.inputs["data"],
-        stage.scratch,
-        stage.tracker.log,
-        identity=record.record_id,
+        backbone, objective, rows, recipe, stage.scratch, stage.tracker.log, record.record_id
     )
-    members = []
-    for layer in backbone.exits:
-        is_full = trains_as_full and full_model.exits == (layer,)
-        members.append(trainer.copy(full_model) if is_full else trainer.train(layer))
+    family = trainer.train_all(backbone.exits, full, recipe_of(stage, "full"))
 
-    MultiModel([member.model for member in members]).save_pretrained(stage.out / "model")
-    write_history(stage.out, [row for member in members for row in member.history])
-    for member in members:
-        record.metrics |= member.metrics
-        record.details[f"member{member.layer}"] = member.details
-    parameters = sum(item.numel() for member in members for item in member.model.parameters())
-    full_parameters = sum(item.numel() for item in full_model.parameters())
-    record.metrics |= {"parameters": parameters, "added_parameters": parameters - full_parameters}
-    record.details |= {"exits": list(backbone.exits), "rows": trainer.rows.details}
-    seconds, steps = (sum(getattr(member, name) for member in members) for name in ("seconds", "steps_run"))
-    stage.timings |= {
-        "environment": environment(pick_device(params.runtime.device).type),
-        "seconds": seconds,
-        "steps_per_second": steps / max(seconds, 1e-9),
-    }
-    stage.timings["members"] = {str(member.layer): member.seconds for member in members if member.seconds}
+    MultiModel([member.model for member in family.members]).save_pretrained(stage.out / "model")
+    write_jsonl(stage.out / "history.jsonl", family.history)
+    record.metrics |= family.metrics
+    record.exits, record.rows = list(backbone.exits), rows.lengths(recipe.schema.max_length)
+    record.members = [Member(layer=member.layer, steps=member.steps) for member in family.members]
+    take_timings(stage, family.timings)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adaptive_inference.exits import MultiExitModel
-    from adaptive_inference.tasks.schema import Schema
-    from adaptive_inference.training.cell import Rows
     from adaptive_inference.training.folds import Fold
+    from adaptive_inference.training.recipe import Recipe
+    from adaptive_inference.training.rows import Rows
     from adaptive_pipeline.grid import Cell
     from adaptive_pipeline.stage import Stage
 
@@ -25,72 +25,61 @@ def training_keys(cell: Cell) -> list[str]:
     ]
 
 
+def recipe_of(stage: Stage, method: str) -> Recipe:
+    """Return how a method is trained on the stage's task."""
+    from adaptive_inference.tasks.schema import load_schema
+    from adaptive_inference.training.recipe import Recipe
+
+    training, own = stage.params.training_of(stage.cell.task, method)
+    schema = load_schema(stage.inputs["data"])
+    return Recipe(schema, training, own, stage.params.runtime, stage.cell.seed)
+
+
+def take_timings(stage: Stage, timings: dict[str, Any]) -> None:
+    """Keep the figures of a training that depend on the clock, with the machine that they were taken on."""
+    from adaptive_inference.exits.outputs import pick_device
+    from adaptive_pipeline.runs.environment import environment
+
+    device = pick_device(stage.params.runtime.device)
+    stage.timings |= timings | {"environment": environment(device.type)}
+
+
 def train_exits(stage: Stage) -> None:
     """Train a method's model by its objective and save it; a stage with the input ``full`` may start or learn from that."""
-    model, _, _ = fit_exits(stage)
+    from adaptive_inference.training.gradient_conflict import ROWS, gradient_conflict
+    from adaptive_pipeline.runs.records import Conflict
+
+    model, rows, _ = fit_exits(stage)
+    if len(model.exits) > 1:
+        conflict = gradient_conflict(model, rows.train[:ROWS])
+        stage.record.gradient_conflict = [Conflict(**row) for row in conflict]
     model.save_pretrained(stage.out / "model")
 
 
-def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, Schema, Rows]:
+def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, Rows, Recipe]:
     """Train a method's model by its objective and fill the stage's record; ``fold`` leaves its rows out."""
-    from adaptive_inference.errors import UserError
-    from adaptive_inference.exits import MultiExitModel
-    from adaptive_inference.exits.build import build_model, full_exits, start_from_full
-    from adaptive_inference.exits.outputs import pick_device
-    from adaptive_inference.objectives import load_objective
-    from adaptive_inference.tasks.schema import load_schema
-    from adaptive_inference.training.cell import Rows, parameter_counts, write_history, write_trajectory
+    from adaptive_inference.exits.build import full_exits
     from adaptive_inference.training.fit import fit
-    from adaptive_inference.training.gradient_conflict import ROWS, gradient_conflict
-    from adaptive_pipeline.runs.environment import environment
+    from adaptive_inference.training.needs import builds_on_full, model_and_objective
+    from adaptive_inference.training.parameters import parameter_counts
+    from adaptive_inference.training.rows import Rows
+    from adaptive_pipeline.runs.records import LossWeights
 
-    params, cell = stage.params, stage.cell
-    backbone = params.backbone(cell.backbone)
-    training, method = params.training_of(cell.task, cell.method)
-    exits = full_exits(backbone) if cell.method == "full" else method.exits
-
-    schema = load_schema(stage.inputs["data"])
-    objective = load_objective(method.objective, method)
-    model = build_model(
-        backbone, schema, cell.seed, objective.needs_certainty, exits, inner_head=method.inner_head
-    )
-    if objective.starts_from_full or objective.needs_full == "fine_tuned":
-        if "full" not in stage.inputs:
-            raise UserError(
-                f"objective {method.objective!r} needs the full model, which stage {stage.name} does not read; list "
-                f"{cell.method!r} under trained_by.train_leebert"
-            )
-        full = MultiExitModel.from_pretrained(stage.inputs["full"])
-        if objective.starts_from_full:
-            start_from_full(model, full)
-        else:
-            objective.full = full
-    elif objective.needs_full == "pretrained":
-        objective.full = build_model(backbone, schema, cell.seed, exits=full_exits(backbone))
-    rows = Rows.load(stage.inputs["data"], schema, model.tokenizer, fold)
+    cell, recipe = stage.cell, recipe_of(stage, stage.cell.method)
+    backbone = stage.params.backbone(cell.backbone)
+    exits = full_exits(backbone) if cell.method == "full" else recipe.method.exits
+    model, objective = model_and_objective(recipe, backbone, exits, stage.inputs.get("full"))
+    rows = Rows.load(stage.inputs["data"], recipe.schema, model.tokenizer, fold)
     record = stage.begin(*training_keys(cell), **({"fold": asdict(fold)} if fold else {}))
 
-    result = fit(
-        model,
-        objective,
-        rows.train,
-        rows.development,
-        schema,
-        training,
-        method,
-        params.runtime,
-        cell.seed,
-        stage.scratch,
-        on_log=stage.tracker.log,
-        identity=record.record_id,
-    )
+    result = fit(model, objective, rows, recipe, stage.scratch, stage.tracker.log, record.record_id)
 
-    write_history(stage.out, result.history)
-    write_trajectory(stage.out, result.trajectory)
+    result.write(stage.out)
     record.metrics |= result.metrics | parameter_counts(model)
-    record.details |= {"exits": list(model.exits), "steps": result.steps, "rows": rows.details}
-    record.details |= {"builds_on_full": objective.starts_from_full or objective.needs_full == "fine_tuned"}
-    if len(model.exits) > 1 and fold is None:  # a search asks for quality alone
-        record.details["gradient_conflict"] = gradient_conflict(model, rows.train[:ROWS])
-    stage.timings |= result.timings | {"environment": environment(pick_device(params.runtime.device).type)}
-    return model, schema, rows
+    record.exits, record.steps = list(model.exits), result.steps
+    record.rows = rows.lengths(recipe.schema.max_length)
+    record.builds_on_full = builds_on_full(objective)
+    if result.loss_weights:
+        record.loss_weights = LossWeights(**result.loss_weights)
+    take_timings(stage, result.timings)
+    return model, rows, recipe

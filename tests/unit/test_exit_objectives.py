@@ -259,7 +259,7 @@ def test_the_weights_move_as_a_float64_computation_by_autograd_says(scheme, tmp_
 @pytest.mark.parametrize("batch_number", [2, 3, 4, 6], ids=lambda n: f"batch{n}")
 def test_a_killed_run_resumes_to_the_same_weights_of_network_and_losses(batch_number, tmp_path, monkeypatch):
     """42 rows: 3 batches of the half are an epoch; with dropout, in the forwards of the weights too."""
-    monkeypatch.setattr("adaptive_inference.training.fit.HISTORY_ROWS", 6)
+    monkeypatch.setattr("adaptive_inference.training.pace.HISTORY_ROWS", 6)
     settings = {"rows": 42, "epochs": 2, "save_every": 2, "group_by_length": True}
 
     def run(folder):
@@ -342,7 +342,7 @@ def test_losses_between_exits_are_not_defined_for_scores(tmp_path):
 def test_training_stops_after_scorings_without_a_better_one_and_stays_stopped(
     score_every, scored, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("adaptive_inference.training.trainer.quality", lambda *given: 0.5)
+    monkeypatch.setattr("adaptive_inference.training.score.quality", lambda *given: 0.5)
     settings = {"rows": 16, "epochs": 9, "patience": 2, "score_every": score_every}
     first = run_fit(make_model(), EE, tmp_path, **settings)
     assert first.best_epoch == scored[0]

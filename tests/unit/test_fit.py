@@ -2,19 +2,22 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_training import (
     EE,
     LTE,
-    SCHEMA,
     SCORES,
     SWEET_LOCAL,
     Killed,
     kill_at,
     make_features,
     make_model,
+    make_split_rows,
+    objective_of,
+    recipe_of,
     run_fit,
     same_bits,
     weights_of,
@@ -23,10 +26,10 @@ from tiny_training import (
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.settings.protocol import Runtime
-from adaptive_inference.settings.training import Training
-from adaptive_inference.training.cell import length_quantiles, parameter_counts, write_history
 from adaptive_inference.training.fit import fit
+from adaptive_inference.training.parameters import parameter_counts
 from adaptive_inference.training.progress import Progress
+from adaptive_inference.training.rows import length_quantiles
 
 SETTINGS = {"rows": 42, "epochs": 2, "save_every": 2, "warmup_ratio": 0.2, "group_by_length": True}
 
@@ -41,7 +44,7 @@ def test_a_killed_run_resumes_to_the_same_weights_and_history(
     method, accumulation, score_every, batch_number, tmp_path, monkeypatch
 ):
     """With dropout: the generators' states are resumed too. 6 batches are an epoch, and rows take 3 steps."""
-    monkeypatch.setattr("adaptive_inference.training.fit.HISTORY_ROWS", 12 // accumulation // 3)
+    monkeypatch.setattr("adaptive_inference.training.pace.HISTORY_ROWS", 12 // accumulation // 3)
 
     def run(folder, log):
         torch.manual_seed(len(log))  # whatever was drawn before must not matter
@@ -81,7 +84,7 @@ def test_a_run_killed_while_it_is_scored_is_scored_again(tmp_path, monkeypatch):
     settings = SETTINGS | {"save_every": 3}
     unbroken = run_fit(make_model(dropout=0.1), EE, tmp_path / "unbroken", **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "development_qualities", dying)
+        patch.setattr(trainer, "exit_qualities", dying)
         with pytest.raises(Killed):
             run_fit(make_model(dropout=0.1), EE, tmp_path / "killed", **settings)
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-3"]
@@ -98,7 +101,7 @@ def test_the_best_epoch_survives_a_kill(tmp_path, monkeypatch):
         kept.append(weights_of(model))
         return next(planned)
 
-    monkeypatch.setattr(trainer, "development_qualities", scored)
+    monkeypatch.setattr(trainer, "exit_qualities", scored)
     with monkeypatch.context() as patch:
         kill_at(patch, 8)
         with pytest.raises(Killed):
@@ -123,6 +126,36 @@ def test_files_of_another_training_are_not_resumed(tmp_path, monkeypatch):
     kill_at(monkeypatch, 1)
     with pytest.raises(Killed):
         run_fit(make_model(), EE, tmp_path, **(SETTINGS | {"learning_rate": 2e-3}))
+
+
+def other_label(part):
+    def change(rows):
+        first, *rest = getattr(rows, part)
+        return replace(rows, **{part: [first | {"label": 1 - first["label"]}, *rest]})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("rows", "exits", "identity"),
+    [
+        (other_label("train"), (1, 2, 4), "a"),
+        (other_label("development"), (1, 2, 4), "a"),
+        (lambda rows: replace(rows, train=rows.train[:-1]), (1, 2, 4), "a"),
+        (lambda rows: rows, (2, 4), "a"),
+        (lambda rows: rows, (1, 2, 4), "b"),
+    ],
+    ids=["label", "development label", "row", "exits", "identity"],
+)
+def test_a_training_is_told_apart_by_its_rows_exits_and_identity(
+    rows, exits, identity, tmp_path, monkeypatch
+):
+    given, recipe = make_split_rows(make_model(), 16), recipe_of(epochs=1)
+    fit(make_model(), objective_of(EE), given, recipe, tmp_path, identity="a")
+    kill_at(monkeypatch, 1)
+    fit(make_model(), objective_of(EE), given, recipe, tmp_path, identity="a")  # finished: nothing is trained
+    with pytest.raises(Killed):
+        fit(make_model(exits=exits), objective_of(EE), rows(given), recipe, tmp_path, identity=identity)
 
 
 def test_half_a_checkpoint_is_never_resumed(tmp_path, monkeypatch):
@@ -172,11 +205,11 @@ def test_the_best_epoch_is_kept_and_the_development_split_alone_decides(tmp_path
     planned = iter([[0.5, 0.7, 0.6], [0.9, 0.9, 0.9], [0.9, 0.9, 0.9], [0.1, 0.2, 0.9]])
     seen = []
 
-    def scored(model, features, schema, batch_size):
+    def scored(model, features, schema):
         seen.append((weights_of(model), [feature["id"] for feature in features]))
         return next(planned)
 
-    monkeypatch.setattr(trainer, "development_qualities", scored)
+    monkeypatch.setattr(trainer, "exit_qualities", scored)
     model = make_model()
     result = run_fit(model, EE, tmp_path, epochs=4)
     assert result.best_epoch == 2  # the earlier of two equals
@@ -202,7 +235,7 @@ def test_the_history_has_losses_per_exit_and_quality_per_epoch(tmp_path):
     mean = sum(last[f"development{layer}_quality"] for layer in (1, 2, 4)) / 3
     assert last["development_quality"] == pytest.approx(mean)
     assert result.train_loss == pytest.approx(sum(row["loss"] for row in result.history[-5:]) / 5)
-    write_history(tmp_path, result.history)
+    result.write(tmp_path)
     lines = (tmp_path / "history.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == result.history
 
@@ -236,24 +269,17 @@ def test_blockwise_gradients_are_refused_where_blocks_share_their_layers(tmp_pat
 
 
 def test_a_device_that_is_not_there_is_refused(tmp_path, monkeypatch):
-    from adaptive_inference.objectives import load_objective
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = make_model()
-    rows = make_features(model, 8)
     with pytest.raises(UserError, match="no CUDA device"):
         fit(
             model,
-            load_objective("joint", EE),
-            rows,
-            rows,
-            SCHEMA,
-            Training(),
-            EE,
-            Runtime(device="cuda"),
-            0,
+            objective_of(EE),
+            make_split_rows(model),
+            recipe_of(runtime=Runtime(device="cuda")),
             tmp_path,
         )
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_printed_where_there_is_no_terminal(tmp_path, capfd, caplog):
@@ -266,18 +292,11 @@ def test_nothing_is_printed_where_there_is_no_terminal(tmp_path, capfd, caplog):
 
 
 def test_bf16_trains_and_scores_in_fp32(tmp_path):
-    from adaptive_inference.objectives import load_objective
-
     losses = {}
     for precision in ("bf16", "fp32"):
         model = make_model()
-        rows, runtime, once = (
-            make_features(model, 16),
-            Runtime(device="cpu", precision=precision),
-            Training(epochs=1),
-        )
-        objective, scratch = load_objective("joint", EE), tmp_path / precision
-        result = fit(model, objective, rows, rows, SCHEMA, once, EE, runtime, 0, scratch)
+        recipe = recipe_of(runtime=Runtime(device="cpu", precision=precision), epochs=1)
+        result = fit(model, objective_of(EE), make_split_rows(model, 16), recipe, tmp_path / precision)
         assert all(item.dtype == torch.float32 for item in model.parameters())
         losses[precision] = result.history[-1]["loss"]
     assert losses["bf16"] != losses["fp32"]
@@ -285,21 +304,13 @@ def test_bf16_trains_and_scores_in_fp32(tmp_path):
 
 
 def test_bf16_is_refused_for_an_encoder_that_cannot_be_trained_in_it(tmp_path):
-    from adaptive_inference.objectives import load_objective
-
-    model = make_model("deberta")
-    rows, runtime = make_features(model, 16), Runtime(device="cpu", precision="bf16")
+    model, runtime = make_model("deberta"), Runtime(device="cpu", precision="bf16")
     with pytest.raises(UserError, match="bf16 cannot be used with model type deberta;"):
         fit(
             model,
-            load_objective("joint", EE),
-            rows,
-            rows,
-            SCHEMA,
-            Training(epochs=1),
-            EE,
-            runtime,
-            0,
+            objective_of(EE),
+            make_split_rows(model),
+            recipe_of(runtime=runtime),
             tmp_path,
         )
 

@@ -1,15 +1,13 @@
 """Members of a multi-model: each resumes by itself, and the last may be the full model."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from tiny_training import EE, SCHEMA, make_model, make_rows, same_bits, weights_of
+from tiny_training import EE, make_model, make_split_rows, objective_of, recipe_of, same_bits, weights_of
 
 from adaptive_inference.exits import MultiModel, load_model
-from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.inputs import Backbone
-from adaptive_inference.settings.protocol import Runtime
-from adaptive_inference.settings.training import Training
-from adaptive_inference.tasks.schema import save_split
 from adaptive_inference.training import members
 from adaptive_inference.training.trainer import ExitTrainer
 
@@ -20,20 +18,15 @@ class Killed(BaseException):
 
 @pytest.fixture
 def trainer(tmp_path):
-    """Makes trainers that share the splits."""
-    for name, count, seed in (("train", 32, 0), ("development", 12, 1)):
-        save_split(tmp_path, name, make_rows(count, seed))
+    """Makes trainers that share the rows."""
+    rows = make_split_rows(make_model())
 
     def make(scratch, log=None, identity="x"):
         return members.MemberTrainer(
             Backbone(weights="random:bert", exits=[1, 2, 4]),
-            load_objective("joint", EE),
-            SCHEMA,
-            Training(epochs=2, batch_size=8, learning_rate=1e-3, save_every=3),
-            EE,
-            Runtime(device="cpu"),
-            0,
-            tmp_path,
+            objective_of(EE),
+            rows,
+            recipe_of(epochs=2, batch_size=8, learning_rate=1e-3, save_every=3),
             tmp_path / scratch,
             (lambda row, step: None) if log is None else (lambda row, step: log.append((step, row))),
             identity,
@@ -69,11 +62,7 @@ def test_a_killed_run_keeps_finished_members_and_resumes_the_other(trainer, monk
     assert len(steps) == 8 - 4  # nothing of the first member; of the second, what follows its last checkpoint
     for before, after in zip(whole, again, strict=True):
         assert same_bits(weights_of(before.model), weights_of(after.model))
-        assert (before.metrics, before.history, before.details) == (
-            after.metrics,
-            after.history,
-            after.details,
-        )
+        assert (before.metrics, before.history, before.steps) == (after.metrics, after.history, after.steps)
     assert logs["resumed"] == logs["whole"]
 
 
@@ -104,10 +93,36 @@ def test_the_full_model_is_the_member_that_would_be_trained(trainer, tmp_path):
     trained = trainer("trained").train(4)
     copied = trainer("copied").copy(trained.model)
     assert copied.metrics["development4_quality"] == trained.metrics["development4_quality"]
-    assert copied.details["copied_from_full"]
+    assert (copied.steps, trained.steps) == (None, 8)
     MultiModel([trainer("trained").train(1).model, copied.model]).save_pretrained(tmp_path / "model")
     loaded = load_model(tmp_path / "model")
     assert same_bits(weights_of(loaded.members[1]), weights_of(trained.model))
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_the_full_model_is_copied_only_where_it_was_trained_as_the_members_are(epochs, trainer, monkeypatch):
+    making = trainer("family")
+    full = making.train(4).model
+    monkeypatch.setattr(
+        members.MemberTrainer, "train", lambda self, layer: members.Member(layer, full, {}, steps=8)
+    )
+    full_recipe = replace(
+        making.recipe, training=making.recipe.training.model_copy(update={"epochs": epochs})
+    )
+    family = making.train_all([1, 4], full, full_recipe)
+    assert [member.steps for member in family.members] == [8, None if epochs == 2 else 8]
+
+
+def test_a_family_adds_up_its_members(trainer):
+    making = trainer("family")
+    full = making.train(4).model
+    family = making.train_all([1, 2, 4], full, making.recipe)
+    sizes = [sum(item.numel() for item in member.model.parameters()) for member in family.members]
+    assert family.metrics["parameters"] == sum(sizes)
+    assert family.metrics["added_parameters"] == sum(sizes) - sizes[-1]
+    assert len(family.history) == sum(len(member.history) for member in family.members)
+    assert family.timings["seconds"] == sum(family.timings["members"].values())
+    assert family.timings["members"].keys() == {"1", "2"}  # the copy took no time
 
 
 def test_a_member_starts_as_the_multi_exit_model_does(trainer):

@@ -158,12 +158,12 @@ def test_a_training_records_the_conflict_of_the_model_that_it_saves(params, tmp_
     stage = Stage("train_leebert", cell, params, inputs, out, scratch, {}, training_stage.__file__)
     training_stage.train_exits(stage)
 
-    details = plain(stage.record.details)
-    assert details["builds_on_full"] == (method == "deebert")
+    record = stage.record
+    assert record.builds_on_full == (method == "deebert")
     saved = type(model).from_pretrained(out / "model")
     rows = make_features(saved, 70)[:64]
-    assert details["gradient_conflict"] == plain(gradient_conflict(saved, rows))
-    assert [row["layer"] for row in details["gradient_conflict"]] == [1, 2]
+    assert [row.model_dump() for row in record.gradient_conflict] == plain(gradient_conflict(saved, rows))
+    assert [row.layer for row in record.gradient_conflict] == [1, 2]
     assert (out / "weights.jsonl").is_file() == (method == "leebert")
     if method == "leebert":
         assert {len(row["teachers"]) for row in read_jsonl(out / "weights.jsonl")} == {3}

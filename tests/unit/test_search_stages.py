@@ -14,13 +14,13 @@ from tiny_training import SCHEMA, make_rows
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.tasks.schema import save_split
-from adaptive_inference.training.cell import Rows
 from adaptive_inference.training.folds import Fold
+from adaptive_inference.training.rows import Rows
 from adaptive_inference.training.trainer import ExitTrainer
 from adaptive_pipeline import dvc_graph
 from adaptive_pipeline.params import load_params
-from adaptive_pipeline.search import Plan, read_section
 from adaptive_pipeline.search import __main__ as command
+from adaptive_pipeline.search.plan import Plan, read_section
 
 ROOT = Path(__file__).parents[2]
 PARAMS = {
@@ -83,9 +83,7 @@ def test_a_search_scores_every_point_on_rows_it_did_not_see_and_its_winner_becom
     for (point, fold), record in records.items():
         assert record["params"]["training"]["learning_rate"] == plan.points[point]["training.learning_rate"]
         assert record["params"]["fold"] == {"number": fold, "count": 2, "seed": 0}
-        assert (
-            record["details"]["rows"]["held_out"]["rows"] + record["details"]["rows"]["train"]["rows"] == 96
-        )
+        assert record["rows"]["held_out"]["rows"] + record["rows"]["train"]["rows"] == 96
         exits = [record["metrics"][f"held_out{layer}_quality"] for layer in (2, 4)]
         assert record["metrics"]["held_out_quality"] == sum(exits) / 2
     assert len({record["record_id"] for record in records.values()}) == 4
@@ -140,7 +138,7 @@ def test_the_full_model_is_searched_with_its_last_exit_alone(project, monkeypatc
     (project / "search/mine.yaml").write_text(yaml.safe_dump(GRID | {"method": "full"}, sort_keys=False))
     command.start("mine")
     (point, _) = read_section(Plan, Path("search/params.yaml")).points
-    assert json.loads(train_fold(monkeypatch, point, 0, method="full").read_text())["details"]["exits"] == [4]
+    assert json.loads(train_fold(monkeypatch, point, 0, method="full").read_text())["exits"] == [4]
 
 
 def test_a_point_that_the_plan_lacks_is_refused(project, monkeypatch, capsys):
@@ -157,7 +155,7 @@ def test_a_fold_is_cut_out_of_the_train_split_alone(project):
     plain = Rows.load(Path("splits"), SCHEMA, tokenizer)
     cut = Rows.load(Path("splits"), SCHEMA, tokenizer, Fold(0, 4, 0))
     assert plain.held_out == []
-    assert "held_out" not in plain.details
+    assert "held_out" not in plain.lengths(32)
     assert cut.development == plain.development
     assert sorted(row["id"] for row in cut.train + cut.held_out) == [row["id"] for row in plain.train]
     with pytest.raises(UserError, match="97 folds of"):

@@ -60,7 +60,7 @@ def test_the_stage_trains_and_saves_a_model_that_loads(method, inputs, tmp_path,
     train_leebert.main(stage)
     model, full = load_model(tmp_path / "model"), load_model(inputs["full"])
     layers = METHODS[method]["exits"]
-    assert list(model.exits) == stage.record.details["exits"] == layers
+    assert list(model.exits) == stage.record.exits == layers
     assert digest_path(inputs["full"]) == before
     sizes = [sum(item.numel() for item in found.parameters()) for found in (model, full)]
     assert stage.record.metrics["parameters"] == sizes[0] < sizes[1]

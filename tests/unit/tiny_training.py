@@ -12,8 +12,10 @@ from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.settings.training import MethodTraining, Training
 from adaptive_inference.tasks.encode import collate, encode
 from adaptive_inference.tasks.schema import Example, Schema, Split
-from adaptive_inference.training.fit import fit, make_trainer
+from adaptive_inference.training.fit import fit
 from adaptive_inference.training.progress import Progress
+from adaptive_inference.training.recipe import Recipe
+from adaptive_inference.training.rows import Rows
 from adaptive_inference.training.trainer import ExitTrainer
 
 torch.set_num_threads(1)  # more are slower on tensors this small, and compete with other workers
@@ -61,6 +63,14 @@ def make_batch(model, count=6, seed=0, kind="classification"):
     return collate(make_features(model, count, seed, kind), model.tokenizer.pad_token_id)
 
 
+def make_split_rows(model, count=32, kind="classification", development=12):
+    return Rows(make_features(model, count, 0, kind), make_features(model, development, 1, kind))
+
+
+def recipe_of(method=EE, schema=SCHEMA, seed=0, runtime=None, **training):
+    return Recipe(schema, Training(**training), method, runtime or Runtime(device="cpu"), seed)
+
+
 def objective_of(method, full=None):
     """The method's objective; ``full`` is the model of all layers, where it reads one."""
     objective = load_objective(method.objective, method)
@@ -83,13 +93,8 @@ def run_fit(
     return fit(
         model,
         objective_of(method, full),
-        make_features(model, rows, 0, schema.kind),
-        make_features(model, 12, 1, schema.kind),
-        schema,
-        Training(**settings),
-        method,
-        Runtime(device="cpu"),
-        seed,
+        make_split_rows(model, rows, schema.kind),
+        recipe_of(method, schema, seed, **settings),
         Path(scratch),
         on_log,
     )
@@ -97,16 +102,11 @@ def run_fit(
 
 def ready_trainer(model, method, scratch, schema=SCHEMA, full=None, **training):
     """A trainer about to take its first step."""
-    trainer = make_trainer(
+    trainer = ExitTrainer(
         model,
         objective_of(method, full),
-        make_features(model, 16, 0, schema.kind),
-        make_features(model, 8, 1, schema.kind),
-        schema,
-        Training(**({"batch_size": 8} | training)),
-        method,
-        Runtime(device="cpu"),
-        0,
+        make_split_rows(model, 16, schema.kind, development=8),
+        recipe_of(method, schema, **({"batch_size": 8} | training)),
         Path(scratch),
         Progress(model.exits, lambda row, step: None),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -74,6 +75,28 @@ def _ordered(
 ) -> list[int]:
     order = epoch_order([lengths[row] for row in rows], batch_size, seed, epoch, group_by_length)
     return [rows[place] for place in order]
+
+
+class OtherHalf:
+    """Rows of the half that the network does not learn from, for each optimiser step; arguments as of `epoch_order`.
+
+    The n-th step of an epoch has the n-th of them: nothing to remember over a kill.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, group_by_length: bool) -> None:
+        self.lengths, self.batch_size = lengths, batch_size
+        self.settings = seed, group_by_length
+        self._drawn: tuple[int, list[int]] = (-1, [])  # an epoch and its order
+
+    def rows(self, step: int) -> list[int]:
+        """Return ``batch_size`` rows, fewer at the end of the half; ``step`` counts from 0 over the whole training."""
+        (seed, grouped), size = self.settings, self.batch_size
+        epoch, within = divmod(step, math.ceil((len(self.lengths) - len(self.lengths) // 2) / size))
+        if self._drawn[0] != epoch:
+            self._drawn = epoch, other_half(self.lengths, size, seed, epoch, grouped)
+        order = self._drawn[1]
+        start = within * size % len(order)
+        return order[start : start + size]
 
 
 class EpochOrder(Sampler[int]):

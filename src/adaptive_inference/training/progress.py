@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from adaptive_inference.files import read_json, write_json
+from adaptive_inference.files import read_json, write_json, write_jsonl
+from adaptive_inference.training.loss_weights import weight_figures
 
 Row = dict[str, float]
 OnLog = Callable[[Row, int], None]
@@ -23,7 +24,7 @@ _SAVED = ("history", "trajectory", "pending", "best_epoch", "best_quality", "qua
 
 @dataclass
 class Progress:
-    """History of one training.
+    """History of one training, and what it came to.
 
     Attributes
     ----------
@@ -118,6 +119,38 @@ class Progress:
             (row["loss"], steps) for row, steps in weighted if row["epoch"] > rows[-1]["epoch"] - 1 + 1e-4
         ]
         return sum(loss * steps for loss, steps in last) / sum(steps for _, steps in last)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the training."""
+        return int(self.history[-1]["step"])
+
+    @property
+    def development_quality(self) -> dict[int, float]:
+        """Layer of each exit -> quality on the development split at the best epoch."""
+        return dict(self._by_layer(self.quality))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The record's metrics: deterministic figures by their names."""
+        named = {f"development{layer}_quality": value for layer, value in self._by_layer(self.quality)}
+        return named | {"best_epoch": self.best_epoch, "train_loss": self.train_loss}
+
+    @property
+    def loss_weights(self) -> dict[str, float] | None:
+        """Where the learned weights of the losses are when training ends; None where none are learned."""
+        return weight_figures(self.trajectory) if self.trajectory else None
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """The figures that depend on the clock."""
+        return {"seconds": self.seconds, "steps_per_second": self.steps_run / max(self.seconds, 1e-9)}
+
+    def write(self, folder: Path) -> None:
+        """Write ``history.jsonl`` and, where weights of the losses are learned, their trajectory, ``weights.jsonl``."""
+        write_jsonl(folder / "history.jsonl", self.history)
+        if self.trajectory:
+            write_jsonl(folder / "weights.jsonl", self.trajectory)
 
     def save(self, folder: Path) -> None:
         """Write into a checkpoint folder."""

@@ -1,0 +1,66 @@
+"""What a training starts with: a model with exits, and its objective with all that it declares to need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.exits.build import build_model, full_exits, start_from_full
+from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.objectives import load_objective
+from adaptive_inference.objectives.base import Objective
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.training.recipe import Recipe
+
+
+def model_and_objective(
+    recipe: Recipe, backbone: Backbone, exits: Sequence[int] | None = None, full: Path | None = None
+) -> tuple[MultiExitModel, Objective]:
+    """Build the model that a recipe trains, and the objective; the only place that gives either a full model.
+
+    Parameters
+    ----------
+    recipe
+        Its method names the objective.
+    backbone
+        A section of ``backbones`` in the params.
+    exits
+        Exit layers in place of the backbone's.
+    full
+        Folder of the full fine-tuned model, for objectives that start from it or learn from it.
+
+    Raises
+    ------
+    UserError
+        There is no such objective, it needs the full model and there is none, or the exits do not fit.
+    """
+    method = recipe.method
+    objective = load_objective(method.objective, method)
+    model = build_model(
+        backbone,
+        recipe.schema,
+        recipe.seed,
+        objective.needs_certainty,
+        exits,
+        inner_head=method.inner_head,
+    )
+    if builds_on_full(objective):
+        if full is None:
+            raise UserError(
+                f"objective {method.objective!r} needs the full model, which this stage does not read; list the method "
+                "under trained_by.train_leebert"
+            )
+        tuned = MultiExitModel.from_pretrained(full)
+        if objective.starts_from_full:
+            start_from_full(model, tuned)
+        else:
+            objective.full = tuned
+    elif objective.needs_full == "pretrained":
+        objective.full = build_model(backbone, recipe.schema, recipe.seed, exits=full_exits(backbone))
+    return model, objective
+
+
+def builds_on_full(objective: Objective) -> bool:
+    """Return whether a training starts from the full fine-tuned model or learns from it."""
+    return objective.starts_from_full or objective.needs_full == "fine_tuned"
