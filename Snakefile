@@ -43,8 +43,10 @@ rule missing_cells:
 
 onstart:
     settings.only_run_here()
+    settings.note_checked()
     asked = {job.rule.name for job in workflow.dag.jobs}
-    progress.announce([stage for stage in STAGES if stage.name in asked], PARAMS, CORES)
+    stages = [stage for stage in STAGES if stage.name in asked]
+    progress.announce(stages, PARAMS, CORES, dvc_graph.built_by_another_version())
 
 
 onsuccess:

@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 RECEIPTS = Path("receipts")
+#: The stage on which all others depend. Nothing but its failure matters, since its output never changes, so it is no node:
+#: Snakemake would schedule all that is after it (or, with ``ancient``, nothing: it masks what comes after a job that runs).
+CHECK = "check_params"
+CODE = ("src/", "pipeline_steps/")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ def receipt_path(name: str) -> str:
 def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
     """Return all stages of the project's own ``dvc.yaml``, upstream first; those of ``search/`` are no part of a run.
 
+    Nor is `CHECK`, which runs before all of them.
+
     Parameters
     ----------
     judge
@@ -66,7 +72,7 @@ def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
     with _locked(root) as repo:
         graph = repo.index.graph
         status = _status(repo) if judge else None
-        own = [stage for stage in graph if stage.path_in_repo == "dvc.yaml"]
+        own = [stage for stage in graph if stage.path_in_repo == "dvc.yaml" and stage.addressing != CHECK]
         given = _Given(own)
         nodes = [
             _node(stage, graph, given, None if status is None else status.get(stage.addressing, []))
@@ -82,6 +88,15 @@ def stale_closure(nodes: list[StageNode]) -> list[str]:
         if node.stale or run.intersection(node.upstream):
             run.add(node.name)
     return sorted(run)
+
+
+def built_by_another_version() -> set[str]:
+    """Return the stages whose entry in ``dvc.lock`` names code that is gone: they were built before it moved."""
+    with _locked(".") as repo:
+        locked = _stages(repo).lockfile_data
+    code = {name: [dep["path"] for dep in entry.get("deps", [])] for name, entry in locked.items()}
+    gone = {path for path in set().union(*code.values()) if path.startswith(CODE) and not Path(path).exists()}
+    return {name for name, paths in code.items() if gone.intersection(paths)}
 
 
 def drop_false_receipts(nodes: list[StageNode]) -> None:
@@ -110,10 +125,8 @@ def write_receipt(name: str, path: Path, signature: str) -> None:
         `StageNode.signature` as it was when the run began; with another one in ``dvc.lock`` the stage was built from params
         or code edited since, and a receipt would let Snakemake take it for what the run asked for.
     """
-    from dvc.dvcfile import load_file
-
     with _locked(".") as repo:
-        stages = load_file(repo, os.path.join(repo.root_dir, "dvc.yaml")).stages
+        stages = _stages(repo)
         stage, locked = stages[name], stages.lockfile_data
         made = {
             os.path.join(repo.root_dir, out["path"])
@@ -145,6 +158,12 @@ def _locked(root: str | Path) -> Iterator[Any]:
         yield repo
 
 
+def _stages(repo: Any) -> Any:
+    from dvc.dvcfile import load_file
+
+    return load_file(repo, os.path.join(repo.root_dir, "dvc.yaml")).stages
+
+
 def _status(repo: Any) -> dict[str, list[Any]] | None:
     """Return what ``dvc status`` says, stage -> reasons; None where it does not answer."""
     from dvc.exceptions import DvcException
@@ -163,7 +182,7 @@ def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any] | None) -> S
     return StageNode(
         name=stage.addressing,
         command=" ".join(stage.cmd.split()),
-        upstream=tuple(sorted(up.addressing for up in graph.successors(stage))),
+        upstream=tuple(sorted({up.addressing for up in graph.successors(stage)} - {CHECK})),
         signature=_signature(stage, produced, given),
         outs=_outs(stage),
         stale=None if reasons is None else bool(reasons),

@@ -1,9 +1,40 @@
-"""Which cells there are: the only place that crosses tasks, backbones, methods and seeds."""
+"""Which cells there are: the only place that crosses tasks, backbones, methods and seeds.
+
+A `Grid` is one such product. Classification has one (`Params.grid`); a family of models with axes of its own gets a grid
+beside it, never a fifth axis here.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from adaptive_inference.errors import UserError
+
+#: Stages that train methods, in the order of the graph.
+TRAINING_STAGES = ("train_sweet", "train_leebert", "train_multi_model")
+
+
+def as_name(name: str) -> str:
+    """Return the name of a task, a backbone, a method ... as it is, or refuse it.
+
+    It becomes a folder, a part of a stage's name and a word of its command: nothing but letters, digits, _ and -.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise UserError(
+            f"the name {name!r} becomes a folder: letters, digits, _ and - only; no dot, no path separator"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(as_name)]
 
 
 @dataclass(frozen=True)
@@ -26,3 +57,37 @@ class Cell:
         """Return where the cell's stages write, below ``root`` (the ``runs`` folder)."""
         folder = root / self.task / self.backbone / f"seed{self.seed}"
         return folder / self.method if self.method else folder
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A product of axes, each in the order of the params."""
+
+    tasks: tuple[str, ...]
+    backbones: tuple[str, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...]
+
+    def cells(self) -> Iterator[Cell]:
+        """Return all cells, the last axis (methods) fastest."""
+        return (Cell(*point) for point in product(self.tasks, self.backbones, self.seeds, self.methods))
+
+    def __contains__(self, cell: Cell) -> bool:
+        """Return whether the grid asks for a cell, or for one that serves all methods."""
+        asked = cell.task in self.tasks and cell.backbone in self.backbones and cell.seed in self.seeds
+        return asked and cell.method in ("", *self.methods)
+
+    def check_names(self) -> None:
+        """Refuse two cells of one name: DVC would silently keep one of them.
+
+        Raises
+        ------
+        UserError
+            ``a-b`` with ``c`` and ``a`` with ``b-c`` are both ``a-b-c``.
+        """
+        count = Counter(cell.name for cell in self.cells())
+        twice = sorted(name for name, times in count.items() if times > 1)
+        if twice:
+            raise UserError(
+                f"two cells would be named {', '.join(twice[:4])}; rename a task, backbone or method"
+            )

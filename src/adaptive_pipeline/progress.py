@@ -1,6 +1,6 @@
 """How much is left: an estimate before a run starts, made better by every stage that ends.
 
-The first guess scales the seconds that stages of the default preset took on two slow cores (`REFERENCE`) by the number of
+The first guess scales the seconds that stages of the default task took on two slow cores (`REFERENCE`) by the number of
 examples that they train on; stages that ran here before are taken at the time they took, scaled likewise, and whatever a
 finished stage shows of this machine's speed is applied to those that are left.
 
@@ -14,6 +14,7 @@ import heapq
 import json
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 PLAN = Path("logs/plan.json")
 DURATIONS = Path("logs/durations")
 
-#: Seconds of one stage of the default preset, two at a time; of trainings, beyond `START`, for `REFERENCE_EXAMPLES`.
+#: Seconds of one stage of the default task, two at a time; of trainings, beyond `START`, for `REFERENCE_EXAMPLES`.
 REFERENCE = {
     "prepare_data": 15.0,
     "finetune_backbone": 90.0,
@@ -41,13 +42,22 @@ REFERENCE = {
     "evaluate_batch1": 25.0,
     "make_tables": 10.0,
 }
+TRAININGS = ("finetune_", "train_")
 REFERENCE_EXAMPLES = 4_080  # training rows x epochs
 START = 10.0  # imports and DVC, whatever is trained
 ROWS_OF_A_HUB = 5_000  # where the params do not limit them
 
 
-def announce(stages: list[StageNode], params: Params, cores: int) -> None:
-    """Say how many stages will run and about how long, and leave the plan for the stages that end."""
+def announce(
+    stages: list[StageNode], params: Params, cores: int, built_elsewhere: Collection[str] = ()
+) -> None:
+    """Say how many stages will run and about how long, and leave the plan for the stages that end.
+
+    Parameters
+    ----------
+    built_elsewhere
+        Stages that another version of this project built, see `dvc_graph.built_by_another_version`.
+    """
     from adaptive_pipeline.dvc_graph import stale_closure
     from adaptive_pipeline.settings import threads
 
@@ -56,6 +66,13 @@ def announce(stages: list[StageNode], params: Params, cores: int) -> None:
         say("a stage of an earlier run is still working, so how much is left is not known")
         return
     pending = set(stale_closure(stages))
+    if again := sorted(pending.intersection(built_elsewhere)):
+        trained = [name for name in again if name.startswith(TRAININGS)]
+        say(
+            f"{len(again)} stages were built by a version of this project that had other files; they run again, "
+            f"{len(trained)} trainings among them ({', '.join(trained) or 'none'}). To keep their records, stop now and "
+            "`make keep` first, in that version"
+        )
     rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
     entries = [
         {
@@ -97,7 +114,7 @@ def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | No
     rows
         Training rows of each task, see `training_rows`.
     """
-    if not stage.family.startswith(("finetune_", "train_")):
+    if not stage.family.startswith(TRAININGS):
         return None
     task = stage.argument("task") or ""
     training, own = params.training_of(task, stage.argument("method") or "full")

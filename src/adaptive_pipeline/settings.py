@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ import psutil
 from filelock import FileLock, Timeout
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.exit_rules import load_rules
-from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.inputs import weights_kind
 from adaptive_pipeline import presets
-from adaptive_pipeline.dvc_graph import StageNode
+from adaptive_pipeline.dvc_graph import CHECK, StageNode
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.params import Params, preflight
 from adaptive_pipeline.runs.store import Runs, open_runs
 from adaptive_pipeline.runs.validity import why_unusable
 
@@ -76,109 +74,20 @@ def only_run_here() -> None:
 _run_lock: FileLock | None = None
 
 
-def checked_params(encoders: bool = True) -> Params:
-    """Load ``params.yaml``, or stop with the message that is meant for the user.
-
-    Parameters
-    ----------
-    encoders
-        Look at the encoders too, which takes seconds.
-    """
+def checked_params(encoders: bool) -> Params:
+    """Load and check ``params.yaml`` (`preflight`), or stop with the message that is meant for the user."""
     try:
-        params = load_params("params.yaml")
+        return preflight.checked_params("params.yaml", encoders)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
-    # DVC joins the names of a cell with "-" and would silently keep one of two cells of the same name.
-    joined = [f"{t}-{b}-{m}" for t in params.tasks for b in params.backbones for m in params.methods]
-    twice = sorted({name for name in joined if joined.count(name) > 1})
-    if twice:
-        raise SystemExit(
-            f"error: two cells would be named {', '.join(twice)}; rename a task, backbone or method"
-        )
-    check_rules(params)
-    if encoders:
-        check_bf16(params)
-        check_exits(params)
-    check_risk(params)
-    linked = [path.as_posix() for path in Path("data").rglob("*") if path.is_symlink() and path.is_dir()]
-    if linked:
-        raise SystemExit(
-            f"error: {', '.join(linked)} links to a folder, and DVC does not see changes behind such a link; "
-            "make a folder and link the files into it (data/README.md)"
-        )
-    return params
 
 
-def check_rules(params: Params) -> None:
-    """Stop where a method's rules or objective do not fit a task, before anything is trained.
-
-    An objective is loaded (and torch with it) only where its name does not tell.
-    """
-    for task in params.tasks.values():
-        for name, method in params.methods.items():
-            train, where = method.train, f"methods.{name}"
-            try:
-                if task.kind == "regression":
-                    load_objective(train.objective, train).check_kind(task.kind)
-                for rule in load_rules(method.rules).values():
-                    certain = not rule.needs_certainty or rule.name == train.objective
-                    rule.check(task.kind, certain or load_objective(train.objective, train).needs_certainty)
-            except UserError as error:
-                raise SystemExit(f"error: {where}: {error}") from None
-
-
-def check_exits(params: Params) -> None:
-    """Stop where a method's own exits do not fit an encoder or its objective, before anything is trained.
-
-    The layers of a hub's checkpoint are known when `prepare_data` has fetched it; each training looks again.
-    """
-    own = {name: method.train for name, method in params.methods.items() if method.train.exits is not None}
-    if not own:
-        return
-    from adaptive_inference.backbones.load import check_fit, layer_count
-
-    at_hand = {
-        at: backbone for at, backbone in params.backbones.items() if weights_kind(backbone.weights) != "hub"
-    }
-    for (at, backbone), (name, train) in product(at_hand.items(), own.items()):
-        exits = train.exits or []
-        try:
-            for task, settings in params.tasks.items():
-                check_fit(backbone, exits, task, settings.max_length)
-            load_objective(train.objective, train).check_exits(exits, layer_count(backbone.weights))
-        except UserError as error:
-            raise SystemExit(f"error: methods.{name} on backbones.{at}: {error}") from None
-
-
-def check_bf16(params: Params) -> None:
-    """Stop where an encoder that is at hand cannot be trained in bf16, before anything is trained."""
-    if params.runtime.precision == "fp32":
-        return
-    from adaptive_inference.backbones.load import adapter, check_precision, load_config
-
-    for name, backbone in params.backbones.items():
-        if weights_kind(backbone.weights) != "hub":
-            try:
-                check_precision(adapter(load_config(backbone.weights).model_type), params.runtime.precision)
-            except UserError as error:
-                raise SystemExit(f"error: backbones.{name}: {error}") from None
-
-
-def check_risk(params: Params) -> None:
-    """Stop where a risk is to be certified on a task that has no such risk, or too few rows, before anything is trained."""
-    risk = params.goal.risk
-    if risk is None:
-        return
-    from adaptive_inference.calibration.risk_control import check_kind, check_rows
-    from adaptive_inference.data.splits import most_calibration_rows
-
-    for name, task in params.tasks.items():
-        try:
-            check_kind(task.kind)
-            if params.calibration.calibrate_on == "calibration":
-                check_rows(most_calibration_rows(task, Path("data")), risk.delta, risk.epsilon)
-        except UserError as error:
-            raise SystemExit(f"error: tasks.{name}: {error}") from None
+def note_checked() -> None:
+    """Run the stage that checks the params, which is no rule: DVC runs no other before it."""
+    command = ["dvc", "--wait-for-lock", "repro", "--single-item", CHECK]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
 
 
 def cores(workflow: Any) -> int:

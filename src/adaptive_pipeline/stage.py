@@ -25,6 +25,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.runs import layout
 from adaptive_pipeline.runs.records import FAMILIES, Record, code_digest, digest_path
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.tracking.live import Tracker, start_tracking
@@ -82,17 +83,19 @@ def run_stage(
     """
     script = sys.argv[0]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
-    args = _parser(doc, inputs, options, per_method, timings).parse_args()
+    name = Path(script).stem
+    args = _parser(name, doc, inputs, options, per_method, timings).parse_args()
     try:
         params = load_params(args.params)
         cell = Cell(args.task, args.backbone, args.seed, args.method if per_method else "")
         params.task(cell.task), params.backbone(cell.backbone)
         if per_method:
             params.method(cell.method)
+        _fill_in(args, name, cell)
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(out.parent / f".{out.name}.lock"):
-            _run(main, Path(script).stem, cell, params, args, inputs, options, out, script)
+            _run(main, name, cell, params, args, inputs, options, out, script)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -165,6 +168,7 @@ def _run(
 
 
 def _parser(
+    name: str,
     doc: str,
     inputs: Sequence[str],
     options: Sequence[str],
@@ -178,14 +182,34 @@ def _parser(
     parser.add_argument("--seed", required=True, type=int, help="one of `seeds`")
     if per_method:
         parser.add_argument("--method", required=True, help="a key of `methods`")
-    for name in inputs:
-        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, required=True, help="input path")
-    for name in options:
-        parser.add_argument(f"--{name}", required=True, help="see above")
-    parser.add_argument("--out", required=True, help="folder to write; replaced when the stage succeeds")
+    for key in inputs:
+        flag, known = f"--{key.replace('_', '-')}", key in layout.INPUTS
+        parser.add_argument(flag, dest=key, required=not known, help="input path" + _PLACE * known)
+    for key in options:
+        parser.add_argument(f"--{key}", required=True, help="see above")
+    elsewhere = name not in layout.FOLDERS
+    place = "" if elsewhere else _PLACE
+    parser.add_argument(
+        "--out", required=elsewhere, help=f"folder to write; replaced when the stage succeeds{place}"
+    )
     if timings:
-        parser.add_argument("--timings", required=True, help="JSON file for figures that depend on the clock")
+        parser.add_argument(
+            "--timings", required=elsewhere, help=f"JSON file for figures that depend on the clock{place}"
+        )
     return parser
+
+
+_PLACE = " (default: its place below runs/, as dvc.yaml has it)"
+
+
+def _fill_in(args: argparse.Namespace, name: str, cell: Cell) -> None:
+    """Set the paths that the command line leaves to the layout of ``runs``."""
+    places = {key: layout.input_path(key, cell) for key in layout.INPUTS}
+    if name in layout.FOLDERS:
+        places |= {"out": layout.out_path(name, cell), "timings": layout.timings_path(name, cell)}
+    for key, path in places.items():
+        if getattr(args, key, "") is None:
+            setattr(args, key, str(path))
 
 
 def _set_threads(threads: int) -> None:

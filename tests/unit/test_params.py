@@ -63,6 +63,17 @@ def changed(path, value):
         ("tasks.tiers.labels", ["one"], "at least two classes"),
         ("tasks", {"a/b": SMOKE["tasks"]["tiers"]}, "path separator"),
         ("tasks", {"..": SMOKE["tasks"]["tiers"]}, "becomes a folder"),
+        ("tasks", {"../../x": SMOKE["tasks"]["tiers"]}, "tasks: the name '../../x' becomes a folder"),
+        (
+            "backbones",
+            {"; touch x #": SMOKE["backbones"]["tiny"]},
+            "backbones: the name '; touch x #' becomes",
+        ),
+        (
+            "methods",
+            SMOKE["methods"] | {"a\nb": SMOKE["methods"]["sweet"]},
+            "methods: the name 'a\\nb' becomes",
+        ),
         ("seeds", [0, 0], "repeat"),
         ("evaluation.timed_seeds", [3], "not among seeds"),
         ("goal.min_speedup", [2, 2.0000001], "goal.min_speedup (2, 2) has a value twice"),
@@ -319,7 +330,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     ],
 )  # fmt: skip
 def test_what_would_go_wrong_later_is_refused(path, value, says):
-    body = load_params(ROOT / "params.yaml").model_dump(mode="json")
+    body = load_params(ROOT / "presets/smoke.yaml").model_dump(mode="json")
     with pytest.raises(UserError, match=says):
         parse_params(body | {path: value})
 

@@ -139,3 +139,19 @@ def test_a_stage_notes_what_it_trained_on_beside_its_seconds(tmp_path, monkeypat
     progress.ended(name, 50.0, tmp_path / "a.log")
     noted = json.loads((tmp_path / f"logs/durations/{name}.json").read_text())
     assert noted == {"seconds": 50.0, "examples": 2040 * DEFAULT.training.epochs}
+
+
+def test_what_another_version_built_is_named_before_it_runs_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    stages = [node("prepare_data"), node("finetune_backbone"), node("train_sweet", "sweet")]
+    progress.announce(stages, DEFAULT, 2, [stage.name for stage in stages[:2]])
+    said = capsys.readouterr().err
+    assert (
+        "2 stages were built by a version of this project that had other files; they run again, 1 trainings"
+        in said
+    )
+    assert stages[1].name in said
+    assert stages[2].name not in said
+    assert "make keep" in said
+    progress.announce(stages, DEFAULT, 2)
+    assert "version" not in capsys.readouterr().err

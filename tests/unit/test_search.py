@@ -16,7 +16,7 @@ from adaptive_pipeline.search.scores import Scored, best, patch_text, results_cs
 
 ROOT = Path(__file__).parents[2]
 SMOKE = load_params(ROOT / "presets/smoke.yaml")
-FROM_FULL = {"method": "deebert", "params": load_params(ROOT / "presets/default.yaml")}
+FROM_FULL = {"method": "deebert", "params": load_params(ROOT / "presets/grid.yaml")}
 RATE, WEIGHTS = "methods.leebert.train.learning_rate", "methods.leebert.train.weight_learning.learning_rate"
 
 

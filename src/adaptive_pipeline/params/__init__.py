@@ -26,6 +26,7 @@ from adaptive_inference.settings.training import (
     Training,
     WeightLearning,
 )
+from adaptive_pipeline.grid import TRAINING_STAGES, Grid, Name
 from adaptive_pipeline.params.messages import explain
 from adaptive_pipeline.params.yaml_file import read_yaml
 
@@ -43,12 +44,12 @@ class Method(Section):
 class Params(Section):
     """The whole of `params.yaml`: science only, no machine."""
 
-    tasks: dict[str, Task] = Field(min_length=1, description="Name -> task.")
-    backbones: dict[str, Backbone] = Field(min_length=1, description="Name -> backbone.")
+    tasks: dict[Name, Task] = Field(min_length=1, description="Name -> task.")
+    backbones: dict[Name, Backbone] = Field(min_length=1, description="Name -> backbone.")
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="An axis of the grid.")
     training: Training = Field(Training(), description="Optimisation.")
     trained_by: dict[str, list[str]] = Field(description="Stage -> the methods that it trains.")
-    methods: dict[str, Method] = Field(min_length=1, description="Name -> method; `full` is always one.")
+    methods: dict[Name, Method] = Field(min_length=1, description="Name -> method; `full` is always one.")
     calibration: Calibration = Field(Calibration(), description="Temperatures and thresholds.")
     goal: Goal = Field(Goal(), description="Operating points.")
     evaluation: Evaluation = Field(Evaluation(), description="Protocol.")
@@ -56,14 +57,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> Params:
-        for family, names in (("task", self.tasks), ("backbone", self.backbones), ("method", self.methods)):
-            for name in names:
-                if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", str(name)):
-                    raise ValueError(
-                        f"{family} name {name!r} becomes a folder: letters, digits, _ and - only; no dot, no path separator"
-                    )
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
+        self.grid.check_names()
         if "full" not in self.methods:
             raise ValueError("`methods` needs `full`, the model that every speed-up is measured against")
         for stage in self.trained_by:
@@ -157,6 +153,11 @@ class Params(Section):
             if asked.count(reference) > 1:
                 raise ValueError(f"{where}: {reference!r} is named twice; name it once")
 
+    @property
+    def grid(self) -> Grid:
+        """Return the cells that the params ask for."""
+        return Grid(tuple(self.tasks), tuple(self.backbones), tuple(self.seeds), tuple(self.methods))
+
     def method(self, name: str) -> Method:
         """Return one method, or refuse with the nearest name."""
         return _named(self.methods, name, "method")
@@ -195,10 +196,6 @@ class Params(Section):
                 value = value.get(part) if isinstance(value, dict) else None
             found[key] = value
         return found
-
-
-#: Stages that train methods, in the order of the graph.
-TRAINING_STAGES = ("train_sweet", "train_leebert", "train_multi_model")
 
 
 def _require_module(folder: str, name: str, where: str) -> None:

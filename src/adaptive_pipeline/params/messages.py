@@ -12,7 +12,10 @@ from adaptive_inference.errors import nearest
 
 def explain(item: Mapping[str, Any], origin: str, root: type[BaseModel]) -> str:
     """Return one sentence for one error: the key, the value, what is allowed, the nearest name."""
-    where = ".".join(str(part) for part in item["loc"])
+    path = (
+        item["loc"][:-2] if item["loc"][-1:] == ("[key]",) else item["loc"]
+    )  # a bad key is told by the message
+    where = ".".join(str(part) for part in path)
     if item["type"] == "extra_forbidden":
         allowed = _fields_at(root, item["loc"][:-1])
         key = str(item["loc"][-1])

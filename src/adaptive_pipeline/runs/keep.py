@@ -16,7 +16,6 @@ from collections import defaultdict
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
-from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.presets import preset_of, records_folder
 from adaptive_pipeline.runs.records import digest_path
@@ -40,7 +39,7 @@ def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
     fit = [
         item
         for (stage, cell), item in runs.finished.items()
-        if in_grid(cell, params)
+        if cell in params.grid
         and (stage, cell) not in retrained
         and not why_unusable(stage, cell, runs, params)
     ]
@@ -65,12 +64,6 @@ def _retrained(runs: Runs) -> set[Key]:
             if models[training] != read:
                 found.add(key)
     return found
-
-
-def in_grid(cell: Cell, params: Params) -> bool:
-    """Return whether the params ask for a cell."""
-    grid = cell.task in params.tasks and cell.backbone in params.backbones and cell.seed in params.seeds
-    return grid and (not cell.method or cell.method in params.methods)
 
 
 def default_out(params: Params) -> Path:

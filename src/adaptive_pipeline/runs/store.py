@@ -17,8 +17,7 @@ from typing import Any
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import plain, read_json
-from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.params import TRAINING_STAGES
+from adaptive_pipeline.grid import TRAINING_STAGES, Cell
 from adaptive_pipeline.runs.records import RECORD_FILE, Record
 
 #: Stages that train; ``finetune_backbone`` serves all methods and is the training of `full`.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import re
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from ruamel.yaml import YAML
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.files import write_text
 from adaptive_pipeline import settings
+from adaptive_pipeline.grid import as_name
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.params.yaml_file import read_yaml
 from adaptive_pipeline.search.patch import patched, set_keys, to_yaml
@@ -45,11 +45,7 @@ def grid_path(name: str) -> Path:
     if name not in names():
         given = f"no grid {name!r} in {FOLDER}/" if name else "which grid? Give NAME=..."
         raise UserError(f"{given}; allowed: {', '.join(names())}{nearest(name, names()) if name else ''}")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-        raise UserError(
-            f"grid name {name!r} becomes a folder: letters, digits, _ and - only; rename the file"
-        )
-    return FOLDER / f"{name}.yaml"
+    return FOLDER / f"{as_name(name)}.yaml"
 
 
 def plan_text(planned: Plan) -> str:

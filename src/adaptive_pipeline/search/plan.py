@@ -12,6 +12,7 @@ from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.files import digest_json
 from adaptive_inference.settings.base import Section
 from adaptive_inference.settings.training import MethodTraining, Training
+from adaptive_pipeline.grid import Name
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.params.messages import explain
 from adaptive_pipeline.params.yaml_file import read_yaml
@@ -39,13 +40,13 @@ class Search(Section):
 class Plan(Section):
     """What `search/dvc.yaml` reads: the search that is on, its lists written out; no search: empty lists."""
 
-    search: list[str] = Field([], description="Name of the grid file.")
-    task: str | None = None
-    backbone: str | None = None
-    method: str | None = None
+    search: list[Name] = Field([], description="Name of the grid file.")
+    task: Name | None = None
+    backbone: Name | None = None
+    method: Name | None = None
     seed: int | None = None
     folds: list[int] = Field([], description="Numbers of the folds.")
-    points: dict[str, Patch] = Field(
+    points: dict[Name, Patch] = Field(
         {}, description="Name of each point -> what it sets, in the grid's order."
     )
 

@@ -1,0 +1,51 @@
+r"""Check `params.yaml`, and the search that is on, before anything else runs.
+
+Every stage of `dvc.yaml` reads the file that this one writes, so DVC runs it first and stops where it fails: before any
+other command, and before any output goes. The file never changes, so no stage runs again because of it.
+
+    python pipeline_steps/check_params.py --out .params_checked
+    python pipeline_steps/check_params.py --params presets/grid.yaml --out /tmp/checked
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from adaptive_inference.errors import UserError
+from adaptive_inference.files import write_text
+from adaptive_pipeline.params.preflight import checked_params
+from adaptive_pipeline.search.plan import Plan, read_section
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--params", default="params.yaml", help="params file (default: params.yaml)")
+    parser.add_argument(
+        "--search",
+        type=Path,
+        default=Path("search/params.yaml"),
+        help="plan of the search that is on (default: search/params.yaml)",
+    )
+    parser.add_argument("--out", required=True, type=Path, help="file to write where nothing is wrong")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Check both files, or say in a sentence what is wrong."""
+    args = parse_args()
+    try:
+        checked_params(args.params)
+        read_section(Plan, args.search)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    write_text(args.out, "The params were checked.\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""What is refused before any stage runs."""
+
+from pathlib import Path
+
+import pytest
+
+from adaptive_inference.errors import UserError
+from adaptive_pipeline.params import load_params, parse_params, preflight
+
+ROOT = Path(__file__).parents[2]
+SMOKE = load_params(ROOT / "presets/smoke.yaml")
+
+
+def in_a_project(folder, text, monkeypatch):
+    (folder / "params.yaml").write_text(text)
+    monkeypatch.chdir(folder)
+
+
+def test_cells_of_one_name_are_refused(tmp_path, monkeypatch):
+    text = (ROOT / "presets/smoke.yaml").read_text()
+    task = text.partition("  tiers:\n")[2].partition("\nbackbones:")[0]
+    twice = text.replace(
+        "\nbackbones:",
+        f"\n  tiers-tiny:\n{task}\nbackbones:\n  tiny-tiny: {{weights: random:bert, exits: [2, 4]}}",
+        1,
+    )
+    in_a_project(tmp_path, twice, monkeypatch)
+    with pytest.raises(
+        UserError, match="two cells would be named tiers-tiny-tiny-early_exit-0, tiers-tiny-tiny-full-0"
+    ):
+        preflight.checked_params()
+
+
+def test_a_link_to_a_folder_of_data_is_refused_and_a_link_to_a_file_is_not(tmp_path, monkeypatch):
+    in_a_project(tmp_path, (ROOT / "presets/smoke.yaml").read_text(), monkeypatch)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/x.csv").write_text("a\n")
+    (tmp_path / "data/mine").mkdir(parents=True)
+    (tmp_path / "data/mine/x.csv").symlink_to(tmp_path / "real/x.csv")
+    assert preflight.checked_params() == SMOKE
+    (tmp_path / "data/linked").symlink_to(tmp_path / "real")
+    with pytest.raises(UserError, match="data/linked links to a folder"):
+        preflight.checked_params()
+
+
+def with_method(name, **changes):
+    body = SMOKE.model_dump(mode="json")
+    body["methods"][name] |= changes
+    return parse_params(body)
+
+
+def test_a_rule_that_needs_heads_which_the_method_lacks_is_refused_before_the_run():
+    preflight.check_rules(SMOKE)
+    with pytest.raises(UserError, match=r"methods\.sweet.*certainty heads"):
+        preflight.check_rules(with_method("sweet", rules=["learning_to_exit"]))
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        (["patience", "patience(tolerance=0.10)"], "stands twice"),
+        (["patience(tolerance=.2)"], r"must be written 'patience\(tolerance=0\.2\)'"),
+        (["patience_confidence(paitence=2)"], "did you mean 'patience'"),
+    ],
+)
+def test_a_rule_under_two_spellings_or_with_options_that_it_lacks_is_refused_before_the_run(rules, message):
+    preflight.check_rules(with_method("sweet", rules=["patience", "patience(tolerance=0.2)", "voting"]))
+    with pytest.raises(UserError, match=rf"methods\.sweet.*{message}"):
+        preflight.check_rules(with_method("sweet", rules=rules))
+
+
+@pytest.mark.parametrize(
+    "rules", [["confidence"], ["fixed"], ["voting"], ["patience_confidence"], ["patience(tolerance=0.0)"]]
+)
+def test_a_rule_or_objective_that_a_regression_cannot_use_is_refused_before_the_run(rules):
+    body = SMOKE.model_dump(mode="json")
+    body["tasks"]["tiers"] |= {
+        "source": "local", "generated": None, "train": "a.csv", "kind": "regression", "metric": "pearson", "labels": None,
+    }  # fmt: skip
+    for name in ("early_exit", "sweet", "multi_model"):
+        if name in body["methods"]:
+            body["methods"][name]["rules"] = ["fixed"]
+    body["methods"]["learning_to_exit"]["rules"] = rules
+    with pytest.raises(UserError, match=r"methods\.learning_to_exit.*regression"):
+        preflight.check_rules(parse_params(body))
+
+
+def with_exits(exits, objective="joint"):
+    body = SMOKE.model_dump(mode="json")
+    body["methods"]["mine"] = {"train": {"exits": exits, "objective": objective}, "rules": ["fixed"]}
+    body["trained_by"]["train_leebert"] = [*body["trained_by"]["train_leebert"], "mine"]
+    return parse_params(body)
+
+
+@pytest.mark.parametrize(
+    ("exits", "objective", "message"),
+    [
+        ([2, 9], "joint", r"exits \[9\] lie outside 1\.\.4"),
+        ([3], "module_replacing", r"k divides the 4 layers.*\[3\].*\[1\], \[2\], \[4\]"),
+    ],
+)
+def test_a_methods_own_exits_that_an_encoder_or_objective_cannot_have_are_refused_before_the_run(
+    exits, objective, message
+):
+    preflight.check_exits(with_exits([1, 3, 4]))
+    preflight.check_exits(with_exits([2], objective))
+    with pytest.raises(UserError, match=rf"methods\.mine on backbones\.tiny: .*{message}"):
+        preflight.check_exits(with_exits(exits, objective))
+
+
+def test_the_encoder_of_a_hub_is_not_fetched_to_look_at_exits():
+    body = with_exits([2, 9]).model_dump(mode="json")
+    body["backbones"]["tiny"] |= {"weights": "nobody/nothing", "revision": "0" * 40}
+    preflight.check_exits(parse_params(body))
+
+
+@pytest.mark.parametrize(("weights", "refused"), [("random:deberta", True), ("random:bert", False)])
+def test_bf16_for_an_encoder_that_cannot_be_trained_in_it_is_refused_before_the_run(weights, refused):
+    body = SMOKE.model_dump(mode="json")
+    body["backbones"]["tiny"]["weights"] = weights
+    preflight.check_bf16(parse_params(body))
+    body["runtime"]["precision"] = "bf16"
+    if refused:
+        with pytest.raises(
+            UserError, match=r"backbones\.tiny: .*bf16 cannot be used with model type deberta;"
+        ):
+            preflight.check_bf16(parse_params(body))
+    else:
+        preflight.check_bf16(parse_params(body))
+
+
+def with_risk(task=None, **risk):
+    body = SMOKE.model_dump(mode="json")
+    body["goal"]["risk"] = risk
+    body["tasks"]["tiers"] |= task or {}
+    return parse_params(body)
+
+
+@pytest.mark.parametrize(
+    ("rows", "calibration_rows", "match"),
+    [
+        (1600, 300, None),  # 150 certify, 149 are needed
+        (
+            1600,
+            290,
+            r"tasks\.tiers: goal\.risk: delta 0\.02 .*needs 149 rows .*290 calibration rows give 145",
+        ),
+        (300, 300, "40 calibration rows give 20"),  # a fifth of what the evaluation split leaves
+    ],
+)
+def test_a_risk_that_no_calibration_split_of_this_task_can_certify_is_refused_before_the_run(
+    rows, calibration_rows, match
+):
+    generated = {"rows": rows, "evaluation_rows": 100}
+    params = with_risk({"generated": generated, "calibration_rows": calibration_rows}, delta=0.02)
+    if match is None:
+        preflight.check_risk(params)
+    else:
+        with pytest.raises(UserError, match=match):
+            preflight.check_risk(params)
+    preflight.check_risk(SMOKE)  # asks for none
+
+
+def test_the_rows_of_a_file_are_counted_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.csv").write_text("text,label\n" + "good,1\nbad,0\n" * 250)
+    task = {"source": "local", "generated": None, "train": "a.csv"}
+    preflight.check_risk(with_risk(task, delta=0.1))  # 500 rows: 100 evaluation, 80 calibration, 40 certify
+    with pytest.raises(UserError, match=r"80 calibration rows give 40"):
+        preflight.check_risk(with_risk(task, delta=0.05))
+
+
+def test_a_risk_of_a_regression_is_refused_before_the_run_and_names_the_task():
+    task = {"source": "local", "generated": None, "train": "a.csv", "labels": None}
+    task |= {"kind": "regression", "metric": "pearson"}
+    with pytest.raises(UserError, match=r"tasks\.tiers: goal\.risk.*regression"):
+        preflight.check_risk(with_risk(task, delta=0.1))
