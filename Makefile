@@ -42,6 +42,7 @@ test: $(STAMP) ## Format and lint gates, then all tests
 	ruff check .
 	snakefmt --check Snakefile workflow/rules
 	snakemake --lint
+	lint-imports
 	python -m adaptive_pipeline.params.describe --check
 	python -m pytest
 

@@ -7,12 +7,12 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-from adaptive_pipeline import dvc_graph, progress, settings
+from adaptive_pipeline import dvc_graph, one_run, progress, settings
 
-settings.use_this_environment(workflow.basedir)
+one_run.use_this_environment(workflow.basedir)
 CORES = settings.cores(workflow)
 settings.limit_memory(workflow)
-WHOLE_RUN = settings.first_parse()
+WHOLE_RUN = one_run.first_parse()
 PARAMS = settings.checked_params(WHOLE_RUN)
 STAGES = dvc_graph.read_graph(judge=WHOLE_RUN)
 dvc_graph.drop_false_receipts(STAGES)
@@ -42,7 +42,7 @@ rule missing_cells:
 
 
 onstart:
-    settings.only_run_here()
+    one_run.only_run_here()
     settings.note_checked()
     asked = {job.rule.name for job in workflow.dag.jobs}
     stages = [stage for stage in STAGES if stage.name in asked]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from adaptive_pipeline import dvc_graph, settings
+from adaptive_pipeline import dvc_graph, one_run, settings
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.search import __main__ as search
 
@@ -88,7 +88,7 @@ def test_a_second_run_in_a_folder_and_a_search_beside_a_run_are_refused(tmp_path
         monkeypatch.setenv(name, "")  # put back afterwards
     with FileLock("logs/.run.lock"):
         with pytest.raises(SystemExit, match="another run or search is working"):
-            settings.only_run_here()
+            one_run.only_run_here()
         with pytest.raises(SystemExit, match="another run or search is working"):
             search.run("leebert")
     assert (tmp_path / "search/params.yaml").read_text() == before
@@ -105,7 +105,7 @@ def test_the_tools_of_this_environment_come_first(monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     for _ in range(2):
-        settings.use_this_environment("/project")
+        one_run.use_this_environment("/project")
         assert os.environ["PATH"].split(os.pathsep) == [str(Path(sys.executable).parent), "/usr/bin"]
         assert os.environ["PYTHONPATH"].split(os.pathsep) == ["/project/src", "/elsewhere"]
 

@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.files import write_text
-from adaptive_pipeline import settings
+from adaptive_pipeline import one_run
 from adaptive_pipeline.grid import as_name
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.params.yaml_file import read_yaml
@@ -67,8 +67,8 @@ def run(name: str) -> None:
 
     Both would slow each other down, and a run measures wall-clock.
     """
-    settings.use_this_environment(Path.cwd())
-    settings.only_run_here()
+    one_run.use_this_environment(Path.cwd())
+    one_run.only_run_here()
     start(name)
     # On Ctrl-C DVC ends first. A handler, unlike SIG_IGN, is not what DVC and the trainings inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
