@@ -204,4 +204,4 @@ def test_a_search_has_its_own_stages_and_the_run_never_sees_them(clone, monkeypa
         "params.yaml", "search/params.yaml", "runs/tiers/tiny/seed0/data/splits",
     }  # fmt: skip
     missing = [dep.def_path for dep in one.deps if not (clone / dep.def_path).exists()]
-    assert missing == ["runs/tiers/tiny/seed0/data/splits"]
+    assert missing == [".params_checked", "runs/tiers/tiny/seed0/data/splits"]
