@@ -145,7 +145,8 @@ def check_exits(params: Params) -> None:
         try:
             for task, settings in params.tasks.items():
                 check_fit(backbone, exits, task, settings.max_length)
-            load_objective(train.objective, train).check_exits(exits, layer_count(backbone.weights))
+            surgery = load_objective(train.objective, train).surgery
+            surgery.check_exits(exits, layer_count(backbone.weights))
         except UserError as error:
             raise SystemExit(f"error: methods.{name} on backbones.{at}: {error}") from None
 

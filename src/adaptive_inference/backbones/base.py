@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -64,6 +64,31 @@ class HeadRecipe:
     activation: str = "tanh"
     dropout: float = 0.0
     input_dropout: float = 0.0
+
+
+class Layers(Protocol):
+    """What a forward needs of an encoder."""
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
+        """See `Backbone.embed`."""
+
+    def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+        """See `Backbone.run_layer`."""
+
+
+class Delegate:
+    """Stands between a forward and a backbone, and leaves all to it: a base for those who run some layers otherwise."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
+        """See `Backbone.embed`."""
+        return self.backbone.embed(batch)
+
+    def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+        """See `Backbone.run_layer`."""
+        return self.backbone.run_layer(index, hidden_BNH, context)
 
 
 class Backbone(nn.Module):
