@@ -25,19 +25,26 @@ class Context:
     tokens_BN
         1 for tokens, 0 for padding; None when no row is padded, and then no mask work is done at all.
     rows
-        Tensors with one entry per row, in the form that the stock layer wants (attention masks).
+        Tensors with one entry per row, in the form that the stock layer wants (attention masks): (B, ..., N or 1, N).
+    pairs
+        Tensors of pairs of tokens that all rows share (relative positions): (..., N, N).
     shared
-        Tensors that all rows share: relative positions and their embeddings.
+        Other tensors that all rows share (embeddings of positions).
     """
 
     tokens_BN: Tensor | None = None
     rows: dict[str, Tensor] = field(default_factory=dict)
+    pairs: dict[str, Tensor | None] = field(default_factory=dict)
     shared: dict[str, Tensor | None] = field(default_factory=dict)
 
-    def select(self, rows: Tensor) -> Context:
-        """Keep some rows, in the order given (batch compaction)."""
-        tokens = None if self.tokens_BN is None else self.tokens_BN[rows]
-        return replace(self, tokens_BN=tokens, rows={name: item[rows] for name, item in self.rows.items()})
+    def select(self, rows: Tensor, length: int | None = None) -> Context:
+        """Keep some rows, in the order given, and of their columns the first ``length``; None keeps all."""
+        tokens_BN = None if self.tokens_BN is None else self.tokens_BN[rows, :length]
+        of_rows = {name: item[rows][..., :length, :length].contiguous() for name, item in self.rows.items()}
+        pairs = {
+            name: item if item is None else item[..., :length, :length] for name, item in self.pairs.items()
+        }
+        return replace(self, tokens_BN=tokens_BN, rows=of_rows, pairs=pairs)
 
     def detach(self) -> Context:
         """Cut the gradient of what blocks share (DeBERTa's relative embeddings; sweet.md 1.2)."""

@@ -23,7 +23,8 @@ class CascadeForward(Forward):
     def __init__(self, members: Sequence[MultiExitModel], batch: Batch, gradient: str = "shared") -> None:
         self.exits = tuple(member.exits[0] for member in members)
         self._members, self._gradient = members, gradient
-        self._batch = {name: item for name, item in batch.items() if item is not None}
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        self._batch = {name: batch[name] for name in names if batch.get(name) is not None}
         self._passed = 0
         self._forwards: dict[int, EncoderForward] = {}  # of each exit passed and not released
 
@@ -43,11 +44,11 @@ class CascadeForward(Forward):
         """See `Forward.release`."""
         del self._forwards[index]
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor, length: int | None = None) -> None:
         """See `Forward.select`; the inputs of the members to come are cut too."""
-        self._batch = {name: item[rows] for name, item in self._batch.items()}
+        self._batch = {name: item[rows, :length] for name, item in self._batch.items()}
         for forward in self._forwards.values():
-            forward.select(rows)
+            forward.select(rows, length)
 
 
 class MultiModel(ExitModule):

@@ -74,8 +74,16 @@ class Forward(ABC):
         """Let go of the state that an exit passed would answer from."""
 
     @abstractmethod
-    def select(self, rows: Tensor) -> None:
-        """Keep some rows, (B',) indices in the order wanted, of all that is held; the others have left."""
+    def select(self, rows: Tensor, length: int | None = None) -> None:
+        """Keep some rows of all that is held; the others have left.
+
+        Parameters
+        ----------
+        rows
+            (B',) indices, in the order wanted.
+        length
+            Columns kept: no token of these rows lies behind them. None keeps all.
+        """
 
     def reach(self, index: int, certainty: bool = True) -> ExitAnswer:
         """Advance to an exit, answer there and let its state go."""
@@ -157,12 +165,12 @@ class EncoderForward(Forward):
         """See `Forward.release`."""
         del self._own[index]
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor, length: int | None = None) -> None:
         """See `Forward.select`."""
-        before_BNH, self.hidden_BNH = self.hidden_BNH, self.hidden_BNH[rows]
-        self.context = self.context.select(rows)
+        before_BNH, self.hidden_BNH = self.hidden_BNH, self.hidden_BNH[rows, :length]
+        self.context = self.context.select(rows, length)
         for index, own_BNH in self._own.items():
-            self._own[index] = self.hidden_BNH if own_BNH is before_BNH else own_BNH[rows]
+            self._own[index] = self.hidden_BNH if own_BNH is before_BNH else own_BNH[rows, :length]
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -25,6 +25,7 @@ from adaptive_inference.tasks.schema import Schema
 
 
 
+
 @dataclass
 class ExitBatch:
     """Every exit's answer: ``logits`` (B, E, C) and ``certainty`` (B, E) or None."""
@@ -79,7 +80,9 @@ class ExitModule(nn.Module):
     ) -> ExitBatch:
         """Return the answers of all exits; inputs are (B, N), other keys of a batch are ignored."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        logits, certainty = zip(*((item.logits, item.certainty) for item in self.start(batch).answers()), strict=True)
+        logits, certainty = zip(
+            *((item.logits, item.certainty) for item in self.start(batch).answers()), strict=True
+        )
         stacked = None if certainty[0] is None else torch.stack(certainty, dim=1)
         return ExitBatch(torch.stack(logits, dim=1), stacked)
 

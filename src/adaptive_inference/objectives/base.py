@@ -74,13 +74,9 @@ class Surgery:
     needs_full: Literal["", "fine_tuned", "pretrained"] = ""
 
     def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
+        self.name = method.objective
         self.full = whole(self.needs_full) if whole and self.needs_full else None
         self.layers: Layers | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the file."""
-        return type(self).__module__.rpartition(".")[2]
 
     def given_full(self) -> MultiExitModel:
         """Return `full`, which a training cannot do without."""

@@ -21,8 +21,8 @@ from adaptive_inference.objectives.base import Objective
 
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Backbone, Batch, Context
-    from adaptive_inference.exits.forward import ExitAnswer
     from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
 
 _DROPPED = 12  # stream of the generator

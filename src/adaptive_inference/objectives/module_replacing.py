@@ -20,8 +20,8 @@ from adaptive_inference.settings.training import Replacement
 
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Backbone, Batch, Context
-    from adaptive_inference.exits.forward import ExitAnswer
     from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
 
 _REPLACED = 11  # stream of the generator
@@ -77,7 +77,9 @@ class _Replacing(Delegate):
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
         if self.drawn.replaced[index]:
             return super().run_layer(index, hidden_BNH, context)
-        if not any(self.drawn.replaced):  # nothing that learns is run: give the backward pass somewhere to end
+        if not any(
+            self.drawn.replaced
+        ):  # nothing that learns is run: give the backward pass somewhere to end
             hidden_BNH = hidden_BNH.detach().requires_grad_(torch.is_grad_enabled())
         for layer in range(index * self.drawn.group, (index + 1) * self.drawn.group):
             hidden_BNH = self.predecessor.run_layer(layer, hidden_BNH, context)

@@ -22,7 +22,8 @@ from adaptive_inference.settings.training import PatientDistillation as Settings
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Batch, Context
     from adaptive_inference.exits.forward import ExitAnswer
-    from adaptive_inference.exits.model import MultiExitModel, RunLayer
+    from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
 
 

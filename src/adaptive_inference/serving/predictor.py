@@ -70,7 +70,7 @@ class Predictor:
     """
 
     def __init__(self, model: ExitModule, rule: str | None = None, threshold: float | None = None) -> None:
-        from adaptive_inference.engine.batch1 import Batch1Engine
+        from adaptive_inference.engine import Engine
 
         if model.schema is None or model.tokenizer is None:
             raise UserError(
@@ -78,18 +78,18 @@ class Predictor:
             )
         self.model, self.schema = model, model.schema
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
-        self.engine = Batch1Engine(model, setting.rule, setting.threshold)
+        self.engine = Engine(model, setting.rule, setting.threshold)
 
     def answer(self, text: Text) -> Prediction:
         """Answer one text; see `predict`."""
         tokenizer = self.model.tokenizer
         row = encode_texts([check_text(text, self.schema)], tokenizer, self.schema.max_length)
-        decision = self.engine.run(collate(row, tokenizer.pad_token_id))
-        logits = decision.logits.float().cpu().numpy()
+        decisions = self.engine.run(collate(row, tokenizer.pad_token_id))
+        logits, layer = decisions.logits, int(decisions.exit_layers[0])
         if self.schema.labels is None:
-            return Prediction(float(logits[0, 0]), None, decision.exit_layer)
-        probabilities = softmax(self.engine.calibrator.logits(logits, decision.exit_index)[0])
-        return Prediction(self.schema.labels[int(logits[0].argmax())], probabilities, decision.exit_layer)
+            return Prediction(float(logits[0, 0]), None, layer)
+        probabilities = softmax(self.engine.calibrator.logits(logits, int(decisions.exit_indices[0]))[0])
+        return Prediction(self.schema.labels[int(logits[0].argmax())], probabilities, layer)
 
     def predict(self, texts: Sequence[Text], batch_size: int = 1) -> Predictions:
         """Answer each text at the first exit where the rule fires.
