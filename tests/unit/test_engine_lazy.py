@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from types import SimpleNamespace
 
@@ -171,7 +172,7 @@ class Labels:
 
     def start(self, features):
         self.there, self.at, self.held = self.labels, -1, set()
-        return self
+        return contextlib.nullcontext(self)
 
     def advance(self, index, answers=()):
         assert index in self.cuts
@@ -283,7 +284,7 @@ def test_states_that_no_row_can_ask_for_are_released(together):
     assert max(most) <= 3
     runner = Labels(runner.labels)
     engine_over(runner, "patience", 40.0).run({"input_ids": runner.labels})
-    assert (len(runner.held), runner.heads) == (1, [39])  # the newest state alone
+    assert (runner.held, runner.heads) == (set(), [39])
 
 
 def test_looks_are_few_and_go_backwards():

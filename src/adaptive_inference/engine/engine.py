@@ -22,7 +22,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import ExitRule, OnlineStreak, load_rule
 
 if TYPE_CHECKING:
-    from adaptive_inference.engine.runner import Runner
+    from adaptive_inference.engine.runner import Run, Runner
     from adaptive_inference.exits.model import ExitModule
 
 
@@ -101,7 +101,7 @@ class Engine:
             runner = TorchRunner(model, self.rule.needs_certainty)
         self.runner = runner
         self._lazy = lazy and runner.looks_back and isinstance(online, OnlineStreak)
-        self._exits = np.array(model.exits)
+        self._exits, self._last = np.array(model.exits), len(model.exits) - 1
 
     def run(self, features: Mapping[str, Any]) -> Decisions:
         """Answer a batch.
@@ -112,29 +112,39 @@ class Engine:
             ``input_ids`` (B, N) and, where rows are padded, ``attention_mask`` (B, N), and where the tokenizer makes
             them ``token_type_ids`` (B, N); other keys are ignored.
         """
-        rows, last = len(features["input_ids"]), len(self._exits) - 1
-        look = self._look(features, rows, last)
-        logits, exits, waiting = [], np.empty(rows, np.int64), np.arange(rows)
-        order: list[np.ndarray] = []
-        for k in range(last + 1):
-            leaves = look.leaving(k) if k < last else np.ones(len(waiting), bool)
-            if not leaves.any():
-                continue
-            logits.append(look.logits(k)[leaves])
-            order.append(waiting[leaves])
-            exits[order[-1]] = k
-            if leaves.all():
-                break
-            keep = np.flatnonzero(~leaves)
-            look.select(keep)
-            waiting = waiting[keep]
-        back = np.argsort(np.concatenate(order))
-        return Decisions(np.concatenate(logits)[back], exits, self._exits[exits])
+        rows = len(features["input_ids"])
+        with self.runner.start(features) as run:
+            return self._decide(self._look(run, rows), rows)
 
-    def _look(self, features: Mapping[str, Any], rows: int, last: int) -> Look:
+    def _decide(self, look: Look, rows: int) -> Decisions:
+        exits, waiting = np.full(rows, self._last), np.arange(rows)
+        answered: list[np.ndarray] = []  # logits of those who left, and who they were
+        left: list[np.ndarray] = []
+        for k in range(self._last):
+            leaves = look.leaving(k)
+            if not np.count_nonzero(leaves):
+                continue
+            answered.append(look.logits(k)[leaves])
+            left.append(waiting[leaves])
+            exits[left[-1]] = k
+            keep = np.flatnonzero(~leaves)
+            waiting = waiting[keep]
+            if not waiting.size:
+                break
+            look.select(keep)
+        else:
+            answered.append(look.logits(self._last))
+            left.append(waiting)
+        logits = answered[0]
+        if len(left) > 1:
+            logits = np.concatenate(answered)[np.argsort(np.concatenate(left))]
+        return Decisions(logits, exits, self._exits[exits])
+
+    def _look(self, run: Run, rows: int) -> Look:
         runner, rule = self.runner, self.rule.online(self.threshold)
-        given = runner.start(features), runner.cuts, rule, self.calibrator
-        return LookBack(*given, rows, last, runner.waits) if self._lazy else EveryExit(*given)
+        if self._lazy:
+            return LookBack(run, runner.cuts, rule, self.calibrator, rows, self._last, runner.waits)
+        return EveryExit(run, runner.cuts, rule, self.calibrator)
 
 
 def _calibrator(model: ExitModule, calibration: Calibrator | Mapping[str, Any] | None) -> Calibrator:

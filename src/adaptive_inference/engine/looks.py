@@ -100,22 +100,27 @@ class LookBack:
         self._broken_B = np.full(rows, 0 if rule.compares else -1)
         self._held: list[int] = []  # exits that were passed and can still be asked
         self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # their logits, raw and calibrated
+        self._settle()
 
     def leaving(self, k: int) -> np.ndarray:
         """See `Look.leaving`."""
         self._advance(k)
-        open_B = self._broken_B + self._rule.needed <= k  # rows of which a run may be complete
-        leaves_B = np.zeros(len(open_B), bool)
-        for j in range(k, -1, -1):
-            if not open_B.any():
-                break
-            newer = self._answer(j)[1]
-            holds_B = self._rule.holds(self._answer(j - 1)[1] if self._rule.compares else None, newer)
-            self._broken_B[open_B & ~holds_B] = j
-            open_B &= holds_B
-            leaves_B |= open_B & (self._broken_B == j - 1)
-            open_B &= ~leaves_B
-        self._forget(k)
+        leaves_B = np.zeros(len(self._broken_B), bool)
+        if k >= self._due:
+            open_B = self._broken_B + self._rule.needed <= k  # rows of which a run may be complete
+            for j in range(k, -1, -1):
+                newer = self._answer(j)[1]
+                holds_B = self._rule.holds(self._answer(j - 1)[1] if self._rule.compares else None, newer)
+                self._broken_B[open_B & ~holds_B] = j
+                open_B &= holds_B
+                leaves_B |= open_B & (self._broken_B == j - 1)
+                open_B &= ~leaves_B
+                if not open_B.any():
+                    break
+            self._settle()
+        if self._held and self._held[0] < self._oldest:
+            self._run.release([j for j in self._held if j < self._oldest])
+            self._held = [j for j in self._held if j >= self._oldest]
         return leaves_B
 
     def logits(self, k: int) -> np.ndarray:
@@ -127,7 +132,15 @@ class LookBack:
         """See `Look.select`."""
         self._run.select(rows)
         self._broken_B = self._broken_B[rows]
+        self._settle()
         self._seen = {k: (raw[rows], calibrated[rows]) for k, (raw, calibrated) in self._seen.items()}
+
+    def _settle(self) -> None:
+        """Find the next exit at which a run can be complete, and the oldest that will then be asked."""
+        hopeful_B = self._broken_B[self._broken_B + self._rule.needed < self._last]
+        self._oldest = hopeful_B.min() if hopeful_B.size else self._last
+        self._due = self._oldest + self._rule.needed
+        self._seen = {j: item for j, item in self._seen.items() if j >= self._oldest}
 
     def _advance(self, k: int) -> None:
         if k > self._cut:
@@ -142,12 +155,3 @@ class LookBack:
                 self._seen[j] = answer.logits, self._calibrator.logits(answer.logits, j)
             self._held = [j for j in self._held if j not in self._seen]
         return self._seen[k]
-
-    def _forget(self, k: int) -> None:
-        """Let go of what no row will ask for: before its newest broken exit, or where no inner exit can end a run."""
-        hopeful_B = self._broken_B + self._rule.needed < self._last
-        oldest = self._broken_B[hopeful_B].min() if hopeful_B.any() else k
-        if stale := [j for j in self._held if j < oldest]:
-            self._run.release(stale)
-            self._held = [j for j in self._held if j >= oldest]
-        self._seen = {j: item for j, item in self._seen.items() if j >= oldest}

@@ -6,6 +6,7 @@ Shapes: B rows, C classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -51,5 +52,5 @@ class Runner(Protocol):
     looks_back: bool
     waits: bool
 
-    def start(self, features: Mapping[str, Any]) -> Run:
-        """Take in a batch; see `Engine.run`."""
+    def start(self, features: Mapping[str, Any]) -> AbstractContextManager[Run]:
+        """Take in a batch, see `Engine.run`; it is under way for as long as the context is entered."""

@@ -5,7 +5,8 @@ Shape suffixes: B rows, N tokens, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ class TorchRunner:
         self.device = model.device
         self.waits = self.device.type != "cpu"
 
-    @torch.inference_mode()
-    def start(self, features: Mapping[str, Any]) -> TorchRun:
+    @contextmanager
+    def start(self, features: Mapping[str, Any]) -> Iterator[TorchRun]:
         """See `Runner.start`."""
         batch = {name: torch.as_tensor(features[name]) for name in INPUTS if features.get(name) is not None}
         lengths = None
@@ -47,7 +48,8 @@ class TorchRunner:
             if lengths is None:
                 del batch["attention_mask"]
         batch = {name: item.to(self.device, non_blocking=True) for name, item in batch.items()}
-        return TorchRun(self.model.start(batch), self.certainty, self.device, lengths)
+        with torch.inference_mode():  # once for a batch: entered at each exit, it would show in a timing
+            yield TorchRun(self.model.start(batch), self.certainty, self.device, lengths)
 
 
 class TorchRun:
@@ -59,13 +61,11 @@ class TorchRun:
         self._forward, self._certainty, self._device = forward, certainty, device
         self._lengths_B = lengths_B
 
-    @torch.inference_mode()
     def advance(self, index: int, answers: Sequence[int] = ()) -> dict[int, Answer]:
         """See `Run.advance`."""
         self._forward.advance(index)
         return self.answer(answers) if answers else {}
 
-    @torch.inference_mode()
     def answer(self, indices: Sequence[int]) -> dict[int, Answer]:
         """See `Run.answer`; one transfer from the device for all."""
         found = []
@@ -76,7 +76,9 @@ class TorchRun:
             if answer.certainty is not None:
                 columns = torch.cat([columns, answer.certainty[:, None]], dim=1)
             found.append(columns)
-        fetched = (torch.stack(found) if len(found) > 1 else found[0][None]).float().cpu().numpy()
+        fetched = (
+            [found[0].float().cpu().numpy()] if len(found) == 1 else torch.stack(found).float().cpu().numpy()
+        )
         if not self._certainty:
             return {index: Answer(item_BC) for index, item_BC in zip(indices, fetched, strict=True)}
         return {
@@ -88,7 +90,6 @@ class TorchRun:
         for index in indices:
             self._forward.release(index)
 
-    @torch.inference_mode()
     def select(self, rows: np.ndarray) -> None:
         """See `Run.select`; padding that none of the rows needs goes too."""
         length = None

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from torch import Tensor
 from adaptive_inference.backbones.base import Batch, Layers
 
 
-@dataclass(frozen=True)
-class ExitAnswer:
+class ExitAnswer(NamedTuple):
     """What an exit says of a batch.
 
     Attributes
