@@ -24,8 +24,6 @@ from adaptive_inference.exits.weights import save_weights
 from adaptive_inference.tasks.schema import Schema
 
 
-
-
 @dataclass
 class ExitBatch:
     """Every exit's answer: ``logits`` (B, E, C) and ``certainty`` (B, E) or None."""
