@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adaptive_inference.engine.batch1 import Batch1Engine
+from adaptive_inference.engine import Engine
 from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
 from adaptive_inference.exits import build_model
 from adaptive_inference.exits.outputs import pick_device
@@ -54,11 +54,9 @@ def main() -> None:
     full = build_model(Backbone(weights=args.weights, exits=args.exits[-1:]), SCHEMA, 0).to(device)
     tokens = np.random.default_rng(0).integers(5, 150, (args.examples, args.length))
     examples = [{"input_ids": torch.tensor(row[None], device=device)} for row in tokens]
-    baseline = Batch1Engine(full, "fixed", None)
-    engines = {"all_exits": (Batch1Engine(model, "confidence", 2.0), args.exits[-1])}
-    engines |= {
-        f"exit_{layer}": (Batch1Engine(model, "fixed", k), layer) for k, layer in enumerate(args.exits)
-    }
+    baseline = Engine(full, "fixed", None)
+    engines = {"all_exits": (Engine(model, "confidence", 2.0), args.exits[-1])}
+    engines |= {f"exit_{layer}": (Engine(model, "fixed", k), layer) for k, layer in enumerate(args.exits)}
     rows = {}
     print(f"{'variant':<12}{'layers x':>10}{'wall-clock x':>14}{'interval':>18}{'ms':>8}{'full ms':>9}")
     for name, (engine, layer) in engines.items():

@@ -26,7 +26,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality
     from adaptive_inference.calibration.operating_point import OperatingPoint
     from adaptive_inference.cost.flops import parameter_count
-    from adaptive_inference.engine.batch1 import Batch1Engine as Engine
+    from adaptive_inference.engine import Engine
     from adaptive_inference.evaluation.candidate import Candidate
     from adaptive_inference.evaluation.overthinking import overthinking
     from adaptive_inference.evaluation.points import headlines, measure_point

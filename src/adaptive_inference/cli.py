@@ -31,7 +31,7 @@ the output the TSV that the GLUE server takes; rows and mean exit layer are told
 
 PREDICT_EXAMPLES = """examples:
   echo 'a truly lovely film' | adaptive-inference predict exported/
-  adaptive-inference predict runs/tiers/minilm/seed0/sweet texts.txt > answers.jsonl
+  adaptive-inference predict runs/tiers/minilm/seed0/sweet texts.txt --batch-size 32 > answers.jsonl
   adaptive-inference predict exported/ rows.jsonl --rule confidence --threshold 0.95
   adaptive-inference predict exported/ test.tsv --format glue --glue-task rte > RTE.tsv
   adaptive-inference predict exported/ test.tsv --format glue --glue-task mnli-mm --out submission/"""
@@ -93,7 +93,12 @@ def _parser() -> argparse.ArgumentParser:
         help="exit rule, e.g. confidence or 'patience(tolerance=0.2)'; default: the calibration's recommendation",
     )
     predict.add_argument("--threshold", type=float, help="the rule's threshold; default: the calibrated one")
-    predict.add_argument("--batch-size", type=int, default=1, help="rows at once; only 1 for the time being")
+    predict.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        help="rows at once, e.g. 32 for a file; 1 (default) answers line by line",
+    )
     predict.add_argument(
         "--format", choices=["json", "glue"], default="json", help="JSON lines (default), or GLUE's TSV"
     )
@@ -120,8 +125,8 @@ def _predict(args: argparse.Namespace) -> None:
     from adaptive_inference.exits.layout import open_model
 
     open_model(args.model)
-    if args.batch_size != 1:
-        raise UserError(f"--batch-size {args.batch_size} is not supported; use 1")
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size} must be a whole number from 1, e.g. 32")
     if args.rule is not None:
         load_rule(args.rule)
     if args.format == "glue":
@@ -133,10 +138,8 @@ def _predict(args: argparse.Namespace) -> None:
         from adaptive_inference.serving.predictor import load_predictor
 
         predictor = load_predictor(args.model, args.rule, args.threshold)
-        for text in _texts(lines, predictor.schema):
-            print(
-                json.dumps(_answer(predictor.answer(text), predictor.schema), ensure_ascii=False), flush=True
-            )
+        for answer in predictor.stream(_texts(lines, predictor.schema), args.batch_size):
+            print(json.dumps(_answer(answer, predictor.schema), ensure_ascii=False), flush=True)
 
 
 def _predict_glue(args: argparse.Namespace) -> None:
@@ -159,8 +162,8 @@ def _predict_glue(args: argparse.Namespace) -> None:
 
     predictor = load_predictor(args.model, args.rule, args.threshold)
     found = []
-    for row in texts:
-        found.append(predictor.answer(row))
+    for answer in predictor.stream(texts, args.batch_size):
+        found.append(answer)
         if sys.stderr.isatty():  # hours, for the largest test set
             print(
                 f"\r{len(found)} of {len(texts)}",

@@ -60,7 +60,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     """Train a method's model by its objective and fill the stage's record; ``fold`` leaves its rows out."""
     from adaptive_inference.exits.build import full_exits
     from adaptive_inference.training.fit import fit
-    from adaptive_inference.training.needs import builds_on_full, model_and_objective
+    from adaptive_inference.training.needs import model_and_objective
     from adaptive_inference.training.parameters import parameter_counts
     from adaptive_inference.training.rows import Rows
     from adaptive_pipeline.runs.records import LossWeights
@@ -78,7 +78,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     record.metrics |= result.metrics | parameter_counts(model)
     record.exits, record.steps = list(model.exits), result.steps
     record.rows = rows.lengths(recipe.schema.max_length)
-    record.builds_on_full = builds_on_full(objective)
+    record.builds_on_full = objective.needs_full == "fine_tuned"
     if result.loss_weights:
         record.loss_weights = LossWeights(**result.loss_weights)
     take_timings(stage, result.timings)

@@ -89,6 +89,20 @@ def test_json_lines_give_the_same_answers_as_text_and_as_the_library(ask, run_fo
     assert [row["probability"] for row in plain] == pytest.approx(answer.probabilities.max(1), abs=1e-6)
 
 
+def test_batches_answer_in_the_inputs_order(ask, run_folder):
+    given = "\n".join(f"{'a very good film ' * (number % 5)}{number}" for number in range(70)).encode()
+    _, alone, _ = ask("predict", run_folder, "--threshold", "0.5002", given=given)
+    for size in (4, 32):
+        status, found, _ = ask(
+            "predict", run_folder, "--threshold", "0.5002", "--batch-size", size, given=given
+        )
+        assert status == 0
+        assert [row["label"] for row in found] == [row["label"] for row in alone]
+        assert [row["probability"] for row in found] == pytest.approx(
+            [row["probability"] for row in alone], abs=2e-6
+        )
+
+
 def test_rule_and_threshold_are_taken(ask, run_folder):
     assert ask("predict", run_folder, "--threshold", "1.01", given=b"x\n")[1][0]["exit_layer"] == 4
     assert ask("predict", run_folder, "--rule", "fixed", given=b"x\n")[1][0]["exit_layer"] == 4
@@ -142,7 +156,7 @@ def test_plain_text_for_a_pair_task_is_told(ask, pair_folder):
         (["predict", "{run}", "--rule", "patience", "--threshold", "1.5"], "whole number from 0"),
         (["predict", "{run}", "--rule", "entropy", "--threshold", "3"], "is above ln 2"),
         (["predict", "{run}", "--rule", "entropy"], "no calibrated threshold for rule 'entropy'"),
-        (["predict", "{run}", "--batch-size", "4"], "--batch-size 4 is not supported"),
+        (["predict", "{run}", "--batch-size", "0"], "--batch-size 0 must be a whole number from 1"),
         (["export", "{tmp}/none", "{tmp}/out"], "holds no saved model"),
         (["export", "{run}", "{run}"], "is not an empty folder"),
         (["export", "{run}/train/model", "{tmp}/out"], "run calibrate_thresholds"),

@@ -14,7 +14,7 @@ from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_qua
 from adaptive_inference.calibration.fit import fit_calibrator
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.cost.flops import flops_by_exit
-from adaptive_inference.engine.batch1 import Batch1Engine
+from adaptive_inference.engine import Engine
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.points import best_at_goals, check_agreement, headlines, measure_point
@@ -144,9 +144,9 @@ def test_the_engine_leaves_where_the_sweep_says_for_every_rule_and_threshold(cas
         if rule.needs_certainty and cascade:
             continue
         for threshold in rule.grid(3, 6, 3):
-            engine = Batch1Engine(model, rule, float(threshold), calibrator)
+            engine = Engine(model, rule, float(threshold), calibrator)
             decisions = [engine.run(example) for example in examples]
-            exits = np.array([decision.exit_index for decision in decisions])
+            exits = np.concatenate([decision.exit_indices for decision in decisions])
             answers = np.array([int(decision.logits.argmax()) for decision in decisions])
             differing += check_agreement(rule, float(threshold), outputs, exits, answers)["differing"]
             left += len(np.unique(exits)) > 1

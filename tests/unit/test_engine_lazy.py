@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from types import SimpleNamespace
 
@@ -11,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_inference.engine.batch1 import Batch1Engine
-from adaptive_inference.engine.lazy import find_exit
+from adaptive_inference.engine import Engine
+from adaptive_inference.engine.runner import Answer
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
@@ -74,22 +75,23 @@ def test_exits_and_logits_are_those_of_the_engine_that_runs_every_head(rule, rea
     data, ran, taken = rows(padded=padded), count_heads(model), set()
     fewer = 0
     for threshold in RULES[rule]:
-        lazy, plain = (Batch1Engine(model, rule, threshold, lazy=lazy) for lazy in (True, False))
+        lazy, plain = (Engine(model, rule, threshold, lazy=lazy) for lazy in (True, False))
         for row in data:
             ran.clear()
             expected = plain.run(row)
             every = list(ran)
             ran.clear()
             found = lazy.run(row)
-            assert found.exit_index == expected.exit_index
-            assert torch.equal(found.logits, expected.logits)
-            assert every == list(range(expected.exit_index + 1))
+            exit_ = expected.exit_indices.item()
+            assert found.exit_indices.item() == exit_
+            assert np.array_equal(found.logits, expected.logits)
+            assert every == list(range(exit_ + 1))
             assert len(set(ran)) == len(ran), "no head runs twice"
             assert len(ran) <= len(every)
             fewer += len(ran) < len(every)
-            taken.add(found.exit_index)
+            taken.add(exit_)
             with torch.inference_mode():
-                assert torch.allclose(found.logits, model(**row).logits[:, found.exit_index], atol=1e-6)
+                assert np.allclose(found.logits, model(**row).logits[:, exit_], atol=1e-6)
     assert (fewer > 0) == (rule != "patience_confidence(patience=1)"), "with 1, each exit decides by itself"
     assert len(taken) > 1
 
@@ -97,28 +99,26 @@ def test_exits_and_logits_are_those_of_the_engine_that_runs_every_head(rule, rea
 @pytest.mark.parametrize(
     ("rule", "thresholds"), [("patience", (1, 2)), ("patience_confidence", (0.6, 0.8, 0.9, 0.97))]
 )
-def test_fetching_a_whole_look_at_once_changes_nothing_either(rule, thresholds, monkeypatch):
+def test_fetching_a_whole_look_at_once_changes_nothing_either(rule, thresholds):
     """What the engine does where each fetch waits for the device."""
     model, calibration = build(), {"temperatures": [1.3, 0.8, 2.0, 0.5]}
     answers = []
     for together in (False, True):
-        monkeypatch.setattr(
-            "adaptive_inference.engine.batch1.find_exit",
-            lambda *given, together, asked=together: find_exit(*given, together=asked),
-        )
-        engines = [Batch1Engine(model, rule, threshold, calibration) for threshold in thresholds]
+        engines = [Engine(model, rule, threshold, calibration) for threshold in thresholds]
+        for engine in engines:
+            engine.runner.waits = together
         answers.append([engine.run(row) for engine in engines for row in rows()])
-    assert len({answer.exit_index for answer in answers[0]}) > 1
+    assert len({answer.exit_indices.item() for answer in answers[0]}) > 1
     for one, all_at_once in zip(*answers, strict=True):
-        assert one.exit_index == all_at_once.exit_index
-        assert torch.equal(one.logits, all_at_once.logits)
+        assert one.exit_indices == all_at_once.exit_indices
+        assert np.array_equal(one.logits, all_at_once.logits)
 
 
 @pytest.mark.parametrize("threshold", [0, 4, 9, 3])
 def test_full_depth_runs_the_last_head_only(threshold):
     model = build()
     ran = count_heads(model)
-    assert Batch1Engine(model, "patience", threshold).run(rows(1)[0]).exit_index == 3
+    assert Engine(model, "patience", threshold).run(rows(1)[0]).exit_indices == [3]
     assert ran == [3]
 
 
@@ -128,10 +128,10 @@ def test_other_backbones_and_a_cascade_agree_too(family):
         for threshold in (1, 2):
             for row in rows(6):
                 lazy, plain = (
-                    Batch1Engine(model, "patience", threshold, lazy=lazy).run(row) for lazy in (True, False)
+                    Engine(model, "patience", threshold, lazy=lazy).run(row) for lazy in (True, False)
                 )
-                assert (lazy.exit_index, lazy.exit_layer) == (plain.exit_index, plain.exit_layer)
-                assert torch.equal(lazy.logits, plain.logits)
+                assert (lazy.exit_indices, lazy.exit_layers) == (plain.exit_indices, plain.exit_layers)
+                assert np.array_equal(lazy.logits, plain.logits)
 
 
 def test_scores_leave_when_they_agree_within_the_tolerance():
@@ -140,16 +140,14 @@ def test_scores_leave_when_they_agree_within_the_tolerance():
         rule = f"patience(tolerance={tolerance})"
         for threshold in (1, 2, 3):
             for row in rows():
-                lazy, plain = (
-                    Batch1Engine(model, rule, threshold, lazy=lazy).run(row) for lazy in (True, False)
-                )
-                assert lazy.exit_index == plain.exit_index
-                assert torch.equal(lazy.logits, plain.logits)
+                lazy, plain = (Engine(model, rule, threshold, lazy=lazy).run(row) for lazy in (True, False))
+                assert lazy.exit_indices == plain.exit_indices
+                assert np.array_equal(lazy.logits, plain.logits)
                 with torch.inference_mode():
                     scores = model(**row).logits.double().numpy()
                 offline = load_rule(rule).exit_indices(scores, None, None, np.array([threshold]))
-                assert lazy.exit_index == offline[0, 0]
-                taken.add(lazy.exit_index)
+                assert lazy.exit_indices == offline[0]
+                taken.add(lazy.exit_indices.item())
     assert taken == {1, 2, 3}
 
 
@@ -158,22 +156,56 @@ def test_an_engine_that_counts_nothing_in_a_row_runs_every_head():
     ran = count_heads(model)
     for rule, threshold in (("voting", 3), ("confidence", 1.01)):
         ran.clear()
-        index = Batch1Engine(model, rule, threshold).run(rows(1)[0]).exit_index
+        index = Engine(model, rule, threshold).run(rows(1)[0]).exit_indices.item()
         assert ran == list(range(index + 1))
 
 
-def walk(labels, rule, together):
-    """Return exit, heads run and fetches for a sequence of labels (and of doubts, by the size of the logits)."""
-    heads, fetches = [], []
+class Labels:
+    """A runner whose rows answer label (B, E) at each exit, the surer the greater the label; counts what is asked."""
 
-    def read(steps):
-        fetches.append(len(steps))
-        heads.extend(step.index for step in steps)
-        return [np.eye(3)[[step.label]] * (1 + step.label) for step in steps]
+    looks_back = True
 
-    steps = (SimpleNamespace(index=k, label=label) for k, label in enumerate(labels))
-    step = find_exit(steps, len(labels) - 1, rule, read, together)
-    return step.index, heads, fetches
+    def __init__(self, labels, waits=False, cuts=None):
+        self.labels, self.waits = np.asarray(labels), waits
+        self.cuts = cuts or tuple(range(self.labels.shape[1]))
+        self.heads, self.fetches = [], []
+
+    def start(self, features):
+        self.there, self.at, self.held = self.labels, -1, set()
+        return contextlib.nullcontext(self)
+
+    def advance(self, index, answers=()):
+        assert index in self.cuts
+        assert index > self.at
+        self.held |= set(range(self.at + 1, index + 1))
+        self.at = index
+        return self.answer(answers) if answers else {}
+
+    def answer(self, indices):
+        self.fetches.append(len(indices))
+        self.heads.extend(indices)
+        self.release(indices)
+        return {k: Answer(np.eye(3)[self.there[:, k]] * (1 + self.there[:, [k]])) for k in indices}
+
+    def release(self, indices):
+        assert set(indices) <= self.held
+        self.held -= set(indices)
+
+    def select(self, rows):
+        self.there = self.there[rows]
+
+
+def engine_over(runner, rule, threshold, lazy=True):
+    exits = tuple(range(1, runner.labels.shape[1] + 1))
+    model = SimpleNamespace(exits=exits, schema=None, calibration=None, has_certainty=False)
+    return Engine(model, rule, threshold, lazy=lazy, runner=runner)
+
+
+def walk(labels, rule, threshold, together):
+    """Return exit, heads run and fetches for one row's sequence of labels."""
+    runner = Labels([labels], together)
+    index = engine_over(runner, rule, threshold).run({"input_ids": [0]}).exit_indices.item()
+    return index, runner.heads, runner.fetches
 
 
 @settings(max_examples=200, deadline=None)
@@ -190,31 +222,89 @@ def test_any_sequence_of_answers_leaves_at_the_same_exit(labels, t, together, co
         rule, at = load_rule("patience"), float(t)
     logits = (np.eye(3)[labels] * (1 + np.array(labels))[:, None])[None]
     expected = rule.exit_indices(logits, None, None, np.array([at]))[0, 0]
-    index, heads, fetches = walk(labels, rule.online(at), together)
+    index, heads, fetches = walk(labels, rule, at, together)
     assert index == expected
     assert len(set(heads)) == len(heads)
-    assert set(heads) <= set(range(min(index, len(labels) - 2) + 1))
+    assert set(heads) <= set(range(index + 1))
+    assert (index == len(labels) - 1) == (len(labels) - 1 in heads)
     assert len(fetches) <= len(heads)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    labels=st.integers(1, 9).flatmap(
+        lambda exits: st.lists(
+            st.lists(st.integers(0, 2), min_size=exits, max_size=exits), min_size=1, max_size=6
+        )
+    ),
+    rule=st.sampled_from(
+        [
+            "patience",
+            "patience_confidence(patience=3)",
+            "patience_confidence",
+            "voting",
+            "confidence",
+            "fixed",
+        ]
+    ),
+    level=st.integers(1, 9),
+    lazy=st.booleans(),
+    together=st.booleans(),
+    data=st.data(),
+)
+def test_rows_of_any_batch_leave_where_the_sweep_says_whatever_the_cuts(
+    labels, rule, level, lazy, together, data
+):
+    labels, rule = np.array(labels), load_rule(rule)
+    threshold = 0.75 if rule.name.startswith(("patience_confidence", "confidence")) else float(level)
+    last = labels.shape[1] - 1
+    cuts = sorted({*data.draw(st.sets(st.integers(0, last))), last})  # a runner may stop at some exits alone
+    runner = Labels(labels, together, tuple(cuts))
+    found = engine_over(runner, rule, threshold, lazy).run({"input_ids": labels})
+    logits = np.eye(3)[labels] * (1 + labels[..., None])
+    expected = rule.exit_indices(logits, None, None, np.array([threshold]))[0]
+    assert found.exit_indices.tolist() == expected.tolist()
+    assert found.exit_layers.tolist() == (expected + 1).tolist()
+    assert np.array_equal(found.logits, logits[np.arange(len(labels)), expected])
+    assert len(set(runner.heads)) == len(runner.heads)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_states_that_no_row_can_ask_for_are_released(together):
+    """Of a patience of 2, at most the last broken exit and the two after it are held."""
+    runner = Labels(np.random.default_rng(0).integers(0, 3, (5, 40)), together)
+    most, advance = [], runner.advance
+
+    def watched(*given):
+        most.append(len(runner.held))
+        return advance(*given)
+
+    runner.advance = watched
+    engine_over(runner, "patience", 2.0).run({"input_ids": runner.labels})
+    assert max(most) <= 3
+    runner = Labels(runner.labels)
+    engine_over(runner, "patience", 40.0).run({"input_ids": runner.labels})
+    assert (runner.held, runner.heads) == (set(), [39])
 
 
 def test_looks_are_few_and_go_backwards():
     constant, patience = [1] * 12, load_rule("patience")
-    assert walk(constant, patience.online(4.0), False) == (4, [4, 3, 2, 1, 0], [1] * 5)
-    assert walk(constant, patience.online(4.0), True) == (4, [0, 1, 2, 3, 4], [5])
+    assert walk(constant, patience, 4.0, False) == (4, [4, 3, 2, 1, 0], [1] * 5)
+    assert walk(constant, patience, 4.0, True) == (4, [0, 1, 2, 3, 4], [5])
     # the break at 3|4 is found from exit 4 (index), so 0 to 2 are never asked; the next look is at index 8
     late = [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2]
-    assert walk(late, patience.online(4.0), False) == (8, [4, 3, 8, 7, 6, 5], [1] * 6)
-    assert walk(late, patience.online(4.0), True) == (8, [0, 1, 2, 3, 4, 5, 6, 7, 8], [5, 4])
-    assert walk(constant, patience.online(11.0), False) == (11, [], [])
+    assert walk(late, patience, 4.0, False) == (8, [4, 3, 8, 7, 6, 5], [1] * 6)
+    assert walk(late, patience, 4.0, True) == (8, [0, 1, 2, 3, 4, 5, 6, 7, 8], [5, 4])
+    assert walk(constant, patience, 11.0, False) == (11, [11], [1])
 
 
 def test_a_patience_that_can_never_fire_is_warned_of(caplog):
     with caplog.at_level(logging.WARNING, "adaptive_inference"):
-        Batch1Engine(build(), "patience", 3)
+        Engine(build(), "patience", 3)
         assert caplog.text == ""
-        engine = Batch1Engine(build(), "patience", 4)
+        engine = Engine(build(), "patience", 4)
     assert "exit rule patience at threshold 4 can never fire with 4 exits" in caplog.text
-    assert engine.run(rows(1)[0]).exit_index == 3
+    assert engine.run(rows(1)[0]).exit_indices == [3]
 
 
 @pytest.mark.parametrize(
@@ -229,4 +319,4 @@ def test_a_patience_that_can_never_fire_is_warned_of(caplog):
 )
 def test_a_counter_that_cannot_work_is_refused_before_any_row(schema, rule, threshold, message):
     with pytest.raises(UserError, match=message):
-        Batch1Engine(build(schema=schema), rule, threshold)
+        Engine(build(schema=schema), rule, threshold)

@@ -50,7 +50,7 @@ def losses_of(model, method, batch, step=0):
     objective.attach(model, 0)
     objective.enter_training(model)
     objective.begin(step, 10)
-    return objective.losses(list(objective.steps(model, batch)), batch["labels"])
+    return objective.losses(objective.start(model, batch).answers(), batch["labels"])
 
 
 def gradients(loss, parameters):
@@ -109,7 +109,7 @@ def test_depth_weights_sum_to_one_and_grow_with_the_layer():
 def test_15_the_second_stage_changes_nothing_but_the_inner_heads(method, tmp_path):
     model = make_model(dropout=0.1)
     before = weights_of(model)
-    run_fit(model, method, tmp_path, epochs=2)
+    run_fit(model, method, tmp_path, epochs=2, full=make_model(exits=(4,)))
     after = weights_of(model)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     inner = {f"heads.{k}.{name}" for k in (0, 1) for name, _ in model.heads[k].named_parameters()}
@@ -126,7 +126,7 @@ def test_15_fastbert_reads_no_labels_in_its_second_stage(tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(ExitTrainer, "training_step", step)
-            run_fit(model, FASTBERT, tmp_path / str(flip))
+            run_fit(model, FASTBERT, tmp_path / str(flip), full=make_model(exits=(4,)))
         return weights_of(model)
 
     assert same_bits(train(False), train(True))
@@ -140,7 +140,8 @@ def test_the_second_stage_sees_an_encoder_without_dropout():
     objective.attach(model, 0)
     for _ in range(2):
         objective.enter_training(model)
-        states.append([step.hidden for step in model.steps(batch)])
+        forward = model.start(batch)
+        states.append([(forward.advance(k), forward.hidden_BNH)[1] for k in range(len(model.exits))])
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
     assert model.heads[0].training
     assert not model.heads[-1].training
@@ -163,7 +164,7 @@ def test_starting_from_the_full_model_gives_its_answers_at_the_last_exit():
 
 def test_a_single_exit_has_nothing_to_train_on_a_frozen_encoder(tmp_path):
     with pytest.raises(UserError, match="give `exits` an inner layer"):
-        run_fit(make_model(exits=(4,)), DEEBERT, tmp_path)
+        run_fit(make_model(exits=(4,)), DEEBERT, tmp_path, full=make_model(exits=(4,)))
 
 
 # --------------------------------------------------------------------------- heads
@@ -222,7 +223,7 @@ def test_the_weights_move_as_a_float64_computation_by_autograd_says(scheme, tmp_
 
     def loss(chosen, truth, teachers):
         batch = collate([features[row] for row in chosen], pad)
-        logits = [step.logits for step in twin.steps(batch)]
+        logits = [answer.logits for answer in twin.start(batch).answers()]
         total = sum(truth[m] * F.cross_entropy(logits[m], batch["labels"]) for m in range(exits))
         for m in range(exits):
             for t in range(exits):
@@ -331,7 +332,8 @@ def test_losses_between_exits_are_not_defined_for_scores(tmp_path):
     for method in (MethodTraining(objective="distill"), leebert(), FASTBERT):
         with pytest.raises(UserError, match="not defined for a regression task"):
             run_fit(make_model(schema=SCORES), method, tmp_path, schema=SCORES)
-    run_fit(make_model(schema=SCORES), DEEBERT, tmp_path, schema=SCORES)
+    full = make_model(exits=(4,), schema=SCORES)
+    run_fit(make_model(schema=SCORES), DEEBERT, tmp_path, schema=SCORES, full=full)
     run_fit(make_model(schema=SCORES), MethodTraining(weights="depth"), tmp_path, schema=SCORES)
 
 

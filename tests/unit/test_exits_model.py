@@ -43,10 +43,8 @@ def gradient_sizes(model):
 
 
 def loss_of(model, index, gradient):
-    for step in model.steps(batch(), gradient=gradient):
-        if step.index == index:
-            return torch.nn.functional.cross_entropy(step.logits, batch()["labels"])
-    raise AssertionError(index)
+    answer = model.start(batch(), gradient).reach(index)
+    return torch.nn.functional.cross_entropy(answer.logits, batch()["labels"])
 
 
 @pytest.mark.parametrize("index", range(len(EXITS)))
@@ -79,7 +77,9 @@ def test_without_detach_a_loss_trains_all_blocks_below_it_and_none_above(index):
 def test_detach_changes_no_bit_of_the_logits(family):
     """Property 4 of sweet.md."""
     model = build(weights=f"random:{family}")
-    for cut, whole in zip(model.steps(batch(), gradient="blockwise"), model.steps(batch()), strict=True):
+    for cut, whole in zip(
+        *(model.start(batch(), way).answers() for way in ("blockwise", "shared")), strict=True
+    ):
         assert torch.equal(cut.logits, whole.logits)
 
 
@@ -87,11 +87,12 @@ def test_a_block_back_propagated_at_its_exit_has_the_gradient_of_the_summed_loss
     """Property 9 of sweet.md, shared pooler included."""
     local, whole = build(pooler="shared"), build(pooler="shared")
     labels = batch()["labels"]
-    for step in local.steps(batch(), gradient="blockwise"):
-        torch.nn.functional.cross_entropy(step.logits, labels).backward()
+    forward = local.start(batch(), "blockwise")
+    for index in range(len(EXITS)):
+        torch.nn.functional.cross_entropy(forward.reach(index).logits, labels).backward()
     sum(
         torch.nn.functional.cross_entropy(s.logits, labels)
-        for s in whole.steps(batch(), gradient="blockwise")
+        for s in whole.start(batch(), "blockwise").answers()
     ).backward()
     for (name, mine), theirs in zip(local.named_parameters(), whole.parameters(), strict=True):
         if mine.grad is None:
@@ -108,36 +109,34 @@ def test_a_shared_poolers_gradient_is_the_sum_over_the_per_exit_poolers():
         labels = batch()["labels"]
         sum(
             torch.nn.functional.cross_entropy(s.logits, labels)
-            for s in model.steps(batch(), gradient="blockwise")
+            for s in model.start(batch(), "blockwise").answers()
         ).backward()
     total = sum(head.dense.weight.grad for head in own.heads)
     torch.testing.assert_close(shared.pooler.weight.grad, total, rtol=1e-5, atol=1e-8)
     assert all(head.dense.weight.grad.any() for head in own.heads)
 
 
-def test_steps_run_no_layer_beyond_the_exit_asked_for():
+def test_a_forward_runs_no_layer_beyond_the_exit_asked_for():
     model, calls = build(), []
     for index, layer in enumerate(model.backbone.model.encoder.layer):
         layer.register_forward_hook(lambda *_, index=index: calls.append(index))
-    steps = model.steps(batch())
+    forward = model.start(batch())
     assert calls == []
-    next(steps)
-    assert calls == [0]
-    next(steps)
-    assert calls == [0, 1]
-    next(steps)
-    assert calls == [0, 1, 2, 3]
+    for index, expected in ((0, [0]), (1, [0, 1]), (1, [0, 1]), (2, [0, 1, 2, 3])):
+        forward.advance(index)
+        assert calls == expected
+        assert forward.layers_run == len(calls)
 
 
-def test_forward_stacks_the_steps():
+def test_calling_the_model_stacks_all_answers():
     model = build(certainty=True)
     out = model(**batch())
     assert out.logits.shape == (4, 3, 3)
     assert out.certainty.shape == (4, 3)
     assert ((out.certainty > 0) & (out.certainty < 1)).all()
-    for step in model.steps(batch()):
-        assert torch.equal(out.logits[:, step.index], step.logits)
-    assert [step.certainty for step in model.steps(batch(), certainty=False)] == [None] * 3
+    for index, answer in enumerate(model.start(batch()).answers()):
+        assert torch.equal(out.logits[:, index], answer.logits)
+    assert [answer.certainty for answer in model.start(batch()).answers(certainty=False)] == [None] * 3
 
 
 @pytest.mark.parametrize("pooler", ["none", "shared", "per_exit"])
@@ -163,8 +162,7 @@ def test_a_convolution_counts_with_the_first_block():
     model = add_exits(DebertaV2Backbone(AutoModel.from_config(config)), (2, 4), SCHEMA, 0)
     ids = [id(p) for block in model.blocks() for p in block]
     assert sorted(ids) == sorted(id(p) for p in model.parameters())
-    loss = [step.logits.square().sum() for step in model.eval().steps(batch(), gradient="blockwise")][1]
-    loss.backward()
+    model.eval().start(batch(), "blockwise").answers()[1].logits.square().sum().backward()
     assert all(p.grad is None for p in model.blocks()[0])
 
 
@@ -259,6 +257,6 @@ def test_a_multi_model_runs_each_member_from_the_tokens_and_sums_its_layers():
     out = cascade(**batch())
     for index, member in enumerate(members):
         assert torch.equal(out.logits[:, index], member(**batch()).logits[:, 0])
-    assert [(step.index, step.layer) for step in cascade.steps(batch())] == [(0, 1), (1, 2), (2, 4)]
+    assert [answer.layer for answer in cascade.start(batch()).answers()] == [1, 2, 4]
     with pytest.raises(UserError, match="grow in depth"):
         MultiModel(members[::-1])

@@ -21,7 +21,8 @@ from adaptive_pipeline.stage import Stage
 def by_plain_autograd(model, features):
     """Cosine of every pair of exits in every layer that both reach, each gradient taken through the whole model."""
     batch = collate(features, model.tokenizer.pad_token_id)
-    losses = {step.layer: task_loss(step.logits, batch["labels"]) for step in model.eval().steps(batch)}
+    answers = model.eval().start(batch).answers()
+    losses = {answer.layer: task_loss(answer.logits, batch["labels"]) for answer in answers}
     found = {}
     for layer in range(1, model.exits[-1] + 1):
         weights = model.backbone.layer_parameters(layer - 1, layer)

@@ -10,7 +10,6 @@ from tiny_training import SCHEMA, SCORES, make_batch, make_model, objective_of, 
 from adaptive_inference.backbones._heads import head_counts, keep_heads
 from adaptive_inference.cost.flops import flops_by_exit, parameter_count
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.build import start_from_full
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.files import read_json
 from adaptive_inference.objectives.head_pruning import first_rows, gated, head_importance, heads_kept
@@ -45,8 +44,8 @@ def test_importance_is_the_mean_over_rows_of_the_slope_of_each_rows_own_loss(sch
                     given_gates = torch.ones(4, 1, HEADS, dtype=torch.float64)
                     given_gates[layer, 0, head] += change
                     with torch.no_grad(), gated(model.backbone.layers, given_gates):
-                        (step,) = model.steps(one)
-                        losses.append(loss_of(step.logits[0], one["labels"][0]))
+                        (answer,) = model.start(one).answers()
+                        losses.append(loss_of(answer.logits[0], one["labels"][0]))
                 slopes[layer, head] += abs(losses[0] - losses[1]) / 2e-3 / 5
     slopes /= slopes.norm(dim=1, keepdim=True)
     assert torch.allclose(importance.double(), slopes, rtol=1e-2, atol=1e-3)
@@ -99,10 +98,10 @@ def test_a_head_that_is_gone_answers_like_one_that_is_gated_off(family):
         off[layer, :, heads] = 1.0
     with torch.no_grad():
         with gated(model.backbone.layers, off):
-            expected = [step.logits for step in model.steps(batch)][-1]
+            expected = model.start(batch).answers()[-1].logits
         for layer, heads in zip(model.backbone.layers, kept, strict=True):
             keep_heads(layer, heads)
-        found = [step.logits for step in model.steps(batch)][-1]
+        found = model.start(batch).answers()[-1].logits
     assert torch.allclose(found, expected, atol=1e-5)
     assert head_counts(model.backbone) == [2, 1, 4, 1]
 
@@ -130,8 +129,7 @@ def test_other_families_are_refused_by_name(family, tmp_path):
 def test_the_pruned_model_is_trained_saved_and_loaded(tmp_path):
     full = make_model(exits=(4,))
     model = make_model(exits=(4,))
-    start_from_full(model, full)
-    result = run_fit(model, PRUNED, tmp_path / "fit", epochs=2)
+    result = run_fit(model, PRUNED, tmp_path / "fit", full=full, epochs=2)
     counts = head_counts(model.backbone)
     assert sum(counts) == 8
     assert min(counts) >= 1
@@ -155,14 +153,13 @@ def test_a_resumed_run_takes_out_the_same_heads(tmp_path):
     found = []
     for _ in range(2):
         model = make_model(exits=(4,))
-        start_from_full(model, make_model(exits=(4,)))
-        run_fit(model, PRUNED, tmp_path, epochs=1)
+        run_fit(model, PRUNED, tmp_path, full=make_model(exits=(4,)), epochs=1)
         found.append(weights_of(model))
     assert same_bits(*found)
 
 
 def test_pruning_trains_the_joint_loss(tmp_path):
-    assert objective_of(PRUNED).starts_from_full
+    assert objective_of(PRUNED).needs_full == "fine_tuned"
     depth = PRUNED.model_copy(update={"weights": "depth", "exits": [2, 4]})
     objective = objective_of(depth)
     objective.attach(make_model(exits=(2, 4)), 0)

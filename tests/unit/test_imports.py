@@ -10,7 +10,7 @@ import adaptive_inference
 
 PACKAGE = Path(adaptive_inference.__file__).parent
 #: Files that are meant to load torch, imported when a model is.
-WITH_TORCH = ("engine.batch1", "engine.lazy", "engine.torch_runner")
+WITH_TORCH = ("engine.torch_runner",)
 
 
 def light_modules():

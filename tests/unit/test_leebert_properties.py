@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_inference.exits.model import ExitStep
+from adaptive_inference.exits.forward import ExitAnswer
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.distill import distillation_losses, random_weights, teacher_sets
 from adaptive_inference.objectives.frozen import answer_divergence
@@ -21,10 +21,10 @@ Z = [(0.5, 0.0), (1.0, 0.0), (2.0, 0.0)]
 LABEL = torch.tensor([0])
 
 
-def steps_of(logits=Z):
+def answers_of(logits=Z):
     return [
-        ExitStep(k, k + 1, torch.tensor([row], requires_grad=True), None, torch.zeros(0))
-        for k, row in enumerate(logits)
+        ExitAnswer(layer, torch.tensor([row], requires_grad=True))
+        for layer, row in enumerate(logits, start=1)
     ]
 
 
@@ -39,8 +39,8 @@ def lee(teachers="all", objective="distill", **keys):
     return attached(MethodTraining(objective=objective, distillation=settings_))
 
 
-def total(objective, steps=None, labels=LABEL):
-    return sum(objective.losses(steps or steps_of(), labels)).item()
+def total(objective, answers=None, labels=LABEL):
+    return sum(objective.losses(answers or answers_of(), labels)).item()
 
 
 # --------------------------------------------------------------------------- property 9: sums of cross-entropies
@@ -65,14 +65,14 @@ def test_9_deeberts_second_stage_sums_the_inner_exits():
 )
 def test_10_distillation_part_and_total_by_teacher_set(teachers, distilled, whole):
     objective = lee(teachers)
-    terms = objective.terms(steps_of(), LABEL)
+    terms = objective.terms(answers_of(), LABEL)
     assert terms[:, 1:].sum().item() == pytest.approx(distilled, abs=1e-5)
     if whole is not None:
         assert total(objective) == pytest.approx(whole, abs=1e-5)
 
 
 def test_10_an_exit_without_teachers_adds_its_cross_entropy_alone():
-    terms = lee("later").terms(steps_of(), LABEL)
+    terms = lee("later").terms(answers_of(), LABEL)
     assert terms[2, 1:].abs().sum() == 0
     assert terms.isfinite().all()
 
@@ -125,7 +125,7 @@ def test_number_of_weights_of_a_twelve_layer_model(teachers, terms):
 
 def test_fastberts_divergence_reads_no_label_and_vanishes_where_student_equals_teacher():
     frozen = load_objective("frozen", MethodTraining(objective="frozen", targets="teacher"))
-    steps = steps_of()
+    steps = answers_of()
     first, second = (frozen.losses(steps, torch.tensor([label])) for label in (0, 1))
     assert [item.item() for item in first] == [item.item() for item in second]
     teacher, student = torch.tensor([2.0, 0.0]).softmax(-1), torch.tensor([0.5, 0.0]).softmax(-1)
@@ -141,9 +141,9 @@ def test_12_the_gradient_of_a_weight_is_its_term():
     objective.learned.settings = WeightLearning(parametrisation="raw")
     with torch.no_grad():
         objective.learned.raw_ET.fill_(1.0)
-    terms = objective.terms(steps_of(), LABEL).detach()
+    terms = objective.terms(answers_of(), LABEL).detach()
     objective.weights_ET = objective.learned.values()  # as a function of what is learned, not a constant
-    (gradient,) = torch.autograd.grad(sum(objective.losses(steps_of(), LABEL)), objective.learned.raw_ET)
+    (gradient,) = torch.autograd.grad(sum(objective.losses(answers_of(), LABEL)), objective.learned.raw_ET)
     assert torch.equal(gradient, terms)
     assert (gradient >= 0).all()
     cross_entropies = [F.cross_entropy(torch.tensor([row]), LABEL).item() for row in Z]

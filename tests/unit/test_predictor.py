@@ -1,7 +1,9 @@
 """What a saved model answers: by which rule, at which threshold, and what it refuses."""
 
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.serving.predictor import Predictor
+from adaptive_inference.serving.predictor import SORTED_BATCHES, Predictor
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("tiny", "classification", ("bad", "good"), "accuracy", 32)
+WORDS = ["the", "a", "good", "bad", "film", "plot", "music", "lovely", "awful", "but", "very", "slow", "fast"]
 TEXTS = ["a good film", "the plot was awful , but the music is lovely", "no"]
 
 
@@ -189,6 +192,57 @@ def test_no_texts_give_no_answers():
     assert (answer.labels, answer.probabilities.shape, answer.exit_layers.shape) == ([], (0, 2), (0,))
 
 
-def test_a_batch_is_refused_for_the_time_being():
-    with pytest.raises(UserError, match="batch size 8"):
-        predict(build(), batch_size=8)
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, None])
+def test_a_batch_of_no_whole_number_of_rows_is_refused(batch_size):
+    for ask in (
+        lambda: predict(build(), batch_size=batch_size),
+        lambda: list(Predictor(build()).stream(TEXTS, batch_size)),
+    ):
+        with pytest.raises(UserError, match=f"batch size {batch_size} must be a whole number from 1"):
+            ask()
+
+
+def long_and_short(count, seed):
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, 20))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("rule", [("confidence", 0.5003), ("patience", 1), ("fixed", 1)])
+def test_answers_are_in_the_texts_order_and_those_of_single_texts(rule):
+    model = build()
+    model.calibration = calibration() | {"temperatures": [0.5, 2.0, 1.0]}
+    predictor, texts = Predictor(model, *rule), long_and_short(45, 0)
+    alone = [predictor.answer(text) for text in texts]
+    for size in (1, 7, 32, 100):
+        found = predictor.predict(texts, size)
+        assert found.exit_layers.tolist() == [answer.exit_layer for answer in alone]
+        assert found.labels == [answer.label for answer in alone]
+        expected = np.array([answer.probabilities for answer in alone])
+        np.testing.assert_allclose(found.probabilities, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "asked"), [(1, 1), (2, 2 * SORTED_BATCHES), (3, 3 * SORTED_BATCHES)])
+def test_a_stream_answers_in_order_and_reads_no_further_than_it_must(size, asked):
+    predictor, texts, read = Predictor(build(), "fixed", 0), long_and_short(100, 1), []
+
+    def lines():
+        for text in texts:
+            read.append(text)
+            yield text
+
+    stream = predictor.stream(lines(), size)
+    first = next(stream)
+    assert len(read) == asked, "one by one is answered line by line"
+    answers = [first, *stream]
+    assert [answer.label for answer in answers] == predictor.predict(texts).labels
+
+
+def test_batches_hold_rows_of_like_length(monkeypatch):
+    predictor, widths = Predictor(build(), "fixed", 0), []
+    run = predictor.engine.run
+    monkeypatch.setattr(
+        predictor.engine, "run", lambda batch: widths.append(batch["input_ids"].shape) or run(batch)
+    )
+    predictor.predict(long_and_short(20, 2), 8)
+    assert [rows for rows, _ in widths] == [8, 8, 4]
+    assert [width for _, width in widths] == sorted(width for _, width in widths)

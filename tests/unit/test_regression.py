@@ -23,7 +23,7 @@ import prepare_data
 import train_multi_model
 import train_sweet
 from adaptive_inference.data.splits import make_splits
-from adaptive_inference.engine.batch1 import Batch1Engine
+from adaptive_inference.engine import Engine
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.points import check_agreement
 from adaptive_inference.evaluation.statistics import bootstrap
@@ -178,7 +178,7 @@ def test_the_handed_out_model_answers_scores_and_its_card_says_so(run):
         load_split(run / "runs/similar/tiny/seed0/data/splits", "evaluation"), model.tokenizer, 24
     )
     logits = collect_outputs(model, features, 8).logits
-    decision = Batch1Engine(model, "fixed").run(collate(features[:1], 0))
+    decision = Engine(model, "fixed").run(collate(features[:1], 0))
     assert float(decision.logits[0, 0]) == pytest.approx(logits[0, -1, 0], abs=1e-5)
 
 

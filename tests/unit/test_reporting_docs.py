@@ -43,13 +43,12 @@ def test_the_example_rule_is_a_rule():
 
 def test_the_example_objective_is_an_objective():
     torch = pytest.importorskip("torch")
-    from adaptive_inference.exits.model import ExitStep
+    from adaptive_inference.exits.forward import ExitAnswer
     from adaptive_inference.settings.training import MethodTraining
 
-    objective = example("An objective")["build"](MethodTraining(gradient="blockwise"))
+    objective = example("An objective")["OBJECTIVE"](MethodTraining(gradient="blockwise"))
     assert objective.gradient == "blockwise"
     logits, labels = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
-    step = ExitStep(index=0, layer=1, logits=logits, certainty=None, hidden=None)
     log_probabilities = torch.log_softmax(logits, -1)
     expected = -(0.9 * log_probabilities[0, 0] + 0.1 * log_probabilities[0].mean())
-    torch.testing.assert_close(objective.exit_loss(step, labels), expected)
+    torch.testing.assert_close(objective.exit_loss(ExitAnswer(1, logits), labels), expected)

@@ -23,7 +23,8 @@ from tiny_training import (
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.build import start_from_full, start_from_layers
-from adaptive_inference.exits.model import ExitStep, MultiExitModel
+from adaptive_inference.exits.forward import ExitAnswer
+from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.module_replacing import replacing_rate
 from adaptive_inference.objectives.patient_distillation import patience_loss
@@ -47,12 +48,13 @@ def full_model(family="bert", dropout=0.0):
 
 def attached(method, model, full, seed=0):
     objective = objective_of(method, full)
+    objective.surgery.operate(model, seed, [])
     objective.attach(model, seed)
     return objective
 
 
-def logits(steps):
-    return list(steps)[-1].logits
+def logits(forward):
+    return forward.answers()[-1].logits
 
 
 # ---------------------------------------------------------------------------------------- patient distillation
@@ -73,10 +75,10 @@ def test_the_loss_of_patient_distillation_by_hand(alpha, beta, tau):
     objective = load_objective(PKD.objective, PKD.model_copy(update={"patient": options}))
     student, teacher = [0.5, -0.25], [2.0, 0.0]
     state = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])  # squared distance 2
-    objective._taught = torch.tensor([teacher]), [state[1]], [state[0]]
-    found = objective.exit_loss(
-        ExitStep(0, 2, torch.tensor([student]), None, torch.zeros(0)), torch.tensor([1])
-    )
+    seen, last = objective.surgery, torch.zeros(1, 2)  # two layers, and four of the teacher
+    seen.answer_BC, seen.group = torch.tensor([teacher]), 2
+    seen.ours, seen.theirs = [state[0], last], [last, state[1], last, last]
+    found = objective.exit_loss(ExitAnswer(2, torch.tensor([student])), torch.tensor([1]))
 
     def log_softmax(z, temperature=1.0):
         total = math.log(sum(math.exp(value / temperature) for value in z))
@@ -94,24 +96,26 @@ def test_a_student_layer_is_held_against_the_last_layer_of_its_group(read):
     for item in (full, model):
         item.heads[0].read = read
     objective = attached(PKD, model, full)
-    list(objective.steps(model, batch))
-    teacher_BC, theirs, ours = objective._taught
+    objective.start(model, batch).answers()
+    seen = objective.surgery
     inner = MultiExitModel(full.backbone, (1, 2, 3, 4), [full.heads[0]] * 4)
-    states = [step.hidden for step in inner.steps(batch)]
+    forward = inner.start(batch)
+    states = [(forward.advance(k), forward.hidden_BNH)[1] for k in range(4)]
     tokens = batch["attention_mask"][..., None].float()
-    expected = states[1][:, 0] if read == "first" else (states[1] * tokens).sum(1) / tokens.sum(1)
-    assert len(theirs) == len(ours) == 1  # student layer 1 and teacher layer 2; the last is taught by answers
-    assert torch.allclose(theirs[0], expected, atol=1e-6)
-    assert torch.allclose(teacher_BC, full(**batch).logits[:, -1], atol=1e-6)
+    assert (len(seen.theirs), len(seen.ours), seen.group) == (4, 2, 2)
+    for found, state in zip(seen.theirs, states, strict=True):
+        expected = state[:, 0] if read == "first" else (state * tokens).sum(1) / tokens.sum(1)
+        assert torch.allclose(found, expected, atol=1e-6)
+    assert torch.allclose(seen.answer_BC, full(**batch).logits[:, -1], atol=1e-6)
 
 
 def test_a_student_that_equals_its_teacher_has_no_distance():
     full = full_model()
     model, batch = copy.deepcopy(full).eval(), make_batch(full)
     objective = attached(PKD, model, full)
-    list(objective.steps(model, batch))
-    assert len(objective._taught[1]) == 3
-    assert patience_loss(*objective._taught[1:]).item() == 0.0
+    objective.start(model, batch).answers()
+    assert len(objective.surgery.theirs) == 4
+    assert patience_loss(objective.surgery.ours, objective.surgery.theirs).item() == 0.0
 
 
 def test_the_student_alone_learns_and_the_teacher_stays_bit_by_bit(tmp_path):
@@ -119,8 +123,8 @@ def test_the_student_alone_learns_and_the_teacher_stays_bit_by_bit(tmp_path):
     before, start = weights_of(full), weights_of(model)
     batch = make_batch(model)
     objective = attached(PKD, model, full)
-    (step,) = objective.steps(model, batch)
-    objective.exit_loss(step, batch["labels"]).backward()
+    (answer,) = objective.start(model, batch).answers()
+    objective.exit_loss(answer, batch["labels"]).backward()
     assert all(item.grad is None for item in full.parameters())
     assert all(item.grad is not None and item.grad.any() for item in model.backbone.layers[0].parameters()
                if item.dim() > 1)  # fmt: skip
@@ -138,12 +142,12 @@ def test_nothing_replaced_is_the_full_model_and_all_replaced_the_successor(famil
     full, model = full_model(family), make_model(family, exits=(2,))
     batch = make_batch(model)
     objective = attached(THESEUS, model, full)
-    objective.replaced = [False, False]
-    assert torch.equal(logits(objective.steps(model, batch)), full(**batch).logits[:, -1])
-    objective.replaced = [True, True]
-    assert torch.equal(logits(objective.steps(model, batch)), model(**batch).logits[:, -1])
-    objective.replaced = [True, False]
-    mixed = logits(objective.steps(model, batch))
+    objective.surgery.replaced = [False, False]
+    assert torch.equal(logits(objective.start(model, batch)), full(**batch).logits[:, -1])
+    objective.surgery.replaced = [True, True]
+    assert torch.equal(logits(objective.start(model, batch)), model(**batch).logits[:, -1])
+    objective.surgery.replaced = [True, False]
+    mixed = logits(objective.start(model, batch))
     assert not torch.allclose(mixed, model(**batch).logits[:, -1], atol=1e-3)
     assert not torch.allclose(mixed, full(**batch).logits[:, -1], atol=1e-3)
 
@@ -153,10 +157,10 @@ def test_probabilities_of_zero_and_one_leave_nothing_to_chance(start, all_):
     model = make_model(exits=(2,))
     method = THESEUS.model_copy(update={"replacement": Replacement(start=start, ramp=1.0)})
     objective = attached(method, model, full_model())
-    objective.begin(0, 10)
-    assert objective.replaced == [all_, all_]
-    objective.begin(10, 10)
-    assert objective.replaced == [True, True]
+    objective.surgery.begin(0, 10)
+    assert objective.surgery.replaced == [all_, all_]
+    objective.surgery.begin(10, 10)
+    assert objective.surgery.replaced == [True, True]
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 500), st.data())
@@ -215,21 +219,21 @@ def test_layers_that_run_are_those_that_were_drawn(family):
     batch, reference = make_batch(model), copy.deepcopy(full)
     objective = attached(DROP, model, full)
     for runs in ([True] * 4, [True, False, False, True], [False] * 4):
-        objective.runs = runs
+        objective.surgery.runs = runs
         hidden, context = reference.backbone.embed(batch)
         for layer, run in enumerate(runs):
             hidden = reference.backbone.run_layer(layer, hidden, context) if run else hidden
-        expected = reference._answer(0, hidden, context.tokens_BN, False)[0]
+        expected = reference.read(0, hidden, context.tokens_BN).logits
         model.eval()
-        assert torch.allclose(logits(objective.steps(model, batch)), expected, atol=1e-6)
+        assert torch.allclose(logits(objective.start(model, batch)), expected, atol=1e-6)
 
 
 def test_the_share_of_layers_left_out_is_the_rate():
     objective = attached(DROP, make_model(exits=(2,)), full_model())
     dropped = 0
     for step in range(500):
-        objective.begin(step, 500)
-        dropped += 4 - sum(objective.runs)
+        objective.surgery.begin(step, 500)
+        dropped += 4 - sum(objective.surgery.runs)
     assert dropped / 2000 == pytest.approx(0.4, abs=0.04)  # nearly four standard deviations
 
 
@@ -244,7 +248,7 @@ def test_every_second_layer_is_kept_and_the_rest_is_gone_from_model_and_disk(tmp
     assert model.backbone.lent.training
     heads = {id(item) for item in model.head_parameters()}
     assert not heads & {id(item) for item in model.backbone.lent.parameters()}
-    objective.finish(model)
+    objective.surgery.finish(model)
     model = make_model(exits=(2,))
     result = run_fit(model, DROP, tmp_path / "fit", full=full)
     trained = weights_of(model)
@@ -269,8 +273,8 @@ def test_draws_depend_on_seed_and_step_alone(method):
         found = {}
         for step in order:
             torch.rand(step)  # the global generator must not matter
-            objective.begin(step, 100)
-            found[step] = list(objective.runs if method is DROP else objective.replaced)
+            objective.surgery.begin(step, 100)
+            found[step] = list(objective.surgery.runs if method is DROP else objective.surgery.replaced)
         seen.append(found)
     assert seen[0] == seen[1] != seen[2]
 
@@ -324,7 +328,7 @@ def test_refusals(method):
         attached(method, make_model(exits=(3,)), full_model())
     with pytest.raises(UserError, match=r"`exits` is \[1, 2\]"):
         attached(method, make_model(exits=(1, 2)), full_model())
-    with pytest.raises(RuntimeError, match="set `full`"):
+    with pytest.raises(RuntimeError, match="needs a model of all layers"):
         attached(method, make_model(exits=(2,)), None)
 
 
@@ -338,7 +342,9 @@ def test_patient_distillation_refuses_scores_and_the_others_take_them():
 def test_the_plain_objectives_run_batches_as_before():
     model, batch = make_model(), make_batch(make_model())
     objective = load_objective("joint", MethodTraining(gradient="blockwise"))
-    for ours, plain in zip(objective.steps(model, batch), model.steps(batch, "blockwise"), strict=True):
+    for ours, plain in zip(
+        objective.start(model, batch).answers(), model.start(batch, "blockwise").answers(), strict=True
+    ):
         assert torch.equal(ours.logits, plain.logits)
     start = make_model(exits=(2, 4))
     full = full_model()

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.parametrize("family", FAMILIES)
 
 
 def losses_of(model, batch, gradient):
-    return [F.cross_entropy(step.logits, batch["labels"]) for step in model.steps(batch, gradient=gradient)]
+    return [F.cross_entropy(item.logits, batch["labels"]) for item in model.start(batch, gradient).answers()]
 
 
 def gradients(loss, parameters):
@@ -98,7 +98,9 @@ def test_3_under_early_exit_a_loss_reaches_all_blocks_below_and_none_above(famil
 def test_4_early_exit_and_sweet_differ_in_gradients_alone(family):
     model = make_model(family)
     batch = make_batch(model)
-    for plain, cut in zip(model.steps(batch), model.steps(batch, gradient="blockwise"), strict=True):
+    for plain, cut in zip(
+        *(model.start(batch, way).answers() for way in ("shared", "blockwise")), strict=True
+    ):
         assert torch.equal(plain.logits, cut.logits)
     assert [loss.item() for loss in losses_of(model, batch, "blockwise")] == [
         loss.item() for loss in losses_of(model, batch, "shared")
@@ -126,11 +128,11 @@ def test_6_the_total_is_the_sum_over_exits(family, method, tmp_path):
     model = make_model(family, certainty=method is LTE)
     trainer, batch = ready_trainer(model, method, tmp_path), make_batch(model)
     expected = 0.0
-    for step in model.train().steps(batch):
-        expected += F.cross_entropy(step.logits, batch["labels"]).item()
+    for answer in model.train().start(batch).answers():
+        expected += F.cross_entropy(answer.logits, batch["labels"]).item()
         if method is LTE:
-            right = (step.logits.argmax(-1) == batch["labels"]).float()
-            expected += ((step.certainty - right) ** 2).mean().item()
+            right = (answer.logits.argmax(-1) == batch["labels"]).float()
+            expected += ((answer.certainty - right) ** 2).mean().item()
     assert trainer.training_step(model, batch).item() == pytest.approx(expected, rel=1e-6)
 
 

@@ -72,10 +72,8 @@ def recipe_of(method=EE, schema=SCHEMA, seed=0, runtime=None, **training):
 
 
 def objective_of(method, full=None):
-    """The method's objective; ``full`` is the model of all layers, where it reads one."""
-    objective = load_objective(method.objective, method)
-    objective.full = full
-    return objective
+    """The method's objective; ``full`` is the model of all layers, where it needs one."""
+    return load_objective(method.objective, method, None if full is None else lambda kind: full)
 
 
 def run_fit(

@@ -37,12 +37,13 @@ class RelativeBackbone(Backbone):
         hidden_BNH = self.model.embeddings(
             input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"), mask=tokens_BN
         )
-        shared = {"positions": encoder.get_rel_pos(hidden_BNH), "embeddings": encoder.get_rel_embedding()}
+        pairs = {"positions": encoder.get_rel_pos(hidden_BNH)}
+        shared = {"embeddings": encoder.get_rel_embedding()}
         if tokens_BN is None:  # one true cell broadcasts to every pair of tokens
             shared["attention"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=hidden_BNH.device)
-            return hidden_BNH, Context(shared=shared)
+            return hidden_BNH, Context(pairs=pairs, shared=shared)
         rows = {"attention": encoder.get_attention_mask(tokens_BN)}
-        return hidden_BNH, Context(tokens_BN, rows, shared)
+        return hidden_BNH, Context(tokens_BN, rows, pairs, shared)
 
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
         """See `Backbone.run_layer`; the stock layer returns (hidden, attention)."""
@@ -50,6 +51,6 @@ class RelativeBackbone(Backbone):
         return self._layers[index](
             hidden_BNH,
             attention,
-            relative_pos=context.shared["positions"],
+            relative_pos=context.pairs["positions"],
             rel_embeddings=context.shared["embeddings"],
         )[0]

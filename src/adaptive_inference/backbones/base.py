@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -25,19 +25,26 @@ class Context:
     tokens_BN
         1 for tokens, 0 for padding; None when no row is padded, and then no mask work is done at all.
     rows
-        Tensors with one entry per row, in the form that the stock layer wants (attention masks).
+        Tensors with one entry per row, in the form that the stock layer wants (attention masks): (B, ..., N or 1, N).
+    pairs
+        Tensors of pairs of tokens that all rows share (relative positions): (..., N, N).
     shared
-        Tensors that all rows share: relative positions and their embeddings.
+        Other tensors that all rows share (embeddings of positions).
     """
 
     tokens_BN: Tensor | None = None
     rows: dict[str, Tensor] = field(default_factory=dict)
+    pairs: dict[str, Tensor | None] = field(default_factory=dict)
     shared: dict[str, Tensor | None] = field(default_factory=dict)
 
-    def select(self, rows: Tensor) -> Context:
-        """Keep some rows, in the order given (batch compaction)."""
-        tokens = None if self.tokens_BN is None else self.tokens_BN[rows]
-        return replace(self, tokens_BN=tokens, rows={name: item[rows] for name, item in self.rows.items()})
+    def select(self, rows: Tensor, length: int | None = None) -> Context:
+        """Keep some rows, in the order given, and of their columns the first ``length``; None keeps all."""
+        tokens_BN = None if self.tokens_BN is None else self.tokens_BN[rows, :length]
+        of_rows = {name: item[rows][..., :length, :length].contiguous() for name, item in self.rows.items()}
+        pairs = {
+            name: item if item is None else item[..., :length, :length] for name, item in self.pairs.items()
+        }
+        return replace(self, tokens_BN=tokens_BN, rows=of_rows, pairs=pairs)
 
     def detach(self) -> Context:
         """Cut the gradient of what blocks share (DeBERTa's relative embeddings; sweet.md 1.2)."""
@@ -64,6 +71,31 @@ class HeadRecipe:
     activation: str = "tanh"
     dropout: float = 0.0
     input_dropout: float = 0.0
+
+
+class Layers(Protocol):
+    """What a forward needs of an encoder."""
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
+        """See `Backbone.embed`."""
+
+    def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+        """See `Backbone.run_layer`."""
+
+
+class Delegate:
+    """Stands between a forward and a backbone, and leaves all to it: a base for those who run some layers otherwise."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
+        """See `Backbone.embed`."""
+        return self.backbone.embed(batch)
+
+    def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+        """See `Backbone.run_layer`."""
+        return self.backbone.run_layer(index, hidden_BNH, context)
 
 
 class Backbone(nn.Module):

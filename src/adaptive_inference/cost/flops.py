@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,42 +88,39 @@ def count_flops(model: Model, length: int, certainty: bool = False) -> list[int]
     from torch.utils.flop_counter import FlopCounterMode
 
     batch = {"input_ids": torch.zeros(1, length, dtype=torch.long, device=model.device)}
-    with (
-        torch.inference_mode(),
-        FlopCounterMode(display=False) as counter,
-        _AlikeOnce(model, counter) as alike,
-    ):
-        return [counter.get_total_flops() + alike.spared for _ in model.steps(batch, certainty=certainty)]
+    known: dict[tuple[object, ...], int] = {}
+    counts, spared = [], 0
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        for member in getattr(model, "members", [model]):
+            layers = _AlikeOnce(member.backbone, counter, known)
+            forward = member.start(batch, layers=layers)
+            for index in range(len(member.exits)):
+                forward.reach(index, certainty)
+                counts.append(counter.get_total_flops() + spared + layers.spared)
+            spared += layers.spared
+    return counts
 
 
 class _AlikeOnce:
-    """While entered, the model runs one of its layers that are alike; ``spared`` counts what the others would cost."""
+    """The layers of a backbone, of which one of each kind is run; ``spared`` counts what the others would cost."""
 
-    def __init__(self, model: Model, counter: FlopCounterMode) -> None:
-        self.backbones = [member.backbone for member in getattr(model, "members", [model])]
-        self.counter, self.spared = counter, 0
-        self.known: dict[tuple[object, ...], int] = {}
+    def __init__(
+        self, backbone: Backbone, counter: FlopCounterMode, known: dict[tuple[object, ...], int]
+    ) -> None:
+        self.backbone, self.counter, self.known = backbone, counter, known
+        self.embed = backbone.embed
+        self.spared = 0
 
-    def __enter__(self) -> _AlikeOnce:
-        for backbone in self.backbones:
-            # an instance attribute hides the method, and goes again on leaving
-            backbone.run_layer = partial(self._run_layer, backbone)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for backbone in self.backbones:
-            del backbone.run_layer
-
-    def _run_layer(self, backbone: Backbone, index: int, hidden: Tensor, context: Context) -> Tensor:
-        shapes = (tuple(parameter.shape) for parameter in backbone.layer_parameters(index, index + 1))
-        kind = (type(backbone), *shapes)
+    def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+        shapes = (tuple(item.shape) for item in self.backbone.layer_parameters(index, index + 1))
+        kind = (type(self.backbone), *shapes)
         if kind in self.known:
             self.spared += self.known[kind]
-            return hidden
+            return hidden_BNH
         before = self.counter.get_total_flops()
-        hidden = type(backbone).run_layer(backbone, index, hidden, context)
+        hidden_BNH = self.backbone.run_layer(index, hidden_BNH, context)
         self.known[kind] = self.counter.get_total_flops() - before
-        return hidden
+        return hidden_BNH
 
 
 def _by_length(count: Callable[[int], list[int]], lengths: list[int]) -> dict[int, list[int]]:

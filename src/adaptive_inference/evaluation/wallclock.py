@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_inference.calibration.operating_point import OperatingPoint
-from adaptive_inference.engine.batch1 import Batch1Engine as Engine
+from adaptive_inference.engine import Engine
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
 from adaptive_inference.evaluation.points import Row, check_agreement, row_key
@@ -90,8 +90,8 @@ class WallClock:
 
     def _agreement(self, engine: Engine, candidate: Candidate) -> dict[str, int]:
         decisions = [engine.run(example) for example in self.examples]
-        exits = np.array([decision.exit_index for decision in decisions])
-        logits = np.concatenate([decision.logits.float().cpu().numpy() for decision in decisions])
+        exits = np.concatenate([decision.exit_indices for decision in decisions])
+        logits = np.concatenate([decision.logits for decision in decisions])
         answers = predict(logits, candidate.yardstick.kind)
         outputs = candidate.outputs.take(self.rows)
         return check_agreement(engine.rule, engine.threshold, outputs, exits, answers)

@@ -55,7 +55,7 @@ class OnlineStreak(OnlineRule):
     """Leaves at the exit that completes a run of ``needed`` consecutive exits that hold.
 
     Whether an exit holds depends on its own logits and, where the rule ``compares``, on those of the exit before: then
-    the first exit never holds. So an engine may look at a run from its newest exit backwards, see `engine.lazy`.
+    the first exit never holds. So an engine may look at a run from its newest exit backwards, see `engine.looks`.
 
     Parameters
     ----------

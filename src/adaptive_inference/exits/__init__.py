@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from adaptive_inference.exits.build import build_model
     from adaptive_inference.exits.cascade import MultiModel
+    from adaptive_inference.exits.forward import ExitAnswer, Forward
     from adaptive_inference.exits.load import load_model
-    from adaptive_inference.exits.model import ExitBatch, ExitStep, MultiExitModel
+    from adaptive_inference.exits.model import ExitBatch, MultiExitModel
 
-__all__ = ["ExitBatch", "ExitStep", "MultiExitModel", "MultiModel", "build_model", "load_model"]
+__all__ = ["ExitAnswer", "ExitBatch", "Forward", "MultiExitModel", "MultiModel", "build_model", "load_model"]
 
 _HOMES = {
+    "ExitAnswer": "forward",
     "ExitBatch": "model",
-    "ExitStep": "model",
+    "Forward": "forward",
     "MultiExitModel": "model",
     "MultiModel": "cascade",
     "build_model": "build",

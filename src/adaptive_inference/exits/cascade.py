@@ -3,18 +3,52 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from adaptive_inference.backbones.base import Batch
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward
 from adaptive_inference.exits.layout import MULTI_MODEL, SavedModel
-from adaptive_inference.exits.model import ExitModule, ExitStep, LateStep, MultiExitModel
+from adaptive_inference.exits.model import ExitModule, MultiExitModel
 from adaptive_inference.exits.saved import save_companions, save_config
+
+
+class CascadeForward(Forward):
+    """A batch in a cascade: advancing to exit k starts member after member from the tokens, up to member k."""
+
+    def __init__(self, members: Sequence[MultiExitModel], batch: Batch, gradient: str = "shared") -> None:
+        self.exits = tuple(member.exits[0] for member in members)
+        self._members, self._gradient = members, gradient
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        self._batch = {name: batch[name] for name in names if batch.get(name) is not None}
+        self._passed = 0
+        self._forwards: dict[int, EncoderForward] = {}  # of each exit passed and not released
+
+    def advance(self, index: int) -> None:
+        """See `Forward.advance`; a member not asked for is not run."""
+        while self._passed <= index:
+            forward = self._members[self._passed].start(self._batch, self._gradient)
+            forward.advance(0)
+            self._forwards[self._passed] = forward
+            self._passed += 1
+
+    def answer(self, index: int, certainty: bool = True) -> ExitAnswer:
+        """See `Forward.answer`."""
+        return self._forwards[index].answer(0, certainty)
+
+    def release(self, index: int) -> None:
+        """See `Forward.release`."""
+        del self._forwards[index]
+
+    def select(self, rows: Tensor, length: int | None = None) -> None:
+        """See `Forward.select`; the inputs of the members to come are cut too."""
+        self._batch = {name: item[rows, :length] for name, item in self._batch.items()}
+        for forward in self._forwards.values():
+            forward.select(rows, length)
 
 
 class MultiModel(ExitModule):
@@ -49,13 +83,9 @@ class MultiModel(ExitModule):
         """Whether every member has a certainty head."""
         return all(member.has_certainty for member in self._members)
 
-    def steps(
-        self, batch: Batch, gradient: str = "shared", certainty: bool = True, late: bool = False
-    ) -> Iterator[ExitStep | LateStep]:
-        """Run member after member from the tokens; a member not asked for is not run."""
-        for index, member in enumerate(self._members):
-            for step in member.steps(batch, gradient, certainty, late):
-                yield replace(step, index=index)
+    def start(self, batch: Batch, gradient: str = "shared") -> CascadeForward:
+        """Start a batch on its way; see `CascadeForward`."""
+        return CascadeForward(self._members, batch, gradient)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write one folder per member, named by its layers, and what goes with them all."""

@@ -5,9 +5,8 @@ Shape suffixes: B rows, N tokens, H hidden width, E exits, C outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,80 +14,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from adaptive_inference.backbones.base import Backbone, Batch, Context
+from adaptive_inference.backbones.base import Backbone, Batch, Layers
 from adaptive_inference.backbones.load import WEIGHT_FILE
+from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward
 from adaptive_inference.exits.head import ExitHead
 from adaptive_inference.exits.layout import MULTI_EXIT, SavedModel, open_model
 from adaptive_inference.exits.saved import describe, empty_parts, fill, save_companions, save_config
 from adaptive_inference.exits.weights import save_weights
 from adaptive_inference.tasks.schema import Schema
-
-#: As `Backbone.run_layer`: from a layer's index, the state before it and the context to the state after it.
-RunLayer = Callable[[int, Tensor, Context], Tensor]
-
-
-class _ScaledGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient * ctx.factor, None
-
-
-def scale_gradient(values: Tensor, factor: float) -> Tensor:
-    """Return the values themselves; the gradient that flows back through them is multiplied by a factor."""
-    return _ScaledGradient.apply(values, factor)
-
-
-@dataclass
-class ExitStep:
-    """What is known when an exit is reached.
-
-    Attributes
-    ----------
-    index
-        Position of the exit, from 0.
-    layer
-        Layers run before it, 1 to L.
-    logits
-        (B, C), before temperature.
-    certainty
-        (B,) in (0, 1), the estimated probability that this exit is right (LTE); None without certainty heads.
-    hidden
-        (B, N, H), with its gradient: cutting between blocks happens after the head has read it.
-    """
-
-    index: int
-    layer: int
-    logits: Tensor
-    certainty: Tensor | None
-    hidden: Tensor
-
-
-@dataclass
-class LateStep:
-    """An `ExitStep` whose head runs when its answer is first read, if it ever is; for inference only."""
-
-    index: int
-    layer: int
-    answer: Callable[[], tuple[Tensor, Tensor | None]]
-
-    @cached_property
-    def _answers(self) -> tuple[Tensor, Tensor | None]:
-        return self.answer()
-
-    @property
-    def logits(self) -> Tensor:
-        """See `ExitStep.logits`."""
-        return self._answers[0]
-
-    @property
-    def certainty(self) -> Tensor | None:
-        """See `ExitStep.certainty`."""
-        return self._answers[1]
 
 
 @dataclass
@@ -132,10 +65,8 @@ class ExitModule(nn.Module):
         """Whether exits say how sure they are (LTE)."""
         raise NotImplementedError
 
-    def steps(
-        self, batch: Batch, gradient: str = "shared", certainty: bool = True, late: bool = False
-    ) -> Iterator[ExitStep | LateStep]:
-        """Run layers, exit after exit, only as far as the caller asks."""
+    def start(self, batch: Batch, gradient: str = "shared") -> Forward:
+        """Start a batch on its way; nothing is run before the first `Forward.advance` but what all exits need."""
         raise NotImplementedError
 
     def forward(
@@ -147,8 +78,9 @@ class ExitModule(nn.Module):
     ) -> ExitBatch:
         """Return the answers of all exits; inputs are (B, N), other keys of a batch are ignored."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        answers = [(step.logits, step.certainty) for step in self.steps(batch)]  # states are let go at once
-        logits, certainty = zip(*answers, strict=True)
+        logits, certainty = zip(
+            *((item.logits, item.certainty) for item in self.start(batch).answers()), strict=True
+        )
         stacked = None if certainty[0] is None else torch.stack(certainty, dim=1)
         return ExitBatch(torch.stack(logits, dim=1), stacked)
 
@@ -230,70 +162,27 @@ class MultiExitModel(ExitModule):
         """Whether the model has certainty heads."""
         return self.certainty_heads is not None
 
-    def steps(
-        self,
-        batch: Batch,
-        gradient: str = "shared",
-        certainty: bool = True,
-        late: bool = False,
-        run_layer: RunLayer | None = None,
-    ) -> Iterator[ExitStep | LateStep]:
-        """Run layers up to each exit in turn; nothing beyond the exit last asked for is computed.
+    def start(self, batch: Batch, gradient: str = "shared", layers: Layers | None = None) -> EncoderForward:
+        """Start a batch on its way; see `EncoderForward`.
 
         Parameters
         ----------
-        batch
-            See `Backbone.embed`.
-        gradient
-            How gradients run backwards; no value changes. ``shared``: as usual. ``blockwise``: each block's state is
-            handed to the next one without its gradient (SWEET, sweet.md 1.3), while the head reads it with its
-            gradient, so that a loss trains its own block and head, and nothing else but a shared pooler.
-            ``equilibrium``: what enters a state is the mean of the gradients of all exits above it, rather than their
-            sum: with n exits from here on, 1 / n of its own head's and (n - 1) / n of the deeper layers'
-            (ElasticBERT, pabee_leebert.md 1.5).
-        certainty
-            False leaves the certainty heads out.
-        late
-            Hand out `LateStep`, whose heads run only where they are read.
-        run_layer
-            Called in place of the backbone's, by trainings that run layers their own way.
-
-        Yields
-        ------
-        ExitStep
-            Once it is consumed, its loss may be back-propagated at once (with ``blockwise``): nothing that follows
-            needs its graph.
+        batch, gradient
+            See there.
+        layers
+            Run in place of the backbone's own, by trainings that run layers their own way and where layers are counted.
         """
-        backbone, layer = self.backbone, 0
-        run_layer = run_layer or backbone.run_layer
-        hidden_BNH, context = backbone.embed(batch)
-        certain = certainty and bool(self._certainty)
-        for index, exit_layer in enumerate(self.exits):
-            while layer < exit_layer:
-                hidden_BNH = run_layer(layer, hidden_BNH, context)
-                layer += 1
-            own_BNH, tokens_BN = hidden_BNH, context.tokens_BN
-            if gradient == "equilibrium":
-                above = len(self.exits) - index
-                own_BNH = scale_gradient(hidden_BNH, 1 / above)
-                hidden_BNH = scale_gradient(hidden_BNH, 1 - 1 / above)
-            if late:
-                answer = partial(self._answer, index, own_BNH, tokens_BN, certain)
-                yield LateStep(index, exit_layer, answer)
-            else:
-                logits_BC, sure_B = self._answer(index, own_BNH, tokens_BN, certain)
-                yield ExitStep(index, exit_layer, logits_BC, sure_B, own_BNH)
-            if gradient == "blockwise":
-                hidden_BNH, context = hidden_BNH.detach(), context.detach()
+        return EncoderForward(layers or self.backbone, self.exits, self.read, batch, gradient)
 
-    def _answer(
-        self, index: int, hidden_BNH: Tensor, tokens_BN: Tensor | None, certain: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return logits (B, C) and certainty (B,) of one exit."""
+    def read(
+        self, index: int, hidden_BNH: Tensor, tokens_BN: Tensor | None, certainty: bool = True
+    ) -> ExitAnswer:
+        """Run the head of one exit on a state, and its certainty head where there is one and it is asked for."""
         head = self._heads[index]
         features_BH = head.features(hidden_BNH, tokens_BN, self.pooler)
+        certain = certainty and bool(self._certainty)
         sure_B = torch.sigmoid(self._certainty[index](features_BH)).squeeze(-1) if certain else None
-        return head.classifier(features_BH), sure_B
+        return ExitAnswer(self.exits[index], head.classifier(features_BH), sure_B)
 
     def blocks(self) -> list[list[nn.Parameter]]:
         """Return the parameters that belong to each exit's block, each parameter once.

@@ -1,13 +1,13 @@
-"""What an objective is.
+"""What an objective is, and what a surgery: a loss of the exits' answers, and a change of the model that is trained.
 
 Shape suffixes: B rows, C outputs, E exits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,11 +15,15 @@ from torch import Tensor
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
-    from adaptive_inference.backbones.base import Batch
-    from adaptive_inference.exits.model import ExitStep, MultiExitModel
+    from adaptive_inference.backbones.base import Batch, Layers
+    from adaptive_inference.exits.forward import EncoderForward, ExitAnswer
+    from adaptive_inference.exits.model import MultiExitModel
     from adaptive_inference.settings.training import MethodTraining
 
-    Batches = Iterable[tuple[Sequence[ExitStep], Tensor]]
+    Batches = Iterable[tuple[Sequence[ExitAnswer], Tensor]]
+
+#: Makes the model of all layers of a kind: `Surgery.needs_full` says which.
+Whole = Callable[[str], "MultiExitModel"]
 
 
 @dataclass(frozen=True)
@@ -44,53 +48,118 @@ class StepTaken:
     second: Callable[[], Batches]
 
 
+class Surgery:
+    """A change of the model, made for a training or by it; this one changes nothing.
+
+    It knows no loss, as an `Objective` knows no layers.
+
+    Parameters
+    ----------
+    method
+        Gives its options.
+    whole
+        Makes the model of all layers that is needed; None: nothing will be trained, only asked what is allowed.
+
+    Attributes
+    ----------
+    needs_full
+        Which model of all layers is needed: ``""`` none, ``fine_tuned`` the full model, ``pretrained`` the one that
+        the full model started as.
+    full
+        That model, an input: never saved.
+    layers
+        What runs the layers of the training's forwards in place of the model's own backbone, if anything does.
+    """
+
+    needs_full: Literal["", "fine_tuned", "pretrained"] = ""
+
+    def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
+        self.name = method.objective
+        self.full = whole(self.needs_full) if whole and self.needs_full else None
+        self.layers: Layers | None = None
+
+    def given_full(self) -> MultiExitModel:
+        """Return `full`, which a training cannot do without."""
+        if self.full is None:
+            raise RuntimeError(
+                f"objective {self.name!r} needs a model of all layers: give `load_objective` the means to make it"
+            )
+        return self.full
+
+    def operate(self, model: MultiExitModel, seed: int, batches: Iterable[Batch]) -> None:
+        """Change the model that will be trained, once, before its optimiser is made.
+
+        Parameters
+        ----------
+        model
+            On its device.
+        seed
+            Of the training.
+        batches
+            The training rows, shuffled; read where they are asked for.
+        """
+
+    def begin(self, step: int, total: int) -> None:
+        """Take note of how many optimiser steps of all were taken; called before every batch."""
+
+    def finish(self, model: MultiExitModel) -> None:
+        """Take off what served the training alone; called once, on the weights of the best epoch."""
+
+    def check_exits(self, exits: Sequence[int], layers: int) -> None:
+        """Refuse exit layers, all within 1..L, that cannot be trained so in an encoder of L layers.
+
+        Raises
+        ------
+        UserError
+            Names the exits that can.
+        """
+
+
 class Objective:
-    """Loss of each exit; the total is their plain sum (sweet.md 1.3).
+    """Loss of each exit, the plain task loss if nothing else is said; the total is their sum (sweet.md 1.3).
 
     Parameters
     ----------
     method
         Its ``gradient`` says how far a loss reaches.
+    whole
+        For the surgery.
 
     Attributes
     ----------
     gradient
-        How gradients run through the model; see `MultiExitModel.steps`.
+        How gradients run through the model; see `EncoderForward`.
+    surgery_class
+        What is done to the model that learns by the loss.
     needs_certainty
         The model must have certainty heads.
-    starts_from_full
-        The model starts with the weights of the full fine-tuned model, not with the pre-trained ones.
-    needs_full
-        Which model of all layers must be set as `full` before `attach`: ``""`` none, ``fine_tuned`` the full model,
-        ``pretrained`` the one that the full model started as.
-    full
-        That model, an input: never saved.
     splits_rows
         In each epoch, one half of the rows trains the network and the other half something else.
     kinds
         Kinds of task that the loss is defined for.
     """
 
+    surgery_class: ClassVar[type[Surgery]] = Surgery
     needs_certainty: bool = False
-    starts_from_full: bool = False
-    needs_full: Literal["", "fine_tuned", "pretrained"] = ""
-    full: MultiExitModel | None = None
     splits_rows: bool = False
     kinds: tuple[str, ...] = ("classification", "regression")
 
-    def __init__(self, method: MethodTraining) -> None:
+    def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
         self.gradient = method.gradient
+        self.surgery = self.surgery_class(method, whole)
 
     @property
     def name(self) -> str:
         """Name of the file, as the params say it."""
         return type(self).__module__.rpartition(".")[2]
 
-    def prepare(self, model: MultiExitModel, batches: Iterable[Batch]) -> None:
-        """Look at the training rows, shuffled, before `attach`; nothing has been trained yet."""
+    @property
+    def needs_full(self) -> str:
+        """See `Surgery.needs_full`."""
+        return self.surgery.needs_full
 
     def attach(self, model: MultiExitModel, seed: int) -> None:
-        """Take note of the model that will be trained, once, before its optimiser is made."""
+        """Take note of the model that will be trained, once, after the surgery and before its optimiser is made."""
 
     def enter_training(self, model: MultiExitModel) -> None:
         """Put the model into training mode; called before every batch.
@@ -102,31 +171,28 @@ class Objective:
     def begin(self, step: int, total: int) -> None:
         """Take note of how many optimiser steps of all were taken; called before every batch."""
 
-    def steps(self, model: MultiExitModel, batch: Batch) -> Iterator[ExitStep]:
-        """Run a training batch; overridden where layers are run in another way than when predicting."""
-        return model.steps(batch, self.gradient)
+    def start(self, model: MultiExitModel, batch: Batch) -> EncoderForward:
+        """Start a training batch on its way, with the method's gradients, through the layers that the surgery says."""
+        return model.start(batch, self.gradient, self.surgery.layers)
 
-    def exit_loss(self, step: ExitStep, labels_B: Tensor) -> Tensor:
+    def exit_loss(self, answer: ExitAnswer, labels_B: Tensor) -> Tensor:
         """Return the scalar loss of one exit that depends on no other.
 
         Parameters
         ----------
-        step
-            What the model knows at the exit.
+        answer
+            What the exit says.
         labels_B
             (B,) int64 classes, or float scores.
         """
-        raise NotImplementedError
+        return task_loss(answer.logits, labels_B)
 
-    def losses(self, steps: Sequence[ExitStep], labels_B: Tensor) -> list[Tensor]:
+    def losses(self, answers: Sequence[ExitAnswer], labels_B: Tensor) -> list[Tensor]:
         """Return the E scalar losses, in the order of the exits; overridden where exits depend on each other."""
-        return [self.exit_loss(step, labels_B) for step in steps]
+        return [self.exit_loss(answer, labels_B) for answer in answers]
 
     def after_step(self, taken: StepTaken) -> None:
         """Do what follows an optimiser step, such as learning the weights of the losses."""
-
-    def finish(self, model: MultiExitModel) -> None:
-        """Take off what served the training alone; called once, on the weights of the best epoch."""
 
     def state(self) -> dict[str, Tensor]:
         """Return what a resumed training needs to know of the objective."""
@@ -152,15 +218,6 @@ class Objective:
                 f"objective {self.name!r} is not defined for a {kind} task; it needs {' or '.join(self.kinds)}: "
                 "leave its methods out of `methods` and `trained_by`"
             )
-
-    def check_exits(self, exits: Sequence[int], layers: int) -> None:
-        """Refuse exit layers, all within 1..L, that the objective cannot train in an encoder of L layers.
-
-        Raises
-        ------
-        UserError
-            Names the exits that it can.
-        """
 
 
 def task_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:

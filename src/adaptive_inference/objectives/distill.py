@@ -16,7 +16,9 @@ from adaptive_inference.objectives.base import Objective, task_loss
 from adaptive_inference.settings.training import Distillation
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import ExitStep, MultiExitModel
+    from adaptive_inference.exits.forward import ExitAnswer
+    from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
 
 #: Largest of the integers that `random` weights are drawn from (pabee_leebert.md 1.3, variants).
@@ -39,8 +41,8 @@ class Distill(Objective):
 
     kinds = ("classification",)
 
-    def __init__(self, method: MethodTraining) -> None:
-        super().__init__(method)
+    def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
+        super().__init__(method, whole)
         self.settings = method.distillation or Distillation()
         self.random = method.weights == "random"
 
@@ -57,13 +59,13 @@ class Distill(Objective):
         drawn = random_weights(self.has_term_ET.cpu(), seed) if self.random else self.has_term_ET.float()
         self.weights_ET = drawn.to(model.device)
 
-    def losses(self, steps: Sequence[ExitStep], labels_B: Tensor) -> list[Tensor]:
+    def losses(self, answers: Sequence[ExitAnswer], labels_B: Tensor) -> list[Tensor]:
         """See `Objective.losses`."""
-        return list((self.weights_ET * self.terms(steps, labels_B)).sum(1))
+        return list((self.weights_ET * self.terms(answers, labels_B)).sum(1))
 
-    def terms(self, steps: Sequence[ExitStep], labels_B: Tensor) -> Tensor:
+    def terms(self, answers: Sequence[ExitAnswer], labels_B: Tensor) -> Tensor:
         """Return the unweighted terms of one batch, (E, T): the gradient of the loss with respect to its weights."""
-        logits_EBC = torch.stack([step.logits for step in steps]).float()
+        logits_EBC = torch.stack([answer.logits for answer in answers]).float()
         truth_E = torch.stack([task_loss(logits_BC, labels_B) for logits_BC in logits_EBC])
         taught_EE = distillation_losses(logits_EBC, self.settings.temperature, self.settings.detach)
         return torch.cat([truth_E[:, None], taught_EE], dim=1) * self.shares_ET
@@ -107,6 +109,4 @@ def random_weights(has_term_ET: Tensor, seed: int) -> Tensor:
     return drawn_ET / drawn_ET.sum(1, keepdim=True)
 
 
-def build(method: MethodTraining) -> Distill:
-    """Return the objective of a method."""
-    return Distill(method)
+OBJECTIVE = Distill

@@ -14,20 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.objectives._from_full import FromFull
 from adaptive_inference.objectives.base import Objective, task_loss
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import ExitStep, MultiExitModel
+    from adaptive_inference.exits.forward import ExitAnswer
+    from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
 
 
 class Frozen(Objective):
     """Plain sum over the inner exits (pabee_leebert.md 1.5, 1.6); the last exit's loss is 0."""
 
-    starts_from_full = True
+    surgery_class = FromFull
 
-    def __init__(self, method: MethodTraining) -> None:
-        super().__init__(method)
+    def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
+        super().__init__(method, whole)
         self.from_teacher = method.targets == "teacher"
         if self.from_teacher:
             self.kinds = ("classification",)
@@ -49,13 +52,13 @@ class Frozen(Objective):
         for head in model.heads[:-1]:
             head.train()
 
-    def losses(self, steps: Sequence[ExitStep], labels_B: Tensor) -> list[Tensor]:
+    def losses(self, answers: Sequence[ExitAnswer], labels_B: Tensor) -> list[Tensor]:
         """See `Objective.losses`."""
-        *inner, last = steps
+        *inner, last = answers
         zero = last.logits.new_zeros(())
         if self.from_teacher:
-            return [answer_divergence(last.logits, step.logits) for step in inner] + [zero]
-        return [task_loss(step.logits, labels_B) for step in inner] + [zero]
+            return [answer_divergence(last.logits, answer.logits) for answer in inner] + [zero]
+        return [task_loss(answer.logits, labels_B) for answer in inner] + [zero]
 
 
 def answer_divergence(teacher_BC: Tensor, student_BC: Tensor) -> Tensor:
@@ -64,6 +67,4 @@ def answer_divergence(teacher_BC: Tensor, student_BC: Tensor) -> Tensor:
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def build(method: MethodTraining) -> Frozen:
-    """Return the objective of a method."""
-    return Frozen(method)
+OBJECTIVE = Frozen

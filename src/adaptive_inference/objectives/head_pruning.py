@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_inference.backbones._heads import check_removable, keep_heads
+from adaptive_inference.objectives._from_full import FromFull
 from adaptive_inference.objectives.base import task_loss
 from adaptive_inference.objectives.joint import Joint
 from adaptive_inference.settings.training import HeadPruning as Settings
@@ -23,26 +24,31 @@ from adaptive_inference.settings.training import HeadPruning as Settings
 if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Batch
     from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
+
+
+class FewerHeads(FromFull):
+    """Takes the least important heads out of the full model."""
+
+    def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
+        super().__init__(method, whole)
+        self.settings = method.pruning or Settings()
+
+    def operate(self, model: MultiExitModel, seed: int, batches: Iterable[Batch]) -> None:
+        """Measure and take out heads; see `Surgery.operate`."""
+        check_removable(model.backbone)
+        super().operate(model, seed, batches)
+        importance_LA = head_importance(model, first_rows(batches, self.settings.rows))
+        kept = heads_kept(importance_LA, self.settings.share)
+        for layer, heads in zip(model.backbone.layers, kept, strict=True):
+            keep_heads(layer, heads)
 
 
 class HeadPruning(Joint):
     """`Joint`, of a model that starts as the full one with fewer heads."""
 
-    starts_from_full = True
-
-    def __init__(self, method: MethodTraining) -> None:
-        super().__init__(method)
-        self.settings = method.pruning or Settings()
-
-    def prepare(self, model: MultiExitModel, batches: Iterable[Batch]) -> None:
-        """Measure and take out heads; see `Objective.prepare`."""
-        check_removable(model.backbone)
-        importance_LA = head_importance(model, first_rows(batches, self.settings.rows))
-        for layer, heads in zip(
-            model.backbone.layers, heads_kept(importance_LA, self.settings.share), strict=True
-        ):
-            keep_heads(layer, heads)
+    surgery_class = FewerHeads
 
 
 def first_rows(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
@@ -69,7 +75,7 @@ def head_importance(model: MultiExitModel, batches: Iterable[Batch]) -> Tensor:
             len(layers), len(labels_B), total_LA.shape[1], device=model.device, requires_grad=True
         )
         with torch.enable_grad(), gated(layers, gates_LBA):
-            *_, last = model.steps(batch)
+            last = model.start(batch).reach(len(model.exits) - 1)
             whole = task_loss(last.logits, labels_B) * len(
                 labels_B
             )  # each row's gate moves its own row's loss alone
@@ -115,6 +121,4 @@ def heads_kept(importance_LA: Tensor, share: float) -> list[list[int]]:
     return [[head for head in range(heads) if layer * heads + head not in removed] for layer in range(layers)]
 
 
-def build(method: MethodTraining) -> HeadPruning:
-    """Return the objective of a method."""
-    return HeadPruning(method)
+OBJECTIVE = HeadPruning

@@ -13,7 +13,9 @@ from torch import Tensor
 from adaptive_inference.objectives.base import Objective, task_loss
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import ExitStep, MultiExitModel
+    from adaptive_inference.exits.forward import ExitAnswer
+    from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
 
 
@@ -24,8 +26,8 @@ class Joint(Objective):
     (pabee_leebert.md 1.2). With ``alternate``, steps 0, 2, 4, ... train the last exit alone (pabee_leebert.md 1.5).
     """
 
-    def __init__(self, method: MethodTraining) -> None:
-        super().__init__(method)
+    def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
+        super().__init__(method, whole)
         self.by_depth, self.alternate = method.weights == "depth", method.alternate
         self.weights: dict[int, float] = {}
         self.last, self.last_alone = 0, False
@@ -40,13 +42,11 @@ class Joint(Objective):
         """See `Objective.begin`."""
         self.last_alone = self.alternate and step % 2 == 0
 
-    def exit_loss(self, step: ExitStep, labels_B: Tensor) -> Tensor:
+    def exit_loss(self, answer: ExitAnswer, labels_B: Tensor) -> Tensor:
         """See `Objective.exit_loss`."""
-        if self.last_alone and step.layer != self.last:
-            return step.logits.new_zeros(())  # no gradient: what it alone trains rests in this step
-        return self.weights.get(step.layer, 1.0) * task_loss(step.logits, labels_B)
+        if self.last_alone and answer.layer != self.last:
+            return answer.logits.new_zeros(())  # no gradient: what it alone trains rests in this step
+        return self.weights.get(answer.layer, 1.0) * task_loss(answer.logits, labels_B)
 
 
-def build(method: MethodTraining) -> Joint:
-    """Return the objective of a method."""
-    return Joint(method)
+OBJECTIVE = Joint

@@ -10,8 +10,7 @@ from torch import Tensor
 from adaptive_inference.objectives.base import Objective, task_loss
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import ExitStep
-    from adaptive_inference.settings.training import MethodTraining
+    from adaptive_inference.exits.forward import ExitAnswer
 
 
 class LearningToExit(Objective):
@@ -24,16 +23,14 @@ class LearningToExit(Objective):
     needs_certainty = True
     kinds = ("classification",)
 
-    def exit_loss(self, step: ExitStep, labels_B: Tensor) -> Tensor:
-        """See `Objective.exit_loss`; the step must have a certainty."""
-        if step.certainty is None:
+    def exit_loss(self, answer: ExitAnswer, labels_B: Tensor) -> Tensor:
+        """See `Objective.exit_loss`; the answer must have a certainty."""
+        if answer.certainty is None:
             raise RuntimeError(
                 "learning_to_exit needs a model with certainty heads: build it with certainty=True"
             )
-        right_B = (step.logits.detach().argmax(-1) == labels_B).float()
-        return task_loss(step.logits, labels_B) + F.mse_loss(step.certainty.float(), right_B)
+        right_B = (answer.logits.detach().argmax(-1) == labels_B).float()
+        return task_loss(answer.logits, labels_B) + F.mse_loss(answer.certainty.float(), right_B)
 
 
-def build(method: MethodTraining) -> LearningToExit:
-    """Return the objective of a method."""
-    return LearningToExit(method)
+OBJECTIVE = LearningToExit

@@ -21,8 +21,9 @@ from adaptive_inference.objectives.distill import Distill
 from adaptive_inference.settings.training import WeightLearning as Settings
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import ExitStep, MultiExitModel
-    from adaptive_inference.objectives.base import Batches, StepTaken
+    from adaptive_inference.exits.forward import ExitAnswer
+    from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.objectives.base import Batches, StepTaken, Whole
     from adaptive_inference.settings.training import MethodTraining
 
 
@@ -136,8 +137,8 @@ def weight_gradient(
 class WeightLearning(Distill):
     """LeeBERT's loss whose weights are learned by SLO, BLO, CLO-v1 or CLO-v2."""
 
-    def __init__(self, method: MethodTraining) -> None:
-        super().__init__(method)
+    def __init__(self, method: MethodTraining, whole: Whole | None = None) -> None:
+        super().__init__(method, whole)
         self.learning = method.weight_learning or Settings()
         self.splits_rows = self.learning.scheme != "slo"
         self._seen: list[Tensor] = []
@@ -148,9 +149,9 @@ class WeightLearning(Distill):
         self.learned = TermWeights(self.has_term_ET, self.learning)
         self.weights_ET = self.learned.values().detach()
 
-    def losses(self, steps: Sequence[ExitStep], labels_B: Tensor) -> list[Tensor]:
+    def losses(self, answers: Sequence[ExitAnswer], labels_B: Tensor) -> list[Tensor]:
         """See `Objective.losses`."""
-        terms_ET = self.terms(steps, labels_B)
+        terms_ET = self.terms(answers, labels_B)
         self._seen.append(terms_ET.detach())
         return list((self.weights_ET * terms_ET).sum(1))
 
@@ -170,7 +171,7 @@ class WeightLearning(Distill):
             self.weights_ET = self.learned.values().detach()
 
     def _mean_terms(self, batches: Batches) -> Tensor:
-        return torch.stack([self.terms(steps, labels_B) for steps, labels_B in batches]).mean(0)
+        return torch.stack([self.terms(answers, labels_B) for answers, labels_B in batches]).mean(0)
 
     def state(self) -> dict[str, Tensor]:
         """See `Objective.state`."""
@@ -187,6 +188,4 @@ class WeightLearning(Distill):
         return {"truth": [row[0] for row in rows], "teachers": [row[1:] for row in rows]}
 
 
-def build(method: MethodTraining) -> WeightLearning:
-    """Return the objective of a method."""
-    return WeightLearning(method)
+OBJECTIVE = WeightLearning

@@ -5,8 +5,9 @@ Shapes: N texts, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from adaptive_inference.exits.model import ExitModule
 
 Text = str | Sequence[str]
+
+#: Batches' worth of a stream that are sorted by length before they are cut into batches.
+SORTED_BATCHES = 16
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Predictor:
     """
 
     def __init__(self, model: ExitModule, rule: str | None = None, threshold: float | None = None) -> None:
-        from adaptive_inference.engine.batch1 import Batch1Engine
+        from adaptive_inference.engine import Engine
 
         if model.schema is None or model.tokenizer is None:
             raise UserError(
@@ -78,18 +82,19 @@ class Predictor:
             )
         self.model, self.schema = model, model.schema
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
-        self.engine = Batch1Engine(model, setting.rule, setting.threshold)
+        self.engine = Engine(model, setting.rule, setting.threshold)
 
     def answer(self, text: Text) -> Prediction:
         """Answer one text; see `predict`."""
-        tokenizer = self.model.tokenizer
-        row = encode_texts([check_text(text, self.schema)], tokenizer, self.schema.max_length)
-        decision = self.engine.run(collate(row, tokenizer.pad_token_id))
-        logits = decision.logits.float().cpu().numpy()
-        if self.schema.labels is None:
-            return Prediction(float(logits[0, 0]), None, decision.exit_layer)
-        probabilities = softmax(self.engine.calibrator.logits(logits, decision.exit_index)[0])
-        return Prediction(self.schema.labels[int(logits[0].argmax())], probabilities, decision.exit_layer)
+        (answer,) = self._answers([text], 1)
+        return answer
+
+    def stream(self, texts: Iterable[Text], batch_size: int = 1) -> Iterator[Prediction]:
+        """Answer texts as they come, in their order: each at once, or with larger batches some batches' worth together."""
+        check_batch_size(batch_size)
+        waiting = iter(texts)
+        while group := list(islice(waiting, batch_size if batch_size == 1 else SORTED_BATCHES * batch_size)):
+            yield from self._answers(group, batch_size)
 
     def predict(self, texts: Sequence[Text], batch_size: int = 1) -> Predictions:
         """Answer each text at the first exit where the rule fires.
@@ -99,15 +104,14 @@ class Predictor:
         texts
             Strings, or pairs of strings for a task with two text columns.
         batch_size
-            Rows at once; only 1 for the time being.
+            Rows at once, of like length; each gets the answer that it gets alone, up to rounding.
 
         Raises
         ------
         UserError
             A text is missing or of the wrong shape; then none is answered.
         """
-        if batch_size != 1:
-            raise UserError(f"batch size {batch_size} is not supported; use 1")
+        check_batch_size(batch_size)
         if isinstance(texts, str):
             raise UserError("`texts` is one string; give a list of them")
         for row, text in enumerate(texts):
@@ -115,13 +119,37 @@ class Predictor:
                 check_text(text, self.schema)
             except UserError as error:
                 raise UserError(f"text {row}: {error}") from None
-        answers = [self.answer(text) for text in texts]
+        answers = self._answers(texts, batch_size)
         layers = np.array([answer.exit_layer for answer in answers], dtype=np.int64)
         labels = [answer.label for answer in answers]
         if self.schema.labels is None:
             return Predictions(labels, None, layers)
         probabilities = np.array([answer.probabilities for answer in answers])
         return Predictions(labels, probabilities.reshape(-1, len(self.schema.labels)), layers)
+
+    def _answers(self, texts: Sequence[Text], batch_size: int) -> list[Prediction]:
+        """Answer texts in batches of like length; the answers are in the texts' order."""
+        if not texts:
+            return []
+        tokenizer = self.model.tokenizer
+        checked = [check_text(text, self.schema) for text in texts]
+        rows = encode_texts(checked, tokenizer, self.schema.max_length)
+        order = sorted(range(len(rows)), key=lambda place: rows[place]["length"])
+        found: dict[int, Prediction] = {}
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            decisions = self.engine.run(collate([rows[place] for place in places], tokenizer.pad_token_id))
+            for place, logits, index, layer in zip(
+                places, decisions.logits, decisions.exit_indices, decisions.exit_layers, strict=True
+            ):
+                found[place] = self._prediction(logits, int(index), int(layer))
+        return [found[place] for place in range(len(rows))]
+
+    def _prediction(self, logits: np.ndarray, index: int, layer: int) -> Prediction:
+        if self.schema.labels is None:
+            return Prediction(float(logits[0]), None, layer)
+        probabilities = softmax(self.engine.calibrator.logits(logits, index))
+        return Prediction(self.schema.labels[int(logits.argmax())], probabilities, layer)
 
 
 def load_predictor(folder: str | Path, rule: str | None = None, threshold: float | None = None) -> Predictor:
@@ -142,6 +170,12 @@ def load_predictor(folder: str | Path, rule: str | None = None, threshold: float
     from adaptive_inference.exits.load import load_model
 
     return Predictor(load_model(folder), rule, threshold)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Refuse what is no number of rows."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise UserError(f"batch size {batch_size} must be a whole number from 1, e.g. 32")
 
 
 def check_text(text: Text, schema: Schema) -> tuple[str, ...]:

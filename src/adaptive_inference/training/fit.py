@@ -79,7 +79,7 @@ def fit(
         if not progress.exhausted(recipe.training.patience):  # a run killed right after its early stop
             trainer.train(resume_from_checkpoint=checkpoint)
         load_weights(model, scratch / BEST_FILE)
-        objective.finish(model)
+        objective.surgery.finish(model)
     progress.stop_clock()
     return progress
 

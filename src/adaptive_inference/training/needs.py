@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.build import build_model, full_exits, start_from_full
+from adaptive_inference.exits.build import build_model, full_exits
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.base import Objective
@@ -35,32 +35,18 @@ def model_and_objective(
     UserError
         There is no such objective, it needs the full model and there is none, or the exits do not fit.
     """
-    method = recipe.method
-    objective = load_objective(method.objective, method)
-    model = build_model(
-        backbone,
-        recipe.schema,
-        recipe.seed,
-        objective.needs_certainty,
-        exits,
-        inner_head=method.inner_head,
-    )
-    if builds_on_full(objective):
+    method, schema, seed = recipe.method, recipe.schema, recipe.seed
+
+    def whole(kind: str) -> MultiExitModel:
+        if kind == "pretrained":
+            return build_model(backbone, schema, seed, exits=full_exits(backbone))
         if full is None:
             raise UserError(
                 f"objective {method.objective!r} needs the full model, which this stage does not read; list the method "
                 "under trained_by.train_leebert"
             )
-        tuned = MultiExitModel.from_pretrained(full)
-        if objective.starts_from_full:
-            start_from_full(model, tuned)
-        else:
-            objective.full = tuned
-    elif objective.needs_full == "pretrained":
-        objective.full = build_model(backbone, recipe.schema, recipe.seed, exits=full_exits(backbone))
-    return model, objective
+        return MultiExitModel.from_pretrained(full)
 
-
-def builds_on_full(objective: Objective) -> bool:
-    """Return whether a training starts from the full fine-tuned model or learns from it."""
-    return objective.starts_from_full or objective.needs_full == "fine_tuned"
+    objective = load_objective(method.objective, method, whole)
+    certainty = objective.needs_certainty
+    return build_model(backbone, schema, seed, certainty, exits, inner_head=method.inner_head), objective

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.model import ExitStep, MultiExitModel
+from adaptive_inference.exits.forward import ExitAnswer
+from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.weights import save_weights
 from adaptive_inference.objectives.base import Objective, StepTaken
 from adaptive_inference.tasks.encode import collate
@@ -68,7 +69,7 @@ class ExitTrainer(CheckpointedTrainer):
         args = training_arguments(recipe, scratch, steps)
         self._pad = getattr(model.tokenizer, "pad_token_id", None)
         _ = args.device  # counts the GPUs, once
-        args._n_gpu = 1  # before the base class multiplies the batch by it; DataParallel would bypass `steps`
+        args._n_gpu = 1  # before the base class multiplies the batch by it; DataParallel would bypass `start`
         super().__init__(
             model,
             args,
@@ -87,7 +88,7 @@ class ExitTrainer(CheckpointedTrainer):
         self._lengths = [feature["length"] for feature in rows.train]
         self._other_half = OtherHalf(self._lengths, *self._order_settings)
         self._batches: list[dict[str, Tensor]] = []  # since the last step, where they are asked for again
-        objective.prepare(model, self._shuffled())
+        objective.surgery.operate(model, args.seed, self._shuffled())
         objective.attach(model, args.seed)
         progress.observe = objective.report
         per_block = recipe.method.clip == "per_block"
@@ -135,7 +136,8 @@ class ExitTrainer(CheckpointedTrainer):
             The loss of an exit is not finite.
         """
         self.objective.enter_training(self.model)
-        self.objective.begin(self.state.global_step, self.state.max_steps)
+        for part in (self.objective.surgery, self.objective):
+            part.begin(self.state.global_step, self.state.max_steps)
         inputs = self._prepare_inputs(inputs)
         if self.objective.splits_rows:
             self._batches.append(inputs)
@@ -153,16 +155,18 @@ class ExitTrainer(CheckpointedTrainer):
         With ``backward: block_local`` each loss is back-propagated as soon as it exists, which frees its block's
         activations before the next block runs (sweet.md 1.3): the same gradients, less memory.
         """
-        steps = self.objective.steps(self.model, inputs)
         if self.recipe.method.backward == "whole":
             with self._autocast():
-                losses_E = torch.stack(self.objective.losses(list(steps), inputs["labels"]))
+                answers = self.objective.start(self.model, inputs).answers()
+                losses_E = torch.stack(self.objective.losses(answers, inputs["labels"]))
             self.accelerator.backward(losses_E.sum() * share)
             return losses_E.detach()
         losses = []
-        for _ in self.model.exits:
+        with self._autocast():
+            forward = self.objective.start(self.model, inputs)
+        for index in range(len(self.model.exits)):
             with self._autocast():
-                loss = self.objective.exit_loss(next(steps), inputs["labels"])
+                loss = self.objective.exit_loss(forward.reach(index), inputs["labels"])
             self.accelerator.backward(loss * share)
             losses.append(loss.detach())
         return torch.stack(losses)
@@ -174,11 +178,11 @@ class ExitTrainer(CheckpointedTrainer):
         with torch.no_grad():
             self.objective.after_step(taken)
 
-    def _again(self, batches: Sequence[dict[str, Tensor]]) -> Iterator[tuple[list[ExitStep], Tensor]]:
+    def _again(self, batches: Sequence[dict[str, Tensor]]) -> Iterator[tuple[list[ExitAnswer], Tensor]]:
         """Run batches through the network as it is now, in training mode."""
         for inputs in batches:
             with self._autocast():
-                yield list(self.model.steps(inputs)), inputs["labels"]
+                yield self.model.start(inputs).answers(), inputs["labels"]
 
     def _others(self, step: int) -> list[dict[str, Tensor]]:
         """Return batches of rows that the network does not learn from in this epoch."""

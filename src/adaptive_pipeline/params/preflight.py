@@ -87,7 +87,8 @@ def check_exits(params: Params) -> None:
         with _named(f"methods.{name} on backbones.{at}"):
             for task, settings in params.tasks.items():
                 check_fit(backbone, exits, task, settings.max_length)
-            load_objective(train.objective, train).check_exits(exits, layer_count(backbone.weights))
+            surgery = load_objective(train.objective, train).surgery
+            surgery.check_exits(exits, layer_count(backbone.weights))
 
 
 def check_bf16(params: Params) -> None:

@@ -130,7 +130,6 @@ def check_method(params: Params, name: str, kind: str) -> None:
         It is several models, starts from the full model, or its objective does not fit the task.
     """
     from adaptive_inference.objectives import load_objective
-    from adaptive_inference.training.needs import builds_on_full
 
     searched = ["full", *(method for stage in SEARCHED for method in params.trained_by[stage])]
     if name not in searched:
@@ -139,7 +138,7 @@ def check_method(params: Params, name: str, kind: str) -> None:
         )
     train = params.method(name).train
     objective = load_objective(train.objective, train)
-    if builds_on_full(objective):
+    if objective.needs_full == "fine_tuned":
         raise UserError(
             f"method {name!r} has objective: {train.objective}, which starts from the full model or learns from it, "
             "and that was trained on the rows that a fold holds out; tune `full`, or a method that "

@@ -1,0 +1,159 @@
+"""Run layers until the rule fires, and no further, for one row or many.
+
+What is left out matters as much as what is done: no mask for unpadded rows, no test at the last exit, no loss, one
+transfer from the device per exit (that of the logits), and the rule itself in numpy on a few numbers. Rows that leave are
+taken out of the batch and the rest run on; each row gets the answer that it gets alone, up to rounding.
+
+Shapes: B rows, N tokens, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.engine.looks import EveryExit, Look, LookBack
+from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules import ExitRule, OnlineStreak, load_rule
+
+if TYPE_CHECKING:
+    from adaptive_inference.engine.runner import Run, Runner
+    from adaptive_inference.exits.model import ExitModule
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Where the rows of a batch left, in the order in which they came.
+
+    Attributes
+    ----------
+    logits
+        (B, C) float32, of the exit that answered each row, before temperature.
+    exit_indices
+        (B,), positions of the exits, from 0.
+    exit_layers
+        (B,), layers before the exits, 1 to L (of a multi-model: of the member that answered).
+    """
+
+    logits: np.ndarray
+    exit_indices: np.ndarray
+    exit_layers: np.ndarray
+
+
+class Engine:
+    """Runs a `MultiExitModel` or a `MultiModel` under an exit rule.
+
+    Parameters
+    ----------
+    model
+        Put into eval mode.
+    rule
+        An exit rule or its name.
+    threshold
+        As the rule defines it; None where the rule allows it (``fixed``: full depth).
+    calibration
+        A `Calibrator`, the content of ``calibration.json``, or None: the model's own, or no calibration.
+    lazy
+        Leave out heads that decide nothing, where the rule allows it; False runs every head passed. Same answers.
+    runner
+        What runs the layers; None: torch.
+
+    Raises
+    ------
+    UserError
+        The rule does not fit the model or the task, or cannot be attained without labels.
+    """
+
+    def __init__(
+        self,
+        model: ExitModule,
+        rule: str | ExitRule,
+        threshold: float | None = None,
+        calibration: Calibrator | Mapping[str, Any] | None = None,
+        lazy: bool = True,
+        runner: Runner | None = None,
+    ) -> None:
+        self.model = model
+        self.rule = load_rule(rule) if isinstance(rule, str) else rule
+        self.threshold = threshold
+        self.calibrator = _calibrator(model, model.calibration if calibration is None else calibration)
+        if not self.rule.attainable:
+            raise UserError(
+                f"exit rule {self.rule.name!r} needs the true labels and cannot answer; choose another rule"
+            )
+        kind = "classification" if model.schema is None else model.schema.kind
+        self.rule.check(kind, model.has_certainty)
+        if threshold is not None and math.isnan(threshold):
+            raise UserError(
+                "the threshold is not a number; give one of the rule's range, see docs/exit_rules.md"
+            )
+        online = self.rule.online(threshold)  # refuses a bad threshold now rather than at the first row
+        if threshold is not None:
+            self.rule.warn_if_idle(threshold, len(model.exits))
+        if runner is None:
+            from adaptive_inference.engine.torch_runner import TorchRunner
+
+            runner = TorchRunner(model, self.rule.needs_certainty)
+        self.runner = runner
+        self._lazy = lazy and runner.looks_back and isinstance(online, OnlineStreak)
+        self._exits, self._last = np.array(model.exits), len(model.exits) - 1
+
+    def run(self, features: Mapping[str, Any]) -> Decisions:
+        """Answer a batch.
+
+        Parameters
+        ----------
+        features
+            ``input_ids`` (B, N) and, where rows are padded, ``attention_mask`` (B, N), and where the tokenizer makes
+            them ``token_type_ids`` (B, N); other keys are ignored.
+        """
+        rows = len(features["input_ids"])
+        with self.runner.start(features) as run:
+            return self._decide(self._look(run, rows), rows)
+
+    def _decide(self, look: Look, rows: int) -> Decisions:
+        exits, waiting = np.full(rows, self._last), np.arange(rows)
+        answered: list[np.ndarray] = []  # logits of those who left, and who they were
+        left: list[np.ndarray] = []
+        for k in range(self._last):
+            leaves = look.leaving(k)
+            if not np.count_nonzero(leaves):
+                continue
+            answered.append(look.logits(k)[leaves])
+            left.append(waiting[leaves])
+            exits[left[-1]] = k
+            keep = np.flatnonzero(~leaves)
+            waiting = waiting[keep]
+            if not waiting.size:
+                break
+            look.select(keep)
+        else:
+            answered.append(look.logits(self._last))
+            left.append(waiting)
+        logits = answered[0]
+        if len(left) > 1:
+            logits = np.concatenate(answered)[np.argsort(np.concatenate(left))]
+        return Decisions(logits, exits, self._exits[exits])
+
+    def _look(self, run: Run, rows: int) -> Look:
+        runner, rule = self.runner, self.rule.online(self.threshold)
+        if self._lazy:
+            return LookBack(run, runner.cuts, rule, self.calibrator, rows, self._last, runner.waits)
+        return EveryExit(run, runner.cuts, rule, self.calibrator)
+
+
+def _calibrator(model: ExitModule, calibration: Calibrator | Mapping[str, Any] | None) -> Calibrator:
+    exits = len(model.exits)
+    if calibration is None:
+        return Calibrator.identity(exits)
+    found = calibration if isinstance(calibration, Calibrator) else Calibrator.from_json(calibration)
+    if len(found.temperatures) != exits:
+        raise UserError(
+            f"the calibration is of {len(found.temperatures)} exits, the model has {exits}; calibrate it again"
+        )
+    return found

@@ -1,0 +1,187 @@
+"""A batch on its way through an encoder: one cursor for training, evaluation, engines and FLOP counting.
+
+Shape suffixes: B rows, N tokens, H hidden width, C outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from adaptive_inference.backbones.base import Batch, Layers
+
+
+class ExitAnswer(NamedTuple):
+    """What an exit says of a batch.
+
+    Attributes
+    ----------
+    layer
+        Layers before the exit, 1 to L.
+    logits
+        (B, C), before temperature.
+    certainty
+        (B,) in (0, 1), the estimated probability that this exit is right (LTE); None without certainty heads.
+    """
+
+    layer: int
+    logits: Tensor
+    certainty: Tensor | None = None
+
+
+#: Runs the head of an exit, by its index, on a state (B, N, H) with its token mask (B, N) or None; the last argument
+#: says whether certainty heads are run too.
+Read = Callable[[int, Tensor, Tensor | None, bool], ExitAnswer]
+
+
+class Forward(ABC):
+    """Moves a batch from exit to exit; nothing beyond the exit last asked for is computed.
+
+    Exits are named by their index in ``exits``, from 0.
+
+    Attributes
+    ----------
+    exits
+        Layers before each exit, 1 to L.
+    """
+
+    exits: tuple[int, ...]
+
+    @abstractmethod
+    def advance(self, index: int) -> None:
+        """Run on to an exit; no head is run. The states of all exits passed are held until they are released."""
+
+    @abstractmethod
+    def answer(self, index: int, certainty: bool = True) -> ExitAnswer:
+        """Run the head of an exit that was passed and not released; late or early, the answer is the same.
+
+        Parameters
+        ----------
+        index
+            Of the exit.
+        certainty
+            False leaves the certainty head out.
+        """
+
+    @abstractmethod
+    def release(self, index: int) -> None:
+        """Let go of the state that an exit passed would answer from."""
+
+    @abstractmethod
+    def select(self, rows: Tensor, length: int | None = None) -> None:
+        """Keep some rows of all that is held; the others have left.
+
+        Parameters
+        ----------
+        rows
+            (B',) indices, in the order wanted.
+        length
+            Columns kept: no token of these rows lies behind them. None keeps all.
+        """
+
+    def reach(self, index: int, certainty: bool = True) -> ExitAnswer:
+        """Advance to an exit, answer there and let its state go."""
+        self.advance(index)
+        answer = self.answer(index, certainty)
+        self.release(index)
+        return answer
+
+    def answers(self, certainty: bool = True) -> list[ExitAnswer]:
+        """Reach one exit after the other, to the last."""
+        return [self.reach(index, certainty) for index in range(len(self.exits))]
+
+
+class EncoderForward(Forward):
+    """A batch in one encoder.
+
+    At each exit the state forks once, by the gradient's route, into what the head reads and what the next layer reads.
+
+    Parameters
+    ----------
+    layers
+        Embeds the batch and runs its layers.
+    exits
+        Layers before each exit, ascending.
+    read
+        Runs the heads.
+    batch
+        See `Backbone.embed`.
+    gradient
+        How gradients run backwards; no value changes. ``shared``: as usual. ``blockwise``: each block's state is handed
+        to the next one without its gradient (SWEET, sweet.md 1.3), while the head reads it with its gradient, so that
+        a loss trains its own block and head, and nothing else but a shared pooler. Its backward pass may be run as
+        soon as the exit has answered: nothing that follows needs its graph. ``equilibrium``: what enters a state is
+        the mean of the gradients of all exits above it, rather than their sum: with n exits from here on, 1 / n of
+        its own head's and (n - 1) / n of the deeper layers' (ElasticBERT, pabee_leebert.md 1.5).
+
+    Attributes
+    ----------
+    hidden_BNH, context
+        What the next layer reads.
+    layers_run
+        Layers run so far.
+    """
+
+    def __init__(
+        self, layers: Layers, exits: Sequence[int], read: Read, batch: Batch, gradient: str = "shared"
+    ) -> None:
+        self.exits, self.layers_run = tuple(exits), 0
+        self._layers, self._read, self._gradient = layers, read, gradient
+        self._passed = 0
+        self._own: dict[int, Tensor] = {}  # of each exit passed and not released: what its head reads
+        self.hidden_BNH, self.context = layers.embed(batch)
+
+    def advance(self, index: int) -> None:
+        """See `Forward.advance`."""
+        while self._passed <= index:
+            while self.layers_run < self.exits[self._passed]:
+                # A token reduction would act here: before a layer's attention, on hidden state and context.
+                self.hidden_BNH = self._layers.run_layer(self.layers_run, self.hidden_BNH, self.context)
+                self.layers_run += 1
+            self._fork()
+            self._passed += 1
+
+    def _fork(self) -> None:
+        own_BNH = self.hidden_BNH
+        if self._gradient == "equilibrium":
+            share = 1 / (len(self.exits) - self._passed)
+            own_BNH = scale_gradient(self.hidden_BNH, share)
+            self.hidden_BNH = scale_gradient(self.hidden_BNH, 1 - share)
+        elif self._gradient == "blockwise":
+            self.hidden_BNH, self.context = self.hidden_BNH.detach(), self.context.detach()
+        self._own[self._passed] = own_BNH
+
+    def answer(self, index: int, certainty: bool = True) -> ExitAnswer:
+        """See `Forward.answer`."""
+        return self._read(index, self._own[index], self.context.tokens_BN, certainty)
+
+    def release(self, index: int) -> None:
+        """See `Forward.release`."""
+        del self._own[index]
+
+    def select(self, rows: Tensor, length: int | None = None) -> None:
+        """See `Forward.select`."""
+        before_BNH, self.hidden_BNH = self.hidden_BNH, self.hidden_BNH[rows, :length]
+        self.context = self.context.select(rows, length)
+        for index, own_BNH in self._own.items():
+            self._own[index] = self.hidden_BNH if own_BNH is before_BNH else own_BNH[rows, :length]
+
+
+class _ScaledGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.factor, None
+
+
+def scale_gradient(values: Tensor, factor: float) -> Tensor:
+    """Return the values themselves; the gradient that flows back through them is multiplied by a factor."""
+    return _ScaledGradient.apply(values, factor)
