@@ -1,7 +1,5 @@
 """Keys of the tables, how they are shown, and the one order in which they stand everywhere."""
 
-# ruff: noqa: RUF001 - signs that readers see
-
 from __future__ import annotations
 
 import re
@@ -75,25 +73,6 @@ def rule_name(rule: str) -> str:
     """Return how an exit rule is shown, options as they are."""
     file, bracket, options = rule.partition("(")
     return RULES[file] + (f" ({options}" if bracket else "") if file in RULES else rule
-
-
-def point_name(point: str) -> str:
-    """Return how an operating point is shown, e.g. ``max_loss_1`` as "at most 1 point lost"."""
-    if point.startswith("max_loss_"):
-        lost = point.removeprefix("max_loss_")
-        return f"≤ {lost} {'point' if lost in ('1', '1.0') else 'points'} lost"
-    if point.startswith("min_speedup_"):
-        return f"≥ {point.removeprefix('min_speedup_')}× fewer layers"
-    if is_certified(point):
-        return f"risk ≤ {point.removeprefix('risk_')}"
-    if static_layers(point) is not None:
-        return "member alone"
-    return {"full": "all layers", "whole": "the whole model"}.get(point, point)
-
-
-def is_certified(point: str) -> bool:
-    """Whether an operating point carries a guarantee of its own risk, ``risk_DELTA``."""
-    return point.startswith("risk_")
 
 
 def method_key(method: str) -> tuple[Any, ...]:

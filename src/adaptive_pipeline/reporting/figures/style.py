@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from adaptive_pipeline.reporting.names import METHODS, method_key, rule_key, static_layers
 
@@ -87,26 +89,22 @@ def marker(method: str) -> str:
     return MARKERS.get(method) or SPARE_MARKERS[_spare_index(method) % len(SPARE_MARKERS)]
 
 
-def draw_line(
-    axes: Axes,
-    method: str,
-    x: Sequence[float],
-    means: Sequence[float],
-    stds: Sequence[float | None],
-    **look: object,
-) -> None:
-    """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation."""
+def draw_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, **look: object) -> None:
+    """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation.
+
+    ``rows`` are of one method, with columns ``x``, ``y``_mean and ``y``_std.
+    """
+    method, place, mean, std = rows.method.iloc[0], list(rows[x]), rows[f"{y}_mean"], rows[f"{y}_std"]
     axes.plot(
-        x, means, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
+        place, mean, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
         markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, zorder=4 if method == "full" else 3, **look,
     )  # fmt: skip
-    if None in stds:
+    if std.isna().any():
         return
-    low, high = ([m + side * s for m, s in zip(means, stds, strict=True)] for side in (-1, 1))
-    if len(x) > 1:
-        axes.fill_between(x, low, high, color=colour(method), alpha=0.12, linewidth=0, zorder=2)
+    if len(rows) > 1:
+        axes.fill_between(place, mean - std, mean + std, color=colour(method), alpha=0.12, linewidth=0, zorder=2)
     else:
-        axes.vlines(x, low, high, color=colour(method), linewidth=0.9, zorder=2)
+        axes.vlines(place, mean - std, mean + std, color=colour(method), linewidth=0.9, zorder=2)
 
 
 def _spare_index(method: str) -> int:
@@ -137,9 +135,19 @@ def canvas(
             plt.close(figure)
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``name.png`` and ``name.svg`` without dates, so that equal figures are equal bytes."""
+def legend(axes: Axes, columns: int = 3, place: str = "lower center") -> None:
+    """Put the legend of one of a figure's panels below all of them, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(
+            handles, labels, loc=f"outside {place}", ncols=min(columns, len(labels)), handlelength=1.8
+        )
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write ``name.png`` and ``name.svg`` without dates, so that equal figures are equal bytes; return the name."""
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.06)
         (folder / f"{name}.{kind}").write_bytes(stream.getvalue())
+    return name

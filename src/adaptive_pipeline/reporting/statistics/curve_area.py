@@ -36,11 +36,13 @@ class CostCurve:
 
 def cost_curve(speedup: Sequence[float | None], quality: Sequence[float | None]) -> CostCurve | None:
     """Return the curve through points given by speed-up, in any order; None where none of them was measured."""
-    pairs = [(1.0 / s, q) for s, q in zip(speedup, quality, strict=True) if s and q is not None]
-    if not pairs:
+    points = np.array([speedup, quality], dtype=float)
+    cost, values = 1.0 / points[0], points[1]
+    measured = ~np.isnan(points).any(axis=0)
+    if not measured.any():
         return None
-    cost, inverse = np.unique(np.array([c for c, _ in pairs]), return_inverse=True)
-    total = np.bincount(inverse, weights=np.array([q for _, q in pairs]))
+    cost, inverse = np.unique(cost[measured], return_inverse=True)
+    total = np.bincount(inverse, weights=values[measured])
     return CostCurve(cost, total / np.bincount(inverse))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptive_pipeline.reporting.curve_area import common_range, cost_curve
+from adaptive_pipeline.reporting.statistics.curve_area import common_range, cost_curve
 
 
 @dataclass(frozen=True)

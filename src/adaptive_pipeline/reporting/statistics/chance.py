@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptive_inference.serving.card import metric_name
 from adaptive_inference.tasks.quality import quality
-from adaptive_pipeline.reporting.collect import Results
-from adaptive_pipeline.reporting.comparisons import collect_answers
-from adaptive_pipeline.reporting.markdown import number
-from adaptive_pipeline.reporting.paired import paired_bootstrap, resample_quality
+from adaptive_pipeline.reporting.frame import Results
+from adaptive_pipeline.reporting.statistics.answers import collect_answers
+from adaptive_pipeline.reporting.statistics.paired import paired_bootstrap, resample_quality
 
 RESAMPLES = 2000  # of an interval; no p-value is read off
 
@@ -32,20 +30,8 @@ class Chance:
     rows: int
     seeds: int
 
-    @property
-    def sentence(self) -> str:
-        """What a reader has to know."""
-        answer = f"always answering `{self.answer}`" if self.answer else "one answer for all texts"
-        verdict = "is worse than" if self.high < 0 else "is not shown to be better than"
-        return (
-            f"**The full model {verdict} {answer}** ({metric_name(self.metric)} {self.full:.4f} against "
-            f"{self.constant:.4f}; 95 % interval of the difference {number(self.low, '+.4f')} to "
-            f"{number(self.high, '+.4f')}, {self.rows} rows, {self.seeds} seed{'' if self.seeds == 1 else 's'}): "
-            "that a method loses little against it says nothing here."
-        )
 
-
-def chance_warning(results: Results, task: str, backbone: str) -> Chance | None:
+def against_chance(results: Results, task: str, backbone: str) -> Chance | None:
     """Return the full model beside the best constant answer, if the interval of the difference reaches down to 0.
 
     None where the full model is surely better, and where the records keep no answers.
@@ -54,7 +40,7 @@ def chance_warning(results: Results, task: str, backbone: str) -> Chance | None:
     full_sets = [found for key, found in answers.sets.items() if key[0] == "full"] if answers else []
     if answers is None or not full_sets:
         return None
-    metric = next(p.metric for p in results.points if (p.cell.task, p.cell.backbone) == (task, backbone))
+    metric = results.metric(task, backbone)
     labels, classes, seeds = answers.labels, answers.num_classes, len(full_sets)
     best, constant = best_constant(metric, labels, classes)
     scored = resample_quality(metric, np.array([*full_sets, constant]), labels, classes, RESAMPLES)
@@ -80,6 +66,6 @@ def best_constant(metric: str, labels: np.ndarray, num_classes: int) -> tuple[in
 
 def _class_name(results: Results, task: str, index: int) -> str:
     """Return a class's name as `prepare_data` recorded it."""
-    schemas = (record.details.get("schema") or {} for record in results.data if record.cell.task == task)
+    schemas = (record.task_schema for record in results.data if record.cell.task == task)
     names = next((schema["labels"] for schema in schemas if schema.get("labels")), [])
     return names[index] if index < len(names) else f"class {index}"

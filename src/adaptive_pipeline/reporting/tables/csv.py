@@ -1,0 +1,103 @@
+"""The CSV tables, to compute with. Nothing here is ever rounded to look better."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from adaptive_inference.calibration.operating_point import Cost
+from adaptive_pipeline.reporting import breakdowns
+from adaptive_pipeline.reporting.frame import Results
+from adaptive_pipeline.reporting.measures import CELL, KEY, MEASURES
+from adaptive_pipeline.reporting.statistics.comparisons import COLUMNS as COMPARISON_COLUMNS
+
+MAIN_COLUMNS = [*KEY, *(measure.name for measure in MEASURES)]
+DIGITS = {"threshold": 9}  #: significant digits; else 6
+
+
+def with_std(*names: str) -> list[str]:
+    """Return the columns of means with their spread."""
+    return [f"{name}_{figure}" for name in names for figure in ("mean", "std")]
+
+
+EXIT_COLUMNS = [*CELL, "exit_layer", "seeds", "metric", *with_std("quality")]
+TIER_COLUMNS = [
+    *KEY, "tier", "seeds", "count", "metric", *with_std("quality"), "mean_exit_layer", "mean_exit_layer_std"
+]  # fmt: skip
+CALIBRATION_COLUMNS = [*CELL, "exit_layer", "seeds", *with_std("temperature", "ece_before", "ece_after")]
+COST_COLUMNS = [
+    *CELL, "seeds", "added_parameters", "training_steps", *with_std("training_seconds", "training_ratio"), "with_full",
+    "machine",
+]  # fmt: skip
+CONFLICT_COLUMNS = [*CELL, "layer", "seeds", "pairs", *with_std("cosine")]
+OVERTHINKING_COLUMNS = [*CELL, "exit_layer", "seeds", *with_std(*breakdowns.OVERTHINKING)]
+
+
+def cell_text(value: Any, column: str = "") -> str:
+    """Return a CSV cell: empty for what is missing, counts as integers, numbers to 6 digits (thresholds: 9)."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float):
+        text = f"{round(value, 12):.{DIGITS.get(column, 6)}g}"
+        return "0" if text == "-0" else text
+    if isinstance(value, Mapping):  # an exit distribution
+        return " ".join(f"{layer}:{share:.3f}" for layer, share in value.items())
+    return str(value)
+
+
+def csv_text(frame: pd.DataFrame, columns: list[str]) -> str:
+    """Return a CSV with the given columns in order."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    for row in frame[columns].itertuples(index=False, name=None):
+        writer.writerow([cell_text(value, name) for name, value in zip(columns, row, strict=True)])
+    return stream.getvalue()
+
+
+def main_csv(results: Results, rows: pd.DataFrame) -> str:
+    """Return ``main.csv``; goals in another currency than layers are named."""
+    if results.cost == "layers":
+        return csv_text(rows, MAIN_COLUMNS)
+    return csv_text(rows.assign(goal_cost=results.cost), [*MAIN_COLUMNS, "goal_cost"])
+
+
+def comparisons_csv(comparisons: pd.DataFrame, cost: Cost = "layers") -> str:
+    """Return ``comparisons.csv``; ``significant`` is true or false in words, FLOPs are told where goals count them."""
+    shown = comparisons.assign(
+        goal=[goal.name for goal in comparisons.goal],
+        significant=[str(significant).lower() for significant in comparisons.significant],
+    )
+    flops = [] if cost == "layers" else ["flops_speedup", "reference_flops_speedup"]
+    return csv_text(shown, [*COMPARISON_COLUMNS, *flops])
+
+
+def missing_csv(results: Results) -> str:
+    """Return ``missing.csv``: the cells of the params' grid that no usable record covers, with the reason."""
+    columns = [*CELL, "seed", "why"]
+    rows = [asdict(item.cell) | {"why": item.why} for item in results.missing]
+    return csv_text(pd.DataFrame(rows, columns=columns), columns)
+
+
+def csv_tables(results: Results, rows: pd.DataFrame) -> dict[str, str]:
+    """Return every CSV about the records: file name -> text; the second half only where there is something to say."""
+    explaining = {
+        "cost.csv": (breakdowns.cost(results), COST_COLUMNS),
+        "conflict.csv": (breakdowns.conflict(results), CONFLICT_COLUMNS),
+        "overthinking.csv": (breakdowns.overthinking(results), OVERTHINKING_COLUMNS),
+        "weights.csv": (found := breakdowns.weights(results), list(found)),
+    }
+    return {
+        "main.csv": main_csv(results, rows),
+        "exits.csv": csv_text(breakdowns.exits(results), EXIT_COLUMNS),
+        "tiers.csv": csv_text(breakdowns.tiers(results), TIER_COLUMNS),
+        "data.csv": csv_text(breakdowns.splits(results), breakdowns.DATA_COLUMNS),
+        "calibration.csv": csv_text(breakdowns.calibration(results), CALIBRATION_COLUMNS),
+        "missing.csv": missing_csv(results),
+    } | {name: csv_text(frame, columns) for name, (frame, columns) in explaining.items() if not frame.empty}
