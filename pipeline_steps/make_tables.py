@@ -36,7 +36,9 @@ def main() -> None:
         params = load_params(args.params)
         if not args.runs.is_dir():
             raise UserError(f"no folder {args.runs}; run the stages first, or name one with --runs")
-        from adaptive_pipeline.reporting.report import make_report  # pandas is not loaded for --help and mistakes
+        from adaptive_pipeline.reporting.report import (
+            make_report,
+        )  # pandas is not loaded for --help and mistakes
 
         make_report(args.runs, params, args.out)
     except UserError as error:

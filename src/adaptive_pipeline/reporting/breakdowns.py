@@ -23,9 +23,13 @@ SEED = [*CELL, "seed"]
 SPLITS = ("train", "development", "calibration", "evaluation")
 
 
-def _per_cell(results: Results, read: Callable[[Cell], Iterable[dict[str, Any]]], *columns: str) -> pd.DataFrame:
+def _per_cell(
+    results: Results, read: Callable[[Cell], Iterable[dict[str, Any]]], *columns: str
+) -> pd.DataFrame:
     """Return what ``read`` yields of each evaluated cell, beside the cell's columns; None becomes NaN."""
-    rows = [{name: getattr(cell, name) for name in SEED} | row for cell in results.cells for row in read(cell)]
+    rows = [
+        {name: getattr(cell, name) for name in SEED} | row for cell in results.cells for row in read(cell)
+    ]
     found = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
     return pd.DataFrame(found, columns=[*SEED, *columns])
 
@@ -159,7 +163,9 @@ def cost(results: Results) -> pd.DataFrame:
     found["training_steps"] = found.steps
     averaged = ["training_steps", "training_seconds", "training_ratio"]
     carried = {"added_parameters": first, "with_full": first, "machine": joined}
-    table = over_seeds(found, CELL, averaged, **carried).rename(columns={"training_steps_mean": "training_steps"})
+    table = over_seeds(found, CELL, averaged, **carried).rename(
+        columns={"training_steps_mean": "training_steps"}
+    )
     return table.assign(with_full=table.with_full.map({True: "yes", False: "no"}))
 
 
@@ -194,7 +200,9 @@ def overthinking(results: Results) -> pd.DataFrame:
             }
             yield from ({"exit_layer": item["layer"]} | item for item in found["exits"])
 
-    return over_seeds(_per_cell(results, read, "exit_layer", *OVERTHINKING), [*CELL, "exit_layer"], OVERTHINKING)
+    return over_seeds(
+        _per_cell(results, read, "exit_layer", *OVERTHINKING), [*CELL, "exit_layer"], OVERTHINKING
+    )
 
 
 # ---- learned weights -------------------------------------------------------------------------------------------------

@@ -79,7 +79,10 @@ def tables(
     if len(costs):
         texts["cost.md"] = cost_markdown(costs)
     if len(published):  # a task and a method that papers have numbers of
-        texts |= {"published.csv": csv_text(published, PUBLISHED), "published.md": published_markdown(published)}
+        texts |= {
+            "published.csv": csv_text(published, PUBLISHED),
+            "published.md": published_markdown(published),
+        }
     return texts
 
 

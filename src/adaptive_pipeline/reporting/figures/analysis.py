@@ -44,7 +44,8 @@ def draw_rule_matrix(results: Results, rows: pd.DataFrame, folder: Path, name: s
         axes.grid(visible=False)
         first = cells.iloc[0]
         axes.set_title(
-            f"{first.task}, {first.backbone}: {goal.words} (chosen on calibration; below: measured)", loc="left"
+            f"{first.task}, {first.backbone}: {goal.words} (chosen on calibration; below: measured)",
+            loc="left",
         )
         figure.colorbar(image, label=f"{metric_name(first.metric)}, evaluation split")
         return [save(figure, folder, name)]

@@ -54,7 +54,9 @@ def _label(item: Any, panel: str) -> str:
 
 def _draw(axes: Axes, items: pd.DataFrame, labels: Sequence[str]) -> None:
     for place, item in enumerate(items.itertuples()):
-        axes.hlines(place, item.difference_low, item.difference_high, color=colour(item.method), linewidth=1.6)
+        axes.hlines(
+            place, item.difference_low, item.difference_high, color=colour(item.method), linewidth=1.6
+        )
         axes.plot(
             item.difference_mean, place, "o", markersize=6, markeredgecolor=colour(item.method),
             markerfacecolor=colour(item.method) if item.significant else "white",

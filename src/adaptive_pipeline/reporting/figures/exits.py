@@ -44,7 +44,9 @@ def draw_exits(results: Results, task: str, backbone: str, folder: Path, name: s
     shown = typical_points(results, task, backbone)
     if not shown:
         return []
-    layers = sorted({int(layer) for points in shown.values() for counts in points.exit_counts for layer in counts})
+    layers = sorted(
+        {int(layer) for points in shown.values() for counts in points.exit_counts for layer in counts}
+    )
     columns = min(len(shown), 4)
     lines = -(-len(shown) // columns)
     titles = [(rule_name(points.rule.iloc[0]), points.goal.iloc[0].words) for points in shown.values()]
@@ -149,7 +151,8 @@ def _pool_bins(seeds: Iterable[Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
     bins = pd.DataFrame([dict(item) | {"bin": place} for seed in seeds for place, item in enumerate(seed)])
     bins = bins[bins["count"] > 0]
     sums = bins.assign(
-        confidence=bins.confidence.astype(float) * bins["count"], accuracy=bins.accuracy.astype(float) * bins["count"]
+        confidence=bins.confidence.astype(float) * bins["count"],
+        accuracy=bins.accuracy.astype(float) * bins["count"],
     )
     sums = sums.groupby("bin").sum()
     return sums[["confidence", "accuracy"]].div(sums["count"], axis=0)

@@ -138,7 +138,9 @@ class SpeedPlot:
             )  # fmt: skip
         if len(points) or curve is not None:
             name = f"{method_name(method)} ({rule_name(rule)})"
-            axes.plot([], [], marker=marker(method), markersize=5.5, markeredgecolor="white", label=name, **style)
+            axes.plot(
+                [], [], marker=marker(method), markersize=5.5, markeredgecolor="white", label=name, **style
+            )
 
     def _ring(self, axes: Axes, speed: Measure) -> None:
         row = self.choice.row

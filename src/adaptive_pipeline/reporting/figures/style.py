@@ -102,7 +102,9 @@ def draw_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, **look: object) ->
     if std.isna().any():
         return
     if len(rows) > 1:
-        axes.fill_between(place, mean - std, mean + std, color=colour(method), alpha=0.12, linewidth=0, zorder=2)
+        axes.fill_between(
+            place, mean - std, mean + std, color=colour(method), alpha=0.12, linewidth=0, zorder=2
+        )
     else:
         axes.vlines(place, mean - std, mean + std, color=colour(method), linewidth=0.9, zorder=2)
 

@@ -47,7 +47,9 @@ def weight_terms(trajectory: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.where((weights != 0).any(axis=0), weights, np.nan)
 
 
-def _draw(cell: Cell, trajectory: Sequence[dict[str, Any]], layers: Sequence[int], folder: Path, name: str) -> str:
+def _draw(
+    cell: Cell, trajectory: Sequence[dict[str, Any]], layers: Sequence[int], folder: Path, name: str
+) -> str:
     from matplotlib.colors import CenteredNorm
 
     steps = [row["step"] for row in trajectory]

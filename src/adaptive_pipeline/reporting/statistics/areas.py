@@ -60,7 +60,9 @@ def _pair_rows(results: Results, task: str, backbone: str) -> Iterator[dict[str,
     # those of one cost are left out: a point has no area
     curves = [row for row in curves if (curve := row[results.cost]) is not None and len(curve.cost) > 1]
     name, baselines = _baseline(results, curves, task, backbone)
-    shown = [row for row in curves if row["method"] != STATIC or name == STATIC]  # a narrow one would cut all others
+    shown = [
+        row for row in curves if row["method"] != STATIC or name == STATIC
+    ]  # a narrow one would cut all others
     ranges = {cost: common_range([row[cost] for row in shown if row[cost] is not None]) for cost in COSTS}
     frame = pd.DataFrame(curves, columns=["method", "rule", "seed", *COSTS])
     for (method, rule), members in frame.groupby(["method", "rule"], sort=False):

@@ -74,7 +74,11 @@ def compare(results: Results, rows: pd.DataFrame, resamples: int = RESAMPLES) ->
 
 
 def _compare_here(
-    results: Results, rows: Sequence[Any], answers: Answers, resamples: int, asked: Mapping[str, Sequence[str]]
+    results: Results,
+    rows: Sequence[Any],
+    answers: Answers,
+    resamples: int,
+    asked: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
     goals = sorted({row.goal for row in rows if row.goal.kind == "min_speedup"}, key=lambda goal: goal.order)
     duels = [duel for goal in goals for duel in _duels(rows, goal, asked)]
@@ -94,7 +98,12 @@ def _compare_here(
             for name in ("layers_speedup", "flops_speedup"):
                 found[-1][prefix + name] = mean(points[name])
     for item, p in zip(found, holm([item["p_value"] for item in found]), strict=True):
-        item |= {"rows": len(answers.labels), "comparisons": len(found), "p_holm": p, "significant": p < LEVEL}
+        item |= {
+            "rows": len(answers.labels),
+            "comparisons": len(found),
+            "p_holm": p,
+            "significant": p < LEVEL,
+        }
     return found
 
 

@@ -45,7 +45,10 @@ def main_markdown(
             lines += [chance_sentence(at_chance[task, backbone]), ""]
         shown = sorted(_shown(here), key=lambda measure: UNITS.index(measure.unit))
         headers = [*HEADERS, "Seeds", *(header for measure in shown for header in _headers(measure))]
-        cells = [_bold(_cells(row, shown, signed.get(_key(row), {})), _key(row) in chosen) for row in here.itertuples()]
+        cells = [
+            _bold(_cells(row, shown, signed.get(_key(row), {})), _key(row) in chosen)
+            for row in here.itertuples()
+        ]
         lines += [*table("lll" + "r" * (len(headers) - 4) + "l", headers, cells), ""]
         lines += _exits(by_exit[of_pair(by_exit, task, backbone)])
         for row in first_exits[of_pair(first_exits, task, backbone)].itertuples():
@@ -101,7 +104,9 @@ def _exits(rows: pd.DataFrame) -> list[str]:
     """Return the small table of each exit by itself."""
     if rows.empty:
         return []
-    texts = rows.assign(text=[spread_text(*pair) for pair in zip(rows.quality_mean, rows.quality_std, strict=True)])
+    texts = rows.assign(
+        text=[spread_text(*pair) for pair in zip(rows.quality_mean, rows.quality_std, strict=True)]
+    )
     wide = texts.pivot(index="method", columns="exit_layer", values="text").fillna("")
     cells = [[method_name(method), *wide.loc[method]] for method in rows.method.drop_duplicates()]
     headers = ["Method", *(f"layer {layer}" for layer in wide.columns)]
@@ -133,7 +138,9 @@ def main_latex(results: Results, rows: pd.DataFrame, choices: Iterable[Choice]) 
     lines += [f"\\begin{{tabular}}{{lll{'r' * (len(headers) - 3)}}}", "\\toprule"]
     lines += [" & ".join(headers) + r" \\"]
     for task, backbone in results.pairs:
-        heading = f"{task}, {backbone}" + ("" if plain else f" ({metric_name(results.metric(task, backbone))})")
+        heading = f"{task}, {backbone}" + (
+            "" if plain else f" ({metric_name(results.metric(task, backbone))})"
+        )
         lines += ["\\midrule", f"\\multicolumn{{{len(headers)}}}{{l}}{{\\emph{{{latex(heading)}}}}} \\\\"]
         for row in rows[of_pair(rows, task, backbone)].itertuples():
             cells = [method_name(row.method), rule_name(row.rule), _point(row), str(row.seeds)]

@@ -21,7 +21,17 @@ from adaptive_pipeline.reporting.text.markdown import notes_list, number, spread
 COMPARISON_HEADERS = (
     "Goal", "Method", "Reference", "Rows", "Seeds", "Difference", "± std", "95 % interval", "p (Holm)", ""
 )  # fmt: skip
-AREA_HEADERS = ("Method", "Rule", "Seeds", "Area, layers", "Area, FLOPs", "ELUE", "± std", "Points", "Outside")
+AREA_HEADERS = (
+    "Method",
+    "Rule",
+    "Seeds",
+    "Area, layers",
+    "Area, FLOPs",
+    "ELUE",
+    "± std",
+    "Points",
+    "Outside",
+)
 COST_HEADERS = ("Method", "Seeds", "Added parameters", "Steps", "Seconds", "× full")
 BASELINES = {
     STATIC: "the first-K-layers models of each seed",
@@ -31,7 +41,11 @@ NO_BASELINE = "none: the run has neither first-K-layers models nor FLOPs of earl
 
 
 def _sections(
-    rows: pd.DataFrame, sides: str, headers: Sequence[str], cells: Callable[[Any], list[str]], metric: bool = True
+    rows: pd.DataFrame,
+    sides: str,
+    headers: Sequence[str],
+    cells: Callable[[Any], list[str]],
+    metric: bool = True,
 ) -> Iterable[tuple[pd.DataFrame, list[str]]]:
     """Yield each task and backbone's rows with the heading and the table of them."""
     for (task, backbone), here in rows.groupby(PAIR, sort=False):
@@ -42,7 +56,9 @@ def _sections(
 # ---- comparisons -----------------------------------------------------------------------------------------------------
 
 
-def comparisons_markdown(comparisons: pd.DataFrame, without: Sequence[str] = (), cost: Cost = "layers") -> str:
+def comparisons_markdown(
+    comparisons: pd.DataFrame, without: Sequence[str] = (), cost: Cost = "layers"
+) -> str:
     """Return ``comparisons.md``; ``without`` names asked pairs that have no line, see `unanswered`."""
     lines, notes = ["# Differences between methods at an equal budget", ""], []
     if comparisons.empty:

@@ -29,9 +29,7 @@ def main_notes(results: Results, rows: pd.DataFrame, comparisons: pd.DataFrame) 
     yield from currency_note(results.cost)
     if not comparisons.empty:
         yield sign_note(comparisons)
-    leaked = {
-        cell.task for cell in results.cells if results.calibration(cell).calibrated_on == "evaluation"
-    }
+    leaked = {cell.task for cell in results.cells if results.calibration(cell).calibrated_on == "evaluation"}
     if leaked:
         yield (
             f"**Calibrated on the evaluation split ({', '.join(sorted(leaked))}): these numbers are optimistic** and only "

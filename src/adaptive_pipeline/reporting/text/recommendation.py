@@ -100,7 +100,9 @@ def recommend(results: Results, rows: pd.DataFrame) -> list[Choice]:
         folders = [task] * (several or len(results.params.tasks) > 1) + [backbone] * several
         choice = Choice(task, backbone, "/".join(["model", *folders]), results.cost, "")
         here = rows[of_pair(rows, task, backbone)]
-        choices.append(replace(choice, **_choose(results, here), chance=against_chance(results, task, backbone)))
+        choices.append(
+            replace(choice, **_choose(results, here), chance=against_chance(results, task, backbone))
+        )
     return choices
 
 
@@ -147,7 +149,9 @@ def _seed_of(results: Results, row: Any, max_loss: float) -> Any:
     """Return the seed to hand out: within the goal by itself, best on the calibration split, lowest seed on a tie."""
     points = results.of_row(row)
     lost = points.calibration_difference.notna() & ~within(points.calibration_difference, max_loss)
-    ranked = points.assign(lost=lost, better=-points.calibration_quality).sort_values(["lost", "better", "seed"])
+    ranked = points.assign(lost=lost, better=-points.calibration_quality).sort_values(
+        ["lost", "better", "seed"]
+    )
     return next(ranked.itertuples())
 
 
@@ -244,7 +248,13 @@ def _choice_lines(choice: Choice, goal: float, root: str, there: bool) -> list[s
             "without looking there; use a smaller `goal.max_loss` or more calibration rows if that is too much."
         ]
     if there:
-        return [*lines, "- Predict with it:", "", f"      adaptive-inference predict {root}/{choice.model}", ""]
+        return [
+            *lines,
+            "- Predict with it:",
+            "",
+            f"      adaptive-inference predict {root}/{choice.model}",
+            "",
+        ]
     return [
         *lines,
         "- Only records were kept, no weights. `make preset NAME=...` and `make run` train the models again; then "

@@ -69,4 +69,4 @@ def currency_note(cost: Cost) -> list[str]:
     """Say in what the goals count where it is not in layers, which readers take for granted."""
     if cost == "layers":
         return []
-    return [f"Goals count {COST_WORDS[cost]}: \"fastest\" and \"times lower\" are meant in {COST_WORDS[cost]}."]
+    return [f'Goals count {COST_WORDS[cost]}: "fastest" and "times lower" are meant in {COST_WORDS[cost]}.']
