@@ -18,7 +18,7 @@ import pandas as pd
 from adaptive_inference.calibration.operating_point import Cost, OperatingPoint
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
-from adaptive_pipeline.reporting.measures import KEY
+from adaptive_pipeline.reporting.measures import KEY, main_frame
 from adaptive_pipeline.reporting.names import method_key, rule_key
 from adaptive_pipeline.runs.records import (
     CalibrationRecord,
@@ -36,22 +36,10 @@ PAIR = ["task", "backbone"]
 TIMED = ("wallclock_speedup", "wallclock_low", "wallclock_high")
 #: Columns of `Results.points`: every field of a record's row is one.
 POINTS = [
-    *KEY,
-    "seed",
-    "cell",
-    "goal",
-    "threshold",
-    "qualifies",
-    *(name for name in PointRow.model_fields if name != "method"),
-    "calibration_quality",
-    "calibration_layers_speedup",
-    "calibration_flops_speedup",
-    *TIMED,
-    "training_seconds",
-    "machine",
-    "measured",
-    "timed",
-]
+    *KEY, "seed", "cell", "goal", "threshold", "qualifies", *(name for name in PointRow.model_fields if name != "method"),
+    "calibration_quality", "calibration_layers_speedup", "calibration_flops_speedup", *TIMED, "training_seconds", "machine",
+    "measured", "timed",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +74,11 @@ class Results:
     def cost(self) -> Cost:
         """The currency in which the goals are meant."""
         return self.params.goal.cost
+
+    @cached_property
+    def main(self) -> pd.DataFrame:
+        """The main table, see `main_frame`."""
+        return main_frame(self.points)
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:

@@ -103,7 +103,12 @@ def card_points(calibration: Mapping[str, Any], results: Results, point: Any) ->
     found = [OperatingPoint.from_json(item) for item in calibration["operating_points"]]
     pairs = ((item, measured.get((item.setting.rule, item.goal.name))) for item in found)
     return [
-        CardPoint(item, seen.quality, seen.layers_speedup, None if pd.isna(seen.flops_speedup) else seen.flops_speedup)
+        CardPoint(
+            item,
+            seen.quality,
+            seen.layers_speedup,
+            None if pd.isna(seen.flops_speedup) else seen.flops_speedup,
+        )
         for item, seen in pairs
         if seen is not None and item.setting.member is None
     ]

@@ -21,9 +21,8 @@ from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.figures.exits import draw_exit_quality, draw_exits, draw_reliability
 from adaptive_pipeline.reporting.figures.speed import draw_speed
 from adaptive_pipeline.reporting.figures.weights import draw_weights
-from adaptive_pipeline.reporting.frame import Results, collect, of_pair
+from adaptive_pipeline.reporting.frame import Results, collect
 from adaptive_pipeline.reporting.handout import hand_out
-from adaptive_pipeline.reporting.measures import main_frame
 from adaptive_pipeline.reporting.published.side_by_side import COLUMNS as PUBLISHED
 from adaptive_pipeline.reporting.published.side_by_side import published_markdown, side_by_side
 from adaptive_pipeline.reporting.statistics.areas import COLUMNS as AREAS
@@ -36,6 +35,18 @@ from adaptive_pipeline.reporting.text.recommendation import Choice, as_json, as_
 
 #: What a report owns in its folder; anything else there (kept records, a page about them) stays.
 OUTPUTS = ("tables", "figures", "model", "recommendation.json", "recommendation.md")
+
+#: Kind -> what draws it, one figure or one per method, of a task and backbone; besides quality against speed.
+FIGURES = {
+    "exit_quality": draw_exit_quality,
+    "exits": draw_exits,
+    "reliability": draw_reliability,
+    "rule_matrix": draw_rule_matrix,
+    "patience": draw_patience,
+    "conflict": draw_conflict,
+    "overthinking": draw_overthinking,
+    "weights": draw_weights,
+}
 
 
 def make_report(runs: Path, params: Params, out: Path) -> None:
@@ -53,24 +64,21 @@ def make_report(runs: Path, params: Params, out: Path) -> None:
 
 def _write(results: Results, runs: Path, out: Path, shown_as: str) -> None:
     """Write everything into ``out``; commands in the texts name it ``shown_as``."""
-    rows = main_frame(results.points)
-    choices, comparisons = recommend(results, rows), compare(results, rows)
-    for name, text in tables(results, rows, choices, comparisons).items():
+    choices, comparisons = recommend(results), compare(results)
+    for name, text in tables(results, choices, comparisons).items():
         write_text(out / "tables" / name, text)
-    draw_figures(results, rows, choices, comparisons, out / "figures")
+    draw_figures(results, choices, comparisons, out / "figures")
     handed_out = {choice.model for choice in choices if hand_out(results, choice, runs, out)}
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
     write_text(out / "recommendation.md", as_markdown(choices, results, shown_as, handed_out))
 
 
-def tables(
-    results: Results, rows: pd.DataFrame, choices: list[Choice], comparisons: pd.DataFrame
-) -> dict[str, str]:
+def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -> dict[str, str]:
     """Return every table that has something to say: file name -> text."""
-    curves, published, costs = areas(results), side_by_side(results, rows), cost(results)
-    texts = csv_tables(results, rows) | {
-        "main.md": main_markdown(results, rows, choices, comparisons),
-        "main.tex": main_latex(results, rows, choices),
+    curves, published, costs = areas(results), side_by_side(results), cost(results)
+    texts = csv_tables(results) | {
+        "main.md": main_markdown(results, choices, comparisons),
+        "main.tex": main_latex(results, choices),
         "comparisons.csv": comparisons_csv(comparisons, results.cost),
         "comparisons.md": comparisons_markdown(comparisons, unanswered(results, comparisons), results.cost),
         "areas.csv": csv_text(curves, AREAS),
@@ -87,23 +95,16 @@ def tables(
 
 
 def draw_figures(
-    results: Results, rows: pd.DataFrame, choices: list[Choice], comparisons: pd.DataFrame, folder: Path
+    results: Results, choices: list[Choice], comparisons: pd.DataFrame, folder: Path
 ) -> list[str]:
     """Write every figure that has data, PNG and SVG, and return their names (``TASK-BACKBONE-KIND``)."""
     folder.mkdir(parents=True, exist_ok=True)
     names = draw_differences(comparisons, folder)
     for choice in choices:
-        task, backbone = pair = choice.task, choice.backbone
-        stem, here = f"{task}-{backbone}", rows[of_pair(rows, *pair)]
-        names += draw_speed(results, here, choice, folder)
-        names += draw_exit_quality(results, *pair, folder, f"{stem}-exit_quality")
-        names += draw_exits(results, *pair, folder, f"{stem}-exits")
-        names += draw_reliability(results, *pair, folder, f"{stem}-reliability")
-        names += draw_rule_matrix(results, here, folder, f"{stem}-rule_matrix")
-        names += draw_patience(results, *pair, folder, f"{stem}-patience")
-        names += draw_conflict(results, *pair, folder, f"{stem}-conflict")
-        names += draw_overthinking(results, *pair, folder, f"{stem}-overthinking")
-        names += draw_weights(results, *pair, folder, f"{stem}-weights")
+        names += draw_speed(results, choice, folder)
+        for kind, draw in FIGURES.items():
+            stem = f"{choice.task}-{choice.backbone}-{kind}"
+            names += draw(results, choice.task, choice.backbone, folder, stem)
     return names
 
 

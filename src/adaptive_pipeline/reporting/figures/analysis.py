@@ -19,8 +19,9 @@ from adaptive_pipeline.reporting.names import method_key, method_name, rule_key,
 # ---- exit rules against objectives -----------------------------------------------------------------------------------
 
 
-def draw_rule_matrix(results: Results, rows: pd.DataFrame, folder: Path, name: str) -> list[str]:
+def draw_rule_matrix(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
     """Draw the quality of every rule that can be followed, with every method, at one goal; needs two cells to compare."""
+    rows = results.main[of_pair(results.main, task, backbone)]
     goal = nearest_goal({*rows.goal})
     cells = rows[(rows.goal == goal) & rows.quality_mean.notna() & rows.attainable]
     if len(cells) < 2 or goal is None:
@@ -67,7 +68,9 @@ def draw_patience(results: Results, task: str, backbone: str, folder: Path, name
             for (method, rule), line in lines.groupby(["method", "rule"], sort=False):
                 label = method_name(method) + ("" if rule == "patience" else f", {rule_name(rule)}")
                 style = LINE_STYLES[rules.index(rule) % len(LINE_STYLES)]
-                draw_line(axes, line, "patience", column, label=label, linestyle=style)
+                draw_line(
+                    axes, line.sort_values("patience"), "patience", column, label=label, linestyle=style
+                )
             axes.set_xlabel("patience (agreements in a row)")
             axes.set_xticks(sorted({*lines.patience}))
         panels[0].set_ylabel("layers run, mean over rows")
@@ -99,8 +102,7 @@ def patience_lines(results: Results, task: str, backbone: str) -> pd.DataFrame:
         )
     ]
     by = ["method", "rule", "patience"]
-    lines = over_seeds(pd.DataFrame(rows, columns=[*by, "layers", "quality"]), by, ["layers", "quality"])
-    return lines.sort_values("patience", kind="stable")
+    return over_seeds(pd.DataFrame(rows, columns=[*by, "layers", "quality"]), by, ["layers", "quality"])
 
 
 # ---- conflict and overthinking ---------------------------------------------------------------------------------------

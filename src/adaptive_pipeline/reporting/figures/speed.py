@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 PANELS = 5  #: side by side, then a new line
 
 
-def draw_speed(results: Results, rows: pd.DataFrame, choice: Choice, folder: Path) -> list[str]:
+def draw_speed(results: Results, choice: Choice, folder: Path) -> list[str]:
     """Draw quality against each speed-up that was measured, all of them side by side, and the rules of each method."""
     task, backbone = choice.task, choice.backbone
-    here = rows[of_pair(rows, task, backbone)]
-    plot, stem = SpeedPlot(results, here, choice), f"{task}-{backbone}"
-    others = here[here.method != "full"]
+    plot, stem = SpeedPlot(results, choice), f"{task}-{backbone}"
+    others = plot.rows[plot.rows.method != "full"]
     speeds = [speed for speed in SPEEDS if others[speed.name].notna().any()]
     names = []
     for speed in speeds:
@@ -53,7 +52,8 @@ def draw_speed(results: Results, rows: pd.DataFrame, choice: Choice, folder: Pat
 class SpeedPlot:
     """What is drawn of one task and backbone: each method with one rule, plus the recommended row."""
 
-    def __init__(self, results: Results, rows: pd.DataFrame, choice: Choice) -> None:
+    def __init__(self, results: Results, choice: Choice) -> None:
+        rows = results.main[of_pair(results.main, choice.task, choice.backbone)]
         self.results, self.rows, self.choice = results, rows, choice
         measured = rows[(rows.method == "full") & rows.quality_mean.notna()]
         self.full = next(measured.itertuples(), None)

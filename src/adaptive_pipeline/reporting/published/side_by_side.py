@@ -24,34 +24,13 @@ from adaptive_pipeline.reporting.text.markdown import counted, notes_list, numbe
 OURS = ("seeds", "metric", "quality_mean", "quality_std", "layers_speedup")
 #: Columns of ``published.csv``; qualities are fractions, as everywhere.
 COLUMNS = [
-    "task",
-    "backbone",
-    "method",
-    "paper",
-    "table",
-    "paper_method",
-    "paper_backbone",
-    "paper_split",
-    "paper_metric",
-    "metric_certainty",
-    "paper_quality",
-    "certainty",
-    "paper_speedup",
-    "rule",
-    "operating_point",
-    *OURS,
-    "weights",
-    "evaluation",
-    "train_rows",
-    "setting",
-    "paper_source",
-    "paper_note",
-]
+    *CELL, "paper", "table", "paper_method", "paper_backbone", "paper_split", "paper_metric", "metric_certainty",
+    "paper_quality", "certainty", "paper_speedup", "rule", "operating_point", *OURS, "weights", "evaluation", "train_rows",
+    "setting", "paper_source", "paper_note",
+]  # fmt: skip
 
 
-def side_by_side(
-    results: Results, rows: pd.DataFrame, published: Sequence[Published] | None = None
-) -> pd.DataFrame:
+def side_by_side(results: Results, published: Sequence[Published] | None = None) -> pd.DataFrame:
     """Return what papers say about the tasks and methods of a run, each with our nearest row.
 
     A task is matched by its key (``sst-2`` is ``sst2``; generated tasks match nothing), a method by its key. Of our
@@ -70,7 +49,7 @@ def side_by_side(
         ...`` where that forbids a comparison.
     """
     cells = load_published() if published is None else published
-    usable = rows[rows.quality_mean.notna() & rows.attainable]
+    usable = results.main[results.main.quality_mean.notna() & results.main.attainable]
     found = [
         _pair(results, own, cell)
         for (task, _, method), own in usable.groupby(CELL, sort=False)
@@ -88,25 +67,24 @@ def _pair(results: Results, rows: pd.DataFrame, cell: Published) -> dict[str, An
         for record in results.data
         if (record.cell.task, record.cell.backbone) == (row.task, row.backbone)
     ]
-    return {name: getattr(row, name) for name in (*KEY, "goal", *OURS)} | {
-        "cell": cell,
-        "paper": cell.paper,
-        "table": cell.table,
-        "paper_method": cell.method,
-        "paper_backbone": cell.backbone,
-        "paper_split": cell.split,
-        "paper_metric": cell.metric,
-        "metric_certainty": cell.metric_certainty,
-        "paper_quality": cell.value,
-        "certainty": cell.certainty,
-        "paper_speedup": cell.speedup,
-        "weights": _weights(results.params, row.backbone),
-        "evaluation": results.params.task(row.task).evaluation or "carved from train",
-        "train_rows": min(trained_on, default=None),
-        "setting": _setting(results.params, cell, row),
-        "paper_source": f"{cell.citation}; {cell.source}",
-        "paper_note": " ".join(filter(None, (cell.note, cell.table_note))),
+    theirs = {name: getattr(cell, name) for name in ("paper", "table", "metric_certainty", "certainty")}
+    theirs |= {
+        f"paper_{name}": getattr(cell, name) for name in ("method", "backbone", "split", "metric", "speedup")
     }
+    return (
+        {name: getattr(row, name) for name in (*KEY, "goal", *OURS)}
+        | theirs
+        | {
+            "cell": cell,
+            "paper_quality": cell.value,
+            "weights": _weights(results.params, row.backbone),
+            "evaluation": results.params.task(row.task).evaluation or "carved from train",
+            "train_rows": min(trained_on, default=None),
+            "setting": _setting(results.params, cell, row),
+            "paper_source": f"{cell.citation}; {cell.source}",
+            "paper_note": " ".join(filter(None, (cell.note, cell.table_note))),
+        }
+    )
 
 
 def task_key(name: str) -> str:

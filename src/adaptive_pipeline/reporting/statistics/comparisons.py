@@ -14,7 +14,7 @@ import pandas as pd
 
 from adaptive_inference.calibration.operating_point import ROUNDING, Goal, Seen, rank
 from adaptive_pipeline.reporting.frame import Results, of_pair
-from adaptive_pipeline.reporting.measures import mean
+from adaptive_pipeline.reporting.measures import KEY, mean
 from adaptive_pipeline.reporting.names import method_name, rule_key, static_layers
 from adaptive_pipeline.reporting.statistics.answers import Answers, answer_key, collect_answers
 from adaptive_pipeline.reporting.statistics.paired import Difference, holm, paired_bootstrap, resample_quality
@@ -26,34 +26,18 @@ LEVEL = 0.05  #: of Holm's adjusted p-value
 RESAMPLES = 10_000
 #: Columns of ``comparisons.csv``: method minus reference over the same rows and seeds.
 COLUMNS = [
-    "task",
-    "backbone",
-    "goal",
-    "method",
-    "rule",
-    "reference",
-    "reference_rule",
-    "metric",
-    "rows",
-    "seeds",
-    "difference_mean",
-    "difference_std",
-    "difference_low",
-    "difference_high",
-    "p_value",
-    "p_holm",
+    "task", "backbone", "goal", "method", "rule", "reference", "reference_rule", "metric", "rows", "seeds",
+    "difference_mean", "difference_std", "difference_low", "difference_high", "p_value", "p_holm",
     "comparisons",  # of this task and backbone: what Holm corrects for
-    "significant",
-    "layers_speedup",
-    "reference_layers_speedup",
+    "significant", "layers_speedup", "reference_layers_speedup",
     "operating_point",  # the method's own: the goal, or that of a model without exits
-]
+]  # fmt: skip
 
 #: A goal, and two rows of the main table that are compared at it.
 Duel = tuple[Goal, Any, Any]
 
 
-def compare(results: Results, rows: pd.DataFrame, resamples: int = RESAMPLES) -> pd.DataFrame:
+def compare(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Return every comparison that the records allow, in table order; none where they keep no answers.
 
     Columns are `COLUMNS`, with ``goal`` a `Goal`, and ``flops_speedup``, ``reference_flops_speedup``.
@@ -67,7 +51,7 @@ def compare(results: Results, rows: pd.DataFrame, resamples: int = RESAMPLES) ->
     found: list[dict[str, Any]] = []
     for pair in results.pairs:
         answers = collect_answers(results, *pair)
-        here = list(rows[of_pair(rows, *pair)].itertuples(index=False))
+        here = list(results.main[of_pair(results.main, *pair)].itertuples())
         if answers is not None:
             found += _compare_here(results, here, answers, resamples, asked)
     return pd.DataFrame(found, columns=[*COLUMNS, "flops_speedup", "reference_flops_speedup"])
@@ -159,23 +143,15 @@ def _order(row: Any, goal: Goal) -> tuple[Any, ...]:
 
 
 def _comparison(goal: Goal, row: Any, reference: Any, difference: Difference) -> dict[str, Any]:
-    return {
-        "task": row.task,
-        "backbone": row.backbone,
+    same = {name: getattr(row, name) for name in (*KEY, "metric")}
+    figures = {f"difference_{name}": getattr(difference, name) for name in ("mean", "std", "low", "high")}
+    return same | figures | {
         "goal": goal,
-        "method": row.method,
-        "rule": row.rule,
         "reference": reference.method,
         "reference_rule": reference.rule,
-        "metric": row.metric,
         "seeds": difference.seeds,
-        "difference_mean": difference.mean,
-        "difference_std": difference.std,
-        "difference_low": difference.low,
-        "difference_high": difference.high,
         "p_value": difference.p_value,
-        "operating_point": row.operating_point,
-    }
+    }  # fmt: skip
 
 
 def unanswered(results: Results, comparisons: pd.DataFrame) -> list[str]:

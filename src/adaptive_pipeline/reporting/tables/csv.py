@@ -61,11 +61,11 @@ def csv_text(frame: pd.DataFrame, columns: list[str]) -> str:
     return stream.getvalue()
 
 
-def main_csv(results: Results, rows: pd.DataFrame) -> str:
+def main_csv(results: Results) -> str:
     """Return ``main.csv``; goals in another currency than layers are named."""
     if results.cost == "layers":
-        return csv_text(rows, MAIN_COLUMNS)
-    return csv_text(rows.assign(goal_cost=results.cost), [*MAIN_COLUMNS, "goal_cost"])
+        return csv_text(results.main, MAIN_COLUMNS)
+    return csv_text(results.main.assign(goal_cost=results.cost), [*MAIN_COLUMNS, "goal_cost"])
 
 
 def comparisons_csv(comparisons: pd.DataFrame, cost: Cost = "layers") -> str:
@@ -85,7 +85,7 @@ def missing_csv(results: Results) -> str:
     return csv_text(pd.DataFrame(rows, columns=columns), columns)
 
 
-def csv_tables(results: Results, rows: pd.DataFrame) -> dict[str, str]:
+def csv_tables(results: Results) -> dict[str, str]:
     """Return every CSV about the records: file name -> text; the second half only where there is something to say."""
     explaining = {
         "cost.csv": (breakdowns.cost(results), COST_COLUMNS),
@@ -94,7 +94,7 @@ def csv_tables(results: Results, rows: pd.DataFrame) -> dict[str, str]:
         "weights.csv": (found := breakdowns.weights(results), list(found)),
     }
     return {
-        "main.csv": main_csv(results, rows),
+        "main.csv": main_csv(results),
         "exits.csv": csv_text(breakdowns.exits(results), EXIT_COLUMNS),
         "tiers.csv": csv_text(breakdowns.tiers(results), TIER_COLUMNS),
         "data.csv": csv_text(breakdowns.splits(results), breakdowns.DATA_COLUMNS),

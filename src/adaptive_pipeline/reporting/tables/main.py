@@ -25,9 +25,7 @@ UNITS = ("fraction", "times", "share")  #: in the order of the columns
 SIGNED = {"quality_mean": "early_exit", "quality_difference": "full"}
 
 
-def main_markdown(
-    results: Results, rows: pd.DataFrame, choices: Iterable[Choice], comparisons: pd.DataFrame
-) -> str:
+def main_markdown(results: Results, choices: Sequence[Choice], comparisons: pd.DataFrame) -> str:
     """Return ``main.md``: one table per task and backbone, what each exit can do, and what to know when reading it.
 
     Significant differences among ``comparisons`` are marked in the cells of quality and of its loss.
@@ -36,10 +34,10 @@ def main_markdown(
     at_chance = {(choice.task, choice.backbone): choice.chance for choice in choices if choice.chance}
     first_exits = first_exit_difference(results, "sweet", "early_exit")
     lines = ["# Results", ""]
-    if rows.empty:
+    if results.main.empty:
         lines += ["Nothing is evaluated yet.", ""]
     for task, backbone in results.pairs:
-        here = rows[of_pair(rows, task, backbone)]
+        here = results.main[of_pair(results.main, task, backbone)]
         lines += [f"## {task}, {backbone} ({metric_name(results.metric(task, backbone))})", ""]
         if (task, backbone) in at_chance:
             lines += [chance_sentence(at_chance[task, backbone]), ""]
@@ -54,7 +52,7 @@ def main_markdown(
         for row in first_exits[of_pair(first_exits, task, backbone)].itertuples():
             lines += ["", first_exit_sentence(row)]
         lines += [""] * bool(lines[-1])
-    return "\n".join([*lines, *notes_list(main_notes(results, rows, comparisons))])
+    return "\n".join([*lines, *notes_list(main_notes(results, comparisons))])
 
 
 def _shown(rows: pd.DataFrame) -> list[Measure]:
@@ -128,9 +126,9 @@ def latex(text: str) -> str:
     return text.translate(str.maketrans(_ESCAPES))
 
 
-def main_latex(results: Results, rows: pd.DataFrame, choices: Iterable[Choice]) -> str:
+def main_latex(results: Results, choices: Iterable[Choice]) -> str:
     """Return ``main.tex``: one booktabs tabular, to be read by LaTeX's input (needs the package booktabs)."""
-    chosen = _chosen(choices)
+    rows, chosen = results.main, _chosen(choices)
     speeds = [measure for measure in _shown(rows) if measure.unit == "times"]
     plain = set(rows.metric) <= {"accuracy"}  # what quality means where nothing else is said
     headers = [*map(latex, HEADERS), "$n$", "Quality", *(latex(measure.header) for measure in speeds)]

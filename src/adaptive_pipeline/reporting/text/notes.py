@@ -18,8 +18,9 @@ from adaptive_pipeline.reporting.text.sentences import currency_note
 BETTER, WORSE, DIFFERS = "†", "‡", "§"
 
 
-def main_notes(results: Results, rows: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[str]:
+def main_notes(results: Results, comparisons: pd.DataFrame) -> Iterator[str]:
     """Yield the notes of ``main.md``."""
+    rows = results.main
     yield (
         f"{_quality_note(set(rows.metric))} Speed-ups are cost of the full fine-tuned model / cost of the "
         "method; layers, FLOPs and batch-1 wall-clock are never mixed. Means over seeds, std with n − 1; empty: not "  # noqa: RUF001

@@ -21,19 +21,9 @@ from adaptive_pipeline.reporting.text.sentences import (
 
 #: What ``recommendation.json`` tells of the evaluation split.
 REPORTED = (
-    "metric",
-    "quality_mean",
-    "quality_std",
-    "quality_low",
-    "quality_high",
-    "quality_difference",
-    "seeds",
-    "layers_speedup",
-    "flops_speedup",
-    "wallclock_speedup",
-    "wallclock_low",
-    "wallclock_high",
-)
+    "metric", "quality_mean", "quality_std", "quality_low", "quality_high", "quality_difference", "seeds", "layers_speedup",
+    "flops_speedup", "wallclock_speedup", "wallclock_low", "wallclock_high",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ class Choice:
         return f"{COST_WORDS[self.cost]} run on the calibration split"
 
 
-def recommend(results: Results, rows: pd.DataFrame) -> list[Choice]:
+def recommend(results: Results) -> list[Choice]:
     """Choose, for each task and backbone, the fastest operating point within ``goal.max_loss`` points.
 
     A candidate qualifies if its quality on the *calibration* split, as the mean over seeds of the difference to the
@@ -99,7 +89,7 @@ def recommend(results: Results, rows: pd.DataFrame) -> list[Choice]:
     for task, backbone in results.pairs:
         folders = [task] * (several or len(results.params.tasks) > 1) + [backbone] * several
         choice = Choice(task, backbone, "/".join(["model", *folders]), results.cost, "")
-        here = rows[of_pair(rows, task, backbone)]
+        here = results.main[of_pair(results.main, task, backbone)]
         choices.append(
             replace(choice, **_choose(results, here), chance=against_chance(results, task, backbone))
         )
