@@ -39,10 +39,9 @@ from adaptive_inference.tasks.quality import predict, quality
 from adaptive_inference.tasks.schema import Schema, load_schema, load_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.prose import main_latex, main_markdown
-from adaptive_pipeline.reporting.recommendation import recommend
+from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
+from adaptive_pipeline.reporting.text.recommendation import recommend
 from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.stage import Stage
 from adaptive_pipeline.tracking import all_points
@@ -321,7 +320,7 @@ def mixed(tmp_path_factory):
 
 
 def test_a_run_of_both_kinds_never_mixes_their_qualities(mixed):
-    rows = aggregate(mixed)
+    rows = mixed.main
     for task, metric in (("classes", "accuracy"), ("scores", "spearman")):
         own = [row for row in rows if row.task == task]
         assert {row.metric for row in own} == {metric}
@@ -348,7 +347,7 @@ def test_classes_alone_are_reported_as_before(mixed):
         points=[point for point in mixed.points if point.cell.task == "classes"],
         cells=[files for files in mixed.cells if files.cell.task == "classes"],
     )
-    rows = aggregate(alone)
+    rows = alone.main
     assert "Quality is a fraction of the evaluation split." in main_markdown(alone, rows, [])
     assert "(accuracy)" not in main_latex(alone, rows, [])
 
