@@ -40,6 +40,7 @@ from adaptive_inference.tasks.schema import Schema, load_schema, load_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
 from adaptive_pipeline.reporting.text.recommendation import recommend
 from adaptive_pipeline.runs.records import Record
@@ -320,20 +321,17 @@ def mixed(tmp_path_factory):
 
 
 def test_a_run_of_both_kinds_never_mixes_their_qualities(mixed):
-    rows = mixed.main
     for task, metric in (("classes", "accuracy"), ("scores", "spearman")):
-        own = [row for row in rows if row.task == task]
-        assert {row.metric for row in own} == {metric}
-        assert all(
-            (row.quality_mean < 0) == (task == "scores") for row in own if row.quality_mean is not None
-        )
-        assert all(point.cell.task == task for row in own for point in row.points)
+        own = mixed.main[mixed.main.task == task]
+        assert set(own.metric) == {metric}
+        assert ((own.quality_mean < 0) == (task == "scores")).all()
+        assert {cell.task for row in own.itertuples() for cell in mixed.of_row(row).cell} == {task}
     choices = recommend(mixed)
     assert [(choice.task, choice.row.metric) for choice in choices] == [
         ("classes", "accuracy"),
         ("scores", "spearman"),
     ]
-    markdown, tex = main_markdown(mixed, rows, choices), main_latex(mixed, rows, choices)
+    markdown, tex = main_markdown(mixed, choices, compare(mixed)), main_latex(mixed, choices)
     assert "(accuracy)" in markdown
     assert "(Spearman correlation)" in markdown
     assert "compare within a table only" in markdown
@@ -344,12 +342,11 @@ def test_a_run_of_both_kinds_never_mixes_their_qualities(mixed):
 def test_classes_alone_are_reported_as_before(mixed):
     alone = replace(
         mixed,
-        points=[point for point in mixed.points if point.cell.task == "classes"],
-        cells=[files for files in mixed.cells if files.cell.task == "classes"],
+        points=mixed.points[mixed.points.task == "classes"],
+        cells=[cell for cell in mixed.cells if cell.task == "classes"],
     )
-    rows = alone.main
-    assert "Quality is a fraction of the evaluation split." in main_markdown(alone, rows, [])
-    assert "(accuracy)" not in main_latex(alone, rows, [])
+    assert "Quality is a fraction of the evaluation split." in main_markdown(alone, [], compare(alone))
+    assert "(accuracy)" not in main_latex(alone, [])
 
 
 def test_names_of_metrics_and_answers():
