@@ -70,7 +70,7 @@ def exit_share(counts: Iterable[dict[str, int]]) -> dict[int, float]:
     for one in counts:
         pooled.update(one)
     total = pooled.total()
-    return {int(layer): pooled[layer] / total for layer in sorted(pooled, key=int)}
+    return {int(layer): pooled[layer] / total for layer in sorted(pooled, key=int)} if total else {}
 
 
 # ---- measures --------------------------------------------------------------------------------------------------------
