@@ -18,7 +18,7 @@ from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.frame import collect
-from adaptive_pipeline.reporting.statistics.areas import COLUMNS, areas
+from adaptive_pipeline.reporting.statistics.areas import areas
 from adaptive_pipeline.reporting.statistics.comparisons import (
     RESAMPLES,
     _asked_duels,
@@ -384,7 +384,7 @@ def test_a_seed_without_baseline_leaves_the_score_empty_and_the_area_there(tmp_p
 def test_no_run_no_areas(tmp_path, params):
     results = collect(tmp_path, params)
     assert areas(results).empty
-    assert len(csv_text(areas(results), COLUMNS).splitlines()) == 1
+    assert len(csv_text(areas(results)).splitlines()) == 1
     assert "No curve" in areas_markdown(areas(results))
     write_cell(tmp_path, params, Cell("tiers", "minilm", 0, "full"))
     assert areas(collect(tmp_path, params)).empty

@@ -19,8 +19,8 @@ from adaptive_pipeline.reporting import frame as frame_module
 from adaptive_pipeline.reporting.breakdowns import first_exit_difference
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.names import method_key, natural_key
-from adaptive_pipeline.reporting.statistics.bands import band
 from adaptive_pipeline.reporting.statistics.comparisons import compare
+from adaptive_pipeline.reporting.statistics.curve_area import band
 from adaptive_pipeline.reporting.tables.csv import cell_text, csv_tables
 from adaptive_pipeline.reporting.tables.main import latex, main_latex, main_markdown
 from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend

@@ -15,7 +15,7 @@ from adaptive_inference.settings.training import WeightLearning
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.frame import PAIR, Results, machine_name
-from adaptive_pipeline.reporting.measures import CELL, KEY, first, joined, over_seeds
+from adaptive_pipeline.reporting.measures import CELL, KEY, first, joined, mean, over_seeds
 from adaptive_pipeline.reporting.names import natural_key
 
 #: One training: what is measured once of each.
@@ -161,12 +161,10 @@ def cost(results: Results) -> pd.DataFrame:
     same = (found.machine != "") & (found.machine == found.machine_of_full)
     found["training_ratio"] = (found.training_seconds / found.training_seconds_of_full).where(same)
     found["training_steps"] = found.steps
-    averaged = ["training_steps", "training_seconds", "training_ratio"]
-    carried = {"added_parameters": first, "with_full": first, "machine": joined}
-    table = over_seeds(found, CELL, averaged, **carried).rename(
-        columns={"training_steps_mean": "training_steps"}
-    )
-    return table.assign(with_full=table.with_full.map({True: "yes", False: "no"}))
+    carried = {"added_parameters": first, "training_steps": mean, "with_full": first, "machine": joined}
+    table = over_seeds(found, CELL, ["training_seconds", "training_ratio"], **carried)
+    table["with_full"] = table.with_full.map({True: "yes", False: "no"})
+    return table[[name for name in table if name not in ("with_full", "machine")] + ["with_full", "machine"]]
 
 
 # ---- how exits disagree ----------------------------------------------------------------------------------------------

@@ -11,21 +11,13 @@ import pandas as pd
 from adaptive_inference.files import write_json, write_text
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.breakdowns import cost
-from adaptive_pipeline.reporting.figures.analysis import (
-    draw_conflict,
-    draw_overthinking,
-    draw_patience,
-    draw_rule_matrix,
-)
+from adaptive_pipeline.reporting.figures import analysis, exits, weights
 from adaptive_pipeline.reporting.figures.differences import draw_differences
-from adaptive_pipeline.reporting.figures.exits import draw_exit_quality, draw_exits, draw_reliability
 from adaptive_pipeline.reporting.figures.speed import draw_speed
-from adaptive_pipeline.reporting.figures.weights import draw_weights
 from adaptive_pipeline.reporting.frame import Results, collect
 from adaptive_pipeline.reporting.handout import hand_out
 from adaptive_pipeline.reporting.published.side_by_side import COLUMNS as PUBLISHED
 from adaptive_pipeline.reporting.published.side_by_side import published_markdown, side_by_side
-from adaptive_pipeline.reporting.statistics.areas import COLUMNS as AREAS
 from adaptive_pipeline.reporting.statistics.areas import areas
 from adaptive_pipeline.reporting.statistics.comparisons import compare, unanswered
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, csv_text
@@ -38,14 +30,14 @@ OUTPUTS = ("tables", "figures", "model", "recommendation.json", "recommendation.
 
 #: Kind -> what draws it, one figure or one per method, of a task and backbone; besides quality against speed.
 FIGURES = {
-    "exit_quality": draw_exit_quality,
-    "exits": draw_exits,
-    "reliability": draw_reliability,
-    "rule_matrix": draw_rule_matrix,
-    "patience": draw_patience,
-    "conflict": draw_conflict,
-    "overthinking": draw_overthinking,
-    "weights": draw_weights,
+    "exit_quality": analysis.draw_exit_quality,
+    "exits": exits.draw_exits,
+    "reliability": exits.draw_reliability,
+    "rule_matrix": analysis.draw_rule_matrix,
+    "patience": analysis.draw_patience,
+    "conflict": analysis.draw_conflict,
+    "overthinking": analysis.draw_overthinking,
+    "weights": weights.draw_weights,
 }
 
 
@@ -81,7 +73,7 @@ def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -
         "main.tex": main_latex(results, choices),
         "comparisons.csv": comparisons_csv(comparisons, results.cost),
         "comparisons.md": comparisons_markdown(comparisons, unanswered(results, comparisons), results.cost),
-        "areas.csv": csv_text(curves, AREAS),
+        "areas.csv": csv_text(curves),
         "areas.md": areas_markdown(curves),
     }
     if len(costs):

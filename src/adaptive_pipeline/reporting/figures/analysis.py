@@ -1,4 +1,4 @@
-"""Figures that explain a result: rules against objectives, patience, conflicts of gradients, overthinking."""
+"""Figures that explain a result: rules against objectives, patience, exits and gradients by layer, overthinking."""
 
 # ruff: noqa: RUF001 - signs that readers see
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from adaptive_inference.serving.card import metric_name
-from adaptive_pipeline.reporting.breakdowns import conflict, overthinking
+from adaptive_pipeline.reporting.breakdowns import conflict, exits, overthinking
 from adaptive_pipeline.reporting.figures.shown import nearest_goal
 from adaptive_pipeline.reporting.figures.style import canvas, colour, draw_line, legend, save
 from adaptive_pipeline.reporting.frame import Results, of_pair
@@ -105,23 +105,39 @@ def patience_lines(results: Results, task: str, backbone: str) -> pd.DataFrame:
     return over_seeds(pd.DataFrame(rows, columns=[*by, "layers", "quality"]), by, ["layers", "quality"])
 
 
-# ---- conflict and overthinking ---------------------------------------------------------------------------------------
+# ---- layer by layer --------------------------------------------------------------------------------------------------
+
+
+def draw_exit_quality(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
+    """Draw the quality of every exit by itself: what an objective costs or gives before any rule is used."""
+    rows = exits(results)
+    label = f"{metric_name(results.metric(task, backbone))}, evaluation split"
+    places = "exit after layer (every row forced to leave there)"
+    return _by_layer(
+        rows[of_pair(rows, task, backbone)], "exit_layer", "quality", places, label, folder, name
+    )
 
 
 def draw_conflict(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
     """Draw the mean cosine between the gradients of pairs of exits, layer by layer."""
     rows = conflict(results)
-    rows = rows[of_pair(rows, task, backbone) & rows.cosine_mean.notna()]
+    label = "cosine of exits' gradients\n(mean over pairs of exits)"
+    return _by_layer(rows[of_pair(rows, task, backbone)], "layer", "cosine", "layer", label, folder, name)
+
+
+def _by_layer(
+    rows: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str, folder: Path, name: str
+) -> list[str]:
+    rows = rows[rows[f"{y}_mean"].notna()]
     if rows.empty:
         return []
     with canvas(5.2, 3.4) as (figure, (axes,)):
-        axes.axhline(0.0, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
+        if (rows[f"{y}_mean"] < 0).any():
+            axes.axhline(0.0, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
         for method, own in rows.groupby("method", sort=False):
-            draw_line(axes, own, "layer", "cosine", label=method_name(method))
-        axes.set_xticks(sorted({*rows.layer}))
-        axes.set_xlabel("layer")
-        axes.set_ylabel("cosine of exits' gradients\n(mean over pairs of exits)")
-        axes.set_title(f"{task}, {backbone}", loc="left")
+            draw_line(axes, own, x, y, label=method_name(method))
+        axes.set(xlabel=xlabel, ylabel=ylabel, xticks=sorted({*rows[x]}))
+        axes.set_title(f"{rows.task.iloc[0]}, {rows.backbone.iloc[0]}", loc="left")
         legend(axes)
         return [save(figure, folder, name)]
 

@@ -1,4 +1,4 @@
-"""Where rows leave and how far confidence can be trusted: exit histograms, quality of exits, reliability diagrams."""
+"""Where rows leave and how far confidence can be trusted: exit histograms, reliability diagrams."""
 
 from __future__ import annotations
 
@@ -8,33 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from adaptive_inference.serving.card import metric_name
-from adaptive_pipeline.reporting.breakdowns import exits
 from adaptive_pipeline.reporting.figures.shown import typical_points
-from adaptive_pipeline.reporting.figures.style import canvas, colour, draw_line, legend, save
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.figures.style import canvas, colour, save
+from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import exit_share, mean
 from adaptive_pipeline.reporting.names import method_name, natural_key, rule_name
-
-
-def draw_exit_quality(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
-    """Draw the quality of every exit by itself: what an objective costs or gives before any rule is used."""
-    rows = exits(results)
-    rows = rows[of_pair(rows, task, backbone) & rows.quality_mean.notna()]
-    if rows.empty:
-        return []
-    with canvas(5.2, 3.4) as (figure, (axes,)):
-        for method, own in rows.groupby("method", sort=False):
-            draw_line(axes, own, "exit_layer", "quality", label=method_name(method))
-        axes.set_xticks(sorted({*rows.exit_layer}))
-        axes.set_xlabel("exit after layer (every row forced to leave there)")
-        axes.set_ylabel(f"{metric_name(rows.metric.iloc[0])}, evaluation split")
-        axes.set_title(f"{task}, {backbone}", loc="left")
-        legend(axes)
-        return [save(figure, folder, name)]
-
-
-# ---- exit histograms -------------------------------------------------------------------------------------------------
 
 TITLE = 34  #: characters of rule and goal that fit above a panel side by side
 

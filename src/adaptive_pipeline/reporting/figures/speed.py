@@ -17,7 +17,7 @@ from adaptive_pipeline.reporting.figures.style import canvas, colour, legend, ma
 from adaptive_pipeline.reporting.frame import Results, of_pair
 from adaptive_pipeline.reporting.measures import SPEEDS, Measure
 from adaptive_pipeline.reporting.names import method_key, method_name, rule_key, rule_name, static_layers
-from adaptive_pipeline.reporting.statistics.bands import Band, band
+from adaptive_pipeline.reporting.statistics.curve_area import Band, band
 from adaptive_pipeline.reporting.text.recommendation import Choice
 
 if TYPE_CHECKING:

@@ -16,31 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Fixed per method, the same in every figure: colours of Okabe and Ito, then darker and duller ones of Tol's muted set
-#: (both for colour-blind readers; no palette keeps so many apart, so that lines have markers too).
-COLOURS = {
-    "full": "#000000",
-    "static": "#7f7f7f",
-    "early_exit": "#0072B2",
-    "sweet": "#D55E00",
-    "multi_model": "#009E73",
-    "learning_to_exit": "#CC79A7",
-    "pabee": "#E69F00",
-    "leebert": "#56B4E9",
-    "elasticbert": "#332288",
-    "deebert": "#882255",
-    "fastbert": "#999933",
-    "berxit": "#44AA99",
-    "fastbert_clo_v2": "#6B6B00",
-    "leebert_uniform": "#117733",
-    "leebert_random": "#DDAA33",
-    "leebert_last": "#CC6677",
-    "leebert_lle": "#AA4499",
-    "leebert_slo": "#004488",
-    "leebert_blo": "#661100",
-    "leebert_clo_v1": "#B5651D",
-    "leebert_raw": "#5D3A9B",
-}
+COLOURS = {method: colour for method, (_, colour) in METHODS.items() if colour}
 SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C6D1F")
 MARKERS = {"full": "*", "early_exit": "o", "sweet": "D", "multi_model": "s", "learning_to_exit": "^"}
 SPARE_MARKERS = ("v", "P", "X", "<", ">", "p", "h", "8")
@@ -72,9 +48,7 @@ _SETTINGS = {
 def colour(method: str) -> str:
     """Return the method's colour."""
     family = "static" if static_layers(method) is not None else method
-    if family in COLOURS:
-        return COLOURS[family]
-    return SPARE[_spare_index(method) % len(SPARE)]
+    return COLOURS.get(family) or SPARE[_spare_index(method) % len(SPARE)]
 
 
 def rule_colours(rules: Iterable[str]) -> dict[str, str]:

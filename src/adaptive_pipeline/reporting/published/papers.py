@@ -179,30 +179,17 @@ def read_paper(path: Path) -> list[Published]:
 
 
 def _cells(paper: _Paper) -> Iterator[Published]:
+    of_paper = paper.model_dump(include={"paper", "source", "citation"}) | {"paper_note": paper.note}
     for table in paper.tables:
+        of_table = table.model_dump(include={"table", "backbone", "split", "unit"}) | {
+            "table_note": table.note
+        }
         metrics = paper.metrics | table.metrics
         for row in table.rows:
+            of_row = row.model_dump(exclude={"values", "uncertain", "starred"})
             for task, value in zip(table.columns, row.values, strict=True):
                 yield Published(
-                    paper=paper.paper,
-                    table=table.table,
-                    source=paper.source,
-                    citation=paper.citation,
-                    backbone=table.backbone,
-                    split=table.split,
-                    method=row.method,
-                    key=row.key,
-                    rule=row.rule,
-                    task=task,
-                    metric=metrics[task].metric,
-                    metric_certainty=metrics[task].certainty,
-                    printed=str(value),
-                    unit=table.unit,
-                    speedup=row.speedup,
-                    parameters=row.parameters,
-                    starred=task in row.starred,
+                    **of_paper, **of_table, **of_row, task=task, printed=str(value), metric=metrics[task].metric,
+                    metric_certainty=metrics[task].certainty, starred=task in row.starred,
                     certainty=row.uncertain.get(task, "certain"),
-                    note=row.note,
-                    table_note=table.note,
-                    paper_note=paper.note,
-                )
+                )  # fmt: skip

@@ -21,24 +21,6 @@ MAIN_COLUMNS = [*KEY, *(measure.name for measure in MEASURES)]
 DIGITS = {"threshold": 9}  #: significant digits; else 6
 
 
-def with_std(*names: str) -> list[str]:
-    """Return the columns of means with their spread."""
-    return [f"{name}_{figure}" for name in names for figure in ("mean", "std")]
-
-
-EXIT_COLUMNS = [*CELL, "exit_layer", "seeds", "metric", *with_std("quality")]
-TIER_COLUMNS = [
-    *KEY, "tier", "seeds", "count", "metric", *with_std("quality"), "mean_exit_layer", "mean_exit_layer_std"
-]  # fmt: skip
-CALIBRATION_COLUMNS = [*CELL, "exit_layer", "seeds", *with_std("temperature", "ece_before", "ece_after")]
-COST_COLUMNS = [
-    *CELL, "seeds", "added_parameters", "training_steps", *with_std("training_seconds", "training_ratio"), "with_full",
-    "machine",
-]  # fmt: skip
-CONFLICT_COLUMNS = [*CELL, "layer", "seeds", "pairs", *with_std("cosine")]
-OVERTHINKING_COLUMNS = [*CELL, "exit_layer", "seeds", *with_std(*breakdowns.OVERTHINKING)]
-
-
 def cell_text(value: Any, column: str = "") -> str:
     """Return a CSV cell: empty for what is missing, counts as integers, numbers to 6 digits (thresholds: 9)."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -51,9 +33,9 @@ def cell_text(value: Any, column: str = "") -> str:
     return str(value)
 
 
-def csv_text(frame: pd.DataFrame, columns: list[str]) -> str:
-    """Return a CSV with the given columns in order."""
-    stream = io.StringIO()
+def csv_text(frame: pd.DataFrame, columns: list[str] | None = None) -> str:
+    """Return a CSV of a frame, or of the given columns in order."""
+    columns, stream = columns or list(frame), io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
     for row in frame[columns].itertuples(index=False, name=None):
@@ -80,24 +62,23 @@ def comparisons_csv(comparisons: pd.DataFrame, cost: Cost = "layers") -> str:
 
 def missing_csv(results: Results) -> str:
     """Return ``missing.csv``: the cells of the params' grid that no usable record covers, with the reason."""
-    columns = [*CELL, "seed", "why"]
     rows = [asdict(item.cell) | {"why": item.why} for item in results.missing]
-    return csv_text(pd.DataFrame(rows, columns=columns), columns)
+    return csv_text(pd.DataFrame(rows, columns=[*CELL, "seed", "why"]))
 
 
 def csv_tables(results: Results) -> dict[str, str]:
     """Return every CSV about the records: file name -> text; the second half only where there is something to say."""
     explaining = {
-        "cost.csv": (breakdowns.cost(results), COST_COLUMNS),
-        "conflict.csv": (breakdowns.conflict(results), CONFLICT_COLUMNS),
-        "overthinking.csv": (breakdowns.overthinking(results), OVERTHINKING_COLUMNS),
-        "weights.csv": (found := breakdowns.weights(results), list(found)),
+        "cost.csv": breakdowns.cost(results),
+        "conflict.csv": breakdowns.conflict(results),
+        "overthinking.csv": breakdowns.overthinking(results),
+        "weights.csv": breakdowns.weights(results),
     }
     return {
         "main.csv": main_csv(results),
-        "exits.csv": csv_text(breakdowns.exits(results), EXIT_COLUMNS),
-        "tiers.csv": csv_text(breakdowns.tiers(results), TIER_COLUMNS),
-        "data.csv": csv_text(breakdowns.splits(results), breakdowns.DATA_COLUMNS),
-        "calibration.csv": csv_text(breakdowns.calibration(results), CALIBRATION_COLUMNS),
+        "exits.csv": csv_text(breakdowns.exits(results)),
+        "tiers.csv": csv_text(breakdowns.tiers(results)),
+        "data.csv": csv_text(breakdowns.splits(results)),
+        "calibration.csv": csv_text(breakdowns.calibration(results)),
         "missing.csv": missing_csv(results),
-    } | {name: csv_text(frame, columns) for name, (frame, columns) in explaining.items() if not frame.empty}
+    } | {name: csv_text(frame) for name, frame in explaining.items() if not frame.empty}
