@@ -21,6 +21,9 @@ from adaptive_pipeline.reporting.names import natural_key
 #: One training: what is measured once of each.
 SEED = [*CELL, "seed"]
 SPLITS = ("train", "development", "calibration", "evaluation")
+DATA_COLUMNS = [
+    *PAIR, "seed", "split", "rows", "labels", "tokens", "truncated", "repeated", "shared", "tiers", "labels_flipped"
+]  # fmt: skip
 
 
 def _per_cell(
@@ -100,11 +103,6 @@ def splits(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=DATA_COLUMNS)
 
 
-DATA_COLUMNS = [
-    *PAIR, "seed", "split", "rows", "labels", "tokens", "truncated", "repeated", "shared", "tiers", "labels_flipped"
-]  # fmt: skip
-
-
 def _pairs(body: Mapping[str, Any] | None) -> str | None:
     """Return ``name:value`` pairs, separated by spaces, or None where there is nothing."""
     if not body:
@@ -120,11 +118,9 @@ def calibration(results: Results) -> pd.DataFrame:
         record = results.calibration(cell)
         before, after = (record.reliability.get(when) or [] for when in ("before", "after"))
         for raw, scaled in zip(before, after, strict=True):
-            layer = raw["layer"]
-            yield {"exit_layer": layer, "temperature": record.metrics.get(f"exit{layer}_temperature")} | {
-                "ece_before": raw["ece"],
-                "ece_after": scaled["ece"],
-            }
+            temperature = record.metrics.get(f"exit{raw['layer']}_temperature")
+            eces = {"ece_before": raw["ece"], "ece_after": scaled["ece"]}
+            yield {"exit_layer": raw["layer"], "temperature": temperature} | eces
 
     figures = ["temperature", "ece_before", "ece_after"]
     return over_seeds(_per_cell(results, read, "exit_layer", *figures), [*CELL, "exit_layer"], figures)
@@ -144,7 +140,7 @@ def cost(results: Results) -> pd.DataFrame:
         record, timings = results.training(cell), results.runs.companion("train", cell, "timings")
         steps = [record.steps, *(member.steps for member in record.members)]
         yield {
-            "steps": sum(filter(None, steps)) or None,
+            "steps": float(sum(filter(None, steps))) or None,
             "builds": record.builds_on_full,
             "with_full": record.builds_on_full or record.has_copy_of_full,
             "machine": machine_name(timings.get("environment", {})),
@@ -156,11 +152,10 @@ def cost(results: Results) -> pd.DataFrame:
     full = found[found.method == "full"][[*PAIR, "seed", "steps", "training_seconds", "machine"]]
     found = found.merge(full, how="left", on=[*PAIR, "seed"], suffixes=("", "_of_full"))
     # with the full model's time already, where a member is its copy
-    found.loc[found.builds.astype(bool), "training_seconds"] += found.training_seconds_of_full
-    found.loc[found.with_full.astype(bool), "steps"] += found.steps_of_full
+    found.training_seconds += found.training_seconds_of_full.where(found.builds, 0.0)
+    found["training_steps"] = found.steps + found.steps_of_full.where(found.with_full, 0.0)
     same = (found.machine != "") & (found.machine == found.machine_of_full)
     found["training_ratio"] = (found.training_seconds / found.training_seconds_of_full).where(same)
-    found["training_steps"] = found.steps
     carried = {"added_parameters": first, "training_steps": mean, "with_full": first, "machine": joined}
     table = over_seeds(found, CELL, ["training_seconds", "training_ratio"], **carried)
     table["with_full"] = table.with_full.map({True: "yes", False: "no"})
@@ -193,9 +188,7 @@ def overthinking(results: Results) -> pd.DataFrame:
     def read(cell: Cell) -> Iterable[dict[str, Any]]:
         found = results.evaluation(cell).overthinking
         if found:
-            yield {"exit_layer": "inner", "right_then_wrong": found["right_then_wrong"]} | {
-                "wrong_then_right": found["last_only"]
-            }
+            yield {"exit_layer": "inner"} | found | {"wrong_then_right": found["last_only"]}
             yield from ({"exit_layer": item["layer"]} | item for item in found["exits"])
 
     return over_seeds(

@@ -10,12 +10,13 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from adaptive_inference.calibration.operating_point import Cost, OperatingPoint
+from adaptive_inference.calibration.operating_point import Cost
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.measures import KEY, main_frame
@@ -32,12 +33,13 @@ from adaptive_pipeline.runs.validity import why_unusable
 
 #: Task and backbone: one table, one choice, one set of figures each.
 PAIR = ["task", "backbone"]
-#: What wall-clock gives of a point.
+#: What calibration saw, and what the clock gives, of a point.
+SEEN = ("quality", "layers_speedup", "flops_speedup")
 TIMED = ("wallclock_speedup", "wallclock_low", "wallclock_high")
 #: Columns of `Results.points`: every field of a record's row is one.
 POINTS = [
     *KEY, "seed", "cell", "goal", "threshold", "qualifies", *(name for name in PointRow.model_fields if name != "method"),
-    "calibration_quality", "calibration_layers_speedup", "calibration_flops_speedup", *TIMED, "training_seconds", "machine",
+    *(f"calibration_{name}" for name in SEEN), *TIMED, "training_seconds", "machine",
     "measured", "timed",
 ]  # fmt: skip
 
@@ -146,7 +148,8 @@ def collect(root: Path, params: Params) -> Results:
         A file is damaged or of another shape.
     """
     runs, cells, missing, rows = open_runs(root), [], [], []
-    for cell in _grid(params):
+    methods = sorted(params.methods, key=method_key)
+    for cell in starmap(Cell, product(params.tasks, params.backbones, params.seeds, methods)):
         why = why_unusable("evaluate_batch1", cell, runs, params)
         if why:
             missing.append(Missing(cell, why))
@@ -156,14 +159,6 @@ def collect(root: Path, params: Params) -> Results:
     cells.sort(key=lambda cell: _cell_key(params, cell))
     rows.sort(key=lambda row: _row_key(params, row))
     return Results(params, runs, cells, missing, _against_full(pd.DataFrame(rows, columns=POINTS)))
-
-
-def _grid(params: Params) -> Iterator[Cell]:
-    for task in params.tasks:
-        for backbone in params.backbones:
-            for seed in params.seeds:
-                for method in sorted(params.methods, key=method_key):
-                    yield Cell(task, backbone, seed, method)
 
 
 def _cell_key(params: Params, cell: Cell) -> tuple[Any, ...]:
@@ -202,21 +197,15 @@ def _points(cell: Cell, runs: Runs) -> Iterator[dict[str, Any]]:
             "measured": row.layers_speedup is not None,
             "timed": bool(clock),
         }
-        body |= {name: clock.get(name) for name in TIMED} | _seen(point)
-        yield {name: math.nan if value is None else value for name, value in body.items()} | {
-            "exit_counts": row.exit_counts or {},
-            "tiers": row.tiers or {},
-        }
+        body |= {f"calibration_{name}": getattr(point.seen, name, None) for name in SEEN}
+        body |= {name: clock.get(name) for name in TIMED}
+        body |= {"exit_counts": row.exit_counts or {}, "tiers": row.tiers or {}}
+        yield {name: math.nan if value is None else value for name, value in body.items()}
 
 
 def point_key(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return what names a point in the files beside a record: method, rule, operating point."""
     return row["method"], row["rule"], row["operating_point"]
-
-
-def _seen(point: OperatingPoint) -> dict[str, float | None]:
-    names = ("quality", "layers_speedup", "flops_speedup")
-    return {f"calibration_{name}": getattr(point.seen, name, None) for name in names}
 
 
 def _training_seconds(method: str, training: TrainingRecord, cell: Cell, runs: Runs) -> float | None:

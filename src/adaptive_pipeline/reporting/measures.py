@@ -1,7 +1,7 @@
 """What is reported: a measure is a row of data, with the average that makes one figure of several seeds.
 
-A new measure is one line of `MEASURES` (and, if no stage records it yet, a field of its record): it is a column of ``main.csv``
-and of `main_frame`, with a ``header`` also of the readable tables, with an ``axis`` also a figure.
+A new measure is one line of `MEASURES` (and, if no stage records it yet, a field of its record): it is a column of
+``main.csv`` and of `main_frame`, with a ``header`` also of the readable tables, with an ``axis`` also a figure.
 """
 
 # ruff: noqa: RUF001 - signs that readers see

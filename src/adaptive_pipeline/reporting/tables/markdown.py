@@ -56,6 +56,17 @@ def _sections(
 # ---- comparisons -----------------------------------------------------------------------------------------------------
 
 
+COMPARISON_NOTES = (
+    "Method minus reference, quality as a fraction, mean over seeds, on the same evaluation rows. Each method enters with "
+    "the rule and threshold that were best on the calibration split with at least the goal's {cost} speed-up.",
+    "± std: over seeds, n − 1; empty for one seed. Interval and p-value: bootstrap that draws rows and seeds again, always "
+    f"the same for both methods ({RESAMPLES} resamples). With few seeds it takes the chance of training as smaller than it "
+    "is, with one seed as none: then it speaks of these trained models only (docs/protocol.md, Statistics).",
+    f"**significant**: p < {LEVEL} after Holm's correction over all comparisons of the task and backbone. The interval is "
+    "not corrected. Not significant does not mean equal.",
+)
+
+
 def comparisons_markdown(
     comparisons: pd.DataFrame, without: Sequence[str] = (), cost: Cost = "layers"
 ) -> str:
@@ -68,17 +79,7 @@ def comparisons_markdown(
             "",
         ]
     else:
-        notes += [
-            "Method minus reference, quality as a fraction, mean over seeds, on the same evaluation rows. Each method enters "
-            f"with the rule and threshold that were best on the calibration split with at least the goal's {COST_WORDS[cost]} "
-            "speed-up.",
-            "± std: over seeds, n − 1; empty for one seed. Interval and p-value: bootstrap that draws rows and seeds again, "
-            f"always the same for both methods ({RESAMPLES} resamples). With few seeds it takes the chance of training as "
-            "smaller than it is, with one seed as none: then it speaks of these trained models only (docs/protocol.md, "
-            "Statistics).",
-            f"**significant**: p < {LEVEL} after Holm's correction over all comparisons of the task and backbone. The interval "
-            "is not corrected. Not significant does not mean equal.",
-        ]
+        notes += [note.format(cost=COST_WORDS[cost]) for note in COMPARISON_NOTES]
     for _, section in _sections(comparisons, "lllrrrrrrl", COMPARISON_HEADERS, _comparison_cells):
         lines += section
     if without:

@@ -28,42 +28,20 @@ REPORTED = (
 
 @dataclass(frozen=True)
 class Choice:
-    """What to use for one task and backbone.
-
-    Attributes
-    ----------
-    model
-        Folder of the assembled model below the results, e.g. ``model`` or ``model/TASK``.
-    cost
-        The currency in which "faster" is meant.
-    why
-        One sentence.
-    row
-        The recommended row of the main table; the full model's where nothing faster qualifies; None: nothing is known.
-    point
-        That of the seed whose model is handed out, a row of `Results.points`.
-    faster
-        Whether a method other than the full model qualifies and is faster.
-    measure
-        The column that candidates were ranked by.
-    candidates, qualifying
-        Operating points compared, the full model aside.
-    chance
-        Where the full model is not shown to beat one answer for all texts.
-    """
+    """What to use for one task and backbone."""
 
     task: str
     backbone: str
-    model: str
-    cost: Cost
-    why: str
-    row: Any = None
-    point: Any = None
-    faster: bool = False
-    measure: str = ""
-    candidates: int = 0
+    model: str  #: folder of the assembled model below the results, e.g. ``model`` or ``model/TASK``
+    cost: Cost  #: the currency in which "faster" is meant
+    why: str  #: one sentence
+    row: Any = None  #: the recommended row of the main table; the full model's where nothing faster qualifies; None: unknown
+    point: Any = None  #: that of the seed whose model is handed out, a row of `Results.points`
+    faster: bool = False  #: whether a method other than the full model qualifies and is faster
+    measure: str = ""  #: the column that candidates were ranked by
+    candidates: int = 0  #: operating points compared, the full model aside
     qualifying: int = 0
-    chance: Chance | None = None
+    chance: Chance | None = None  #: where the full model is not shown to beat one answer for all texts
 
     @property
     def ranked_by(self) -> str:
