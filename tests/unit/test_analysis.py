@@ -170,6 +170,17 @@ def test_a_method_that_starts_from_the_full_model_took_its_training_too(tmp_path
     assert {row.training_seconds for row in results.main.itertuples() if row.method == "pabee"} == {100.5}
 
 
+def test_steps_and_time_are_missing_where_the_full_model_that_is_a_part_is(tmp_path, params):
+    write_run(tmp_path, params)
+    folder = tmp_path / FOLDER / "seed0"
+    change_record(folder / "pabee/train", steps=30, builds_on_full=True)
+    (folder / "full/evaluation/metrics.json").unlink()
+    rows = {row["method"]: row for row in table(analysis_tables(collect(tmp_path, params)), "cost.csv")}
+    for figure in ("training_steps", "training_seconds_mean", "training_ratio_mean"):
+        assert rows["pabee"][figure] == ""
+    assert rows["sweet"]["training_seconds_mean"] == "100.5"
+
+
 # ---- conflict and overthinking ---------------------------------------------------------------------------------------
 
 
@@ -231,7 +242,7 @@ def test_a_damaged_trajectory_is_named(tmp_path):
 
 
 def test_patience_lines_hold_layers_and_quality(results):
-    lines = patience_lines(results, *results.pairs[0])
+    lines = patience_lines(results.each[0])
     assert list(lines.method) == ["pabee", "pabee", "leebert", "leebert"]
     line = lines[lines.method == "pabee"]
     assert list(line.patience) == [1, 2]
@@ -258,9 +269,7 @@ KINDS = ("rule_matrix", "patience", "conflict", "overthinking", "weights")
 
 def draw_analysis(results, folder: Path) -> list[str]:
     folder.mkdir()
-    task, backbone = results.pairs[0]
-    draws = ((FIGURES[kind], f"{task}-{backbone}-{kind}") for kind in KINDS)
-    return [name for draw, stem in draws for name in draw(results, task, backbone, folder, stem)]
+    return [name for kind in KINDS for name in FIGURES[kind](results.each[0], folder, f"tiers-minilm-{kind}")]
 
 
 def test_every_figure_is_drawn_and_drawn_again_to_the_same_bytes(tmp_path, results):

@@ -46,7 +46,7 @@ def run(tmp_path):
 
 
 def warning(results):
-    return against_chance(results, *results.pairs[0])
+    return against_chance(results.each[0])
 
 
 def test_a_full_model_that_does_not_beat_the_commonest_class_is_told_in_every_report(run):

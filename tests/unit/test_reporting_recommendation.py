@@ -170,8 +170,8 @@ def test_figures_show_the_rule_that_reached_the_most_speedups_and_of_equals_the_
 
     write_run(tmp_path, params, edit=miss)
     results = collect(tmp_path, params)
-    plot = SpeedPlot(results, recommend(results)[0])
-    shown = typical_points(results, *results.pairs[0])
+    plot = SpeedPlot(results.each[0], recommend(results)[0])
+    shown = typical_points(results.each[0])
     for method, rule in (("sweet", second), ("early_exit", first)):
         assert plot.rule(method) == rule
         points = {(point.rule, point.operating_point) for point in shown[method].itertuples()}

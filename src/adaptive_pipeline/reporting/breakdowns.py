@@ -44,9 +44,9 @@ def exit_points(results: Results) -> pd.DataFrame:
     """Return quality and speed-ups of every exit when all rows are forced to leave there, per seed."""
 
     def read(cell: Cell) -> Iterable[dict[str, Any]]:
-        metric = results.metric(cell.task, cell.backbone)
-        for item in results.evaluation(cell).exits:
-            yield dict(item) | {"exit_layer": item.layer, "metric": metric}
+        record = results.evaluation(cell)
+        for item in record.exits:
+            yield dict(item) | {"exit_layer": item.layer, "metric": record.rows[0].metric}
 
     return _per_cell(results, read, "exit_layer", "metric", "quality", "layers_speedup", "flops_speedup")
 

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import Cost
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.measures import KEY, main_frame
@@ -83,9 +84,28 @@ class Results:
         return main_frame(self.points)
 
     @cached_property
-    def pairs(self) -> list[tuple[str, str]]:
-        """The (task, backbone) pairs that have at least one evaluated cell, in order."""
-        return list(self.points[PAIR].drop_duplicates().itertuples(index=False, name=None))
+    def each(self) -> list[Results]:
+        """The same for each task and backbone alone that has an evaluated cell, in order."""
+        found = []
+        for pair, points in self.points.groupby(PAIR, sort=False):
+            cells = [cell for cell in self.cells if (cell.task, cell.backbone) == pair]
+            found.append(replace(self, cells=cells, points=points))
+        return found
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Of one of `each`: task and backbone."""
+        return self.cells[0].task, self.cells[0].backbone
+
+    @property
+    def title(self) -> str:
+        """Of one of `each`: what tables and figures are headed with."""
+        return ", ".join(self.pair)
+
+    @property
+    def metric(self) -> str:
+        """Of one of `each`: what quality is measured in, as readers are told."""
+        return metric_name(self.points.metric.iloc[0])
 
     @cached_property
     def machines(self) -> list[str]:
@@ -98,14 +118,6 @@ class Results:
         cells = dict.fromkeys(replace(cell, method="") for cell in self.cells)
         found = [self.runs.records["prepare_data", cell] for cell in cells]
         return sorted(found, key=lambda record: _cell_key(self.params, record.cell))  # type: ignore[return-value]
-
-    def of_pair(self, task: str, backbone: str) -> list[Cell]:
-        """Return the evaluated cells of a pair."""
-        return [cell for cell in self.cells if (cell.task, cell.backbone) == (task, backbone)]
-
-    def metric(self, task: str, backbone: str) -> str:
-        """Return what quality is measured in."""
-        return self.points[of_pair(self.points, task, backbone)].metric.iloc[0]
 
     def of_row(self, row: Any) -> pd.DataFrame:
         """Return the points with figures that a row of the main table is the mean of."""
@@ -127,11 +139,6 @@ class Results:
     def curves(self, cell: Cell) -> Mapping[str, Mapping[str, list[float]]]:
         """Return, per rule, thresholds, quality and speed-ups at each of them."""
         return self.runs.companion("evaluate_batch1", cell, "curves")
-
-
-def of_pair(frame: pd.DataFrame, task: str, backbone: str) -> pd.Series:
-    """Return which rows of any table belong to a pair."""
-    return (frame.task == task) & (frame.backbone == backbone)
 
 
 def collect(root: Path, params: Params) -> Results:

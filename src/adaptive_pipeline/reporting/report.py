@@ -92,11 +92,11 @@ def draw_figures(
     """Write every figure that has data, PNG and SVG, and return their names (``TASK-BACKBONE-KIND``)."""
     folder.mkdir(parents=True, exist_ok=True)
     names = draw_differences(comparisons, folder)
-    for choice in choices:
-        names += draw_speed(results, choice, folder)
+    for one, choice in zip(results.each, choices, strict=True):
+        stem = "-".join(one.pair)
+        names += draw_speed(one, choice, folder, stem)
         for kind, draw in FIGURES.items():
-            stem = f"{choice.task}-{choice.backbone}-{kind}"
-            names += draw(results, choice.task, choice.backbone, folder, stem)
+            names += draw(one, folder, f"{stem}-{kind}")
     return names
 
 

@@ -12,16 +12,16 @@ from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.breakdowns import conflict, exits, overthinking
 from adaptive_pipeline.reporting.figures.shown import nearest_goal
 from adaptive_pipeline.reporting.figures.style import canvas, colour, draw_line, legend, save
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import over_seeds
 from adaptive_pipeline.reporting.names import method_key, method_name, rule_key, rule_name
 
 # ---- exit rules against objectives -----------------------------------------------------------------------------------
 
 
-def draw_rule_matrix(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
+def draw_rule_matrix(results: Results, folder: Path, name: str) -> list[str]:
     """Draw the quality of every rule that can be followed, with every method, at one goal; needs two cells to compare."""
-    rows = results.main[of_pair(results.main, task, backbone)]
+    rows = results.main
     goal = nearest_goal({*rows.goal})
     cells = rows[(rows.goal == goal) & rows.quality_mean.notna() & rows.attainable]
     if len(cells) < 2 or goal is None:
@@ -57,9 +57,9 @@ def draw_rule_matrix(results: Results, task: str, backbone: str, folder: Path, n
 LINE_STYLES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 4)))  #: of the variants of a rule
 
 
-def draw_patience(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
+def draw_patience(results: Results, folder: Path, name: str) -> list[str]:
     """Draw mean layers and quality against patience, one line per method and variant of ``patience``."""
-    lines = patience_lines(results, task, backbone)
+    lines = patience_lines(results)
     if lines.empty:
         return []
     rules = sorted({*lines.rule}, key=rule_key)
@@ -74,21 +74,21 @@ def draw_patience(results: Results, task: str, backbone: str, folder: Path, name
             axes.set_xlabel("patience (agreements in a row)")
             axes.set_xticks(sorted({*lines.patience}))
         panels[0].set_ylabel("layers run, mean over rows")
-        panels[1].set_ylabel(f"{metric_name(results.metric(task, backbone))}, evaluation split")
-        panels[0].set_title(f"{task}, {backbone}", loc="left")
+        panels[1].set_ylabel(f"{results.metric}, evaluation split")
+        panels[0].set_title(results.title, loc="left")
         handles, labels = panels[0].get_legend_handles_labels()
         ncols = min(3, len(labels))
         figure.legend(handles, labels, loc="outside lower center", ncols=ncols, handlelength=3.2)
         return [save(figure, folder, name)]
 
 
-def patience_lines(results: Results, task: str, backbone: str) -> pd.DataFrame:
+def patience_lines(results: Results) -> pd.DataFrame:
     """Return mean layers and quality at each patience, over seeds.
 
     Layers are the full model's number of layers over the speed-up in layers. `patience_confidence` is left out: what is
     swept there is an entropy, its patience is an option.
     """
-    cells = results.of_pair(task, backbone)
+    cells = results.cells
     depth = {cell.seed: results.evaluation(cell).exits[-1].layer for cell in cells if cell.method == "full"}
     rows = [
         {"method": cell.method, "rule": rule, "patience": int(patience)}
@@ -108,21 +108,17 @@ def patience_lines(results: Results, task: str, backbone: str) -> pd.DataFrame:
 # ---- layer by layer --------------------------------------------------------------------------------------------------
 
 
-def draw_exit_quality(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
+def draw_exit_quality(results: Results, folder: Path, name: str) -> list[str]:
     """Draw the quality of every exit by itself: what an objective costs or gives before any rule is used."""
-    rows = exits(results)
-    label = f"{metric_name(results.metric(task, backbone))}, evaluation split"
+    label = f"{results.metric}, evaluation split"
     places = "exit after layer (every row forced to leave there)"
-    return _by_layer(
-        rows[of_pair(rows, task, backbone)], "exit_layer", "quality", places, label, folder, name
-    )
+    return _by_layer(exits(results), "exit_layer", "quality", places, label, folder, name)
 
 
-def draw_conflict(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
+def draw_conflict(results: Results, folder: Path, name: str) -> list[str]:
     """Draw the mean cosine between the gradients of pairs of exits, layer by layer."""
-    rows = conflict(results)
     label = "cosine of exits' gradients\n(mean over pairs of exits)"
-    return _by_layer(rows[of_pair(rows, task, backbone)], "layer", "cosine", "layer", label, folder, name)
+    return _by_layer(conflict(results), "layer", "cosine", "layer", label, folder, name)
 
 
 def _by_layer(
@@ -142,10 +138,9 @@ def _by_layer(
         return [save(figure, folder, name)]
 
 
-def draw_overthinking(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
+def draw_overthinking(results: Results, folder: Path, name: str) -> list[str]:
     """Draw what the last exit loses and gains against the inner ones, together and one by one."""
     rows = overthinking(results)
-    rows = rows[of_pair(rows, task, backbone)]
     if rows.empty:
         return []
     from matplotlib.patches import Patch
@@ -163,7 +158,7 @@ def draw_overthinking(results: Results, task: str, backbone: str, folder: Path, 
         bars.invert_yaxis()
         bars.grid(visible=False, axis="y")
         bars.set_xlabel("share of evaluation rows")
-        bars.set_title(f"{task}, {backbone}", loc="left")
+        bars.set_title(results.title, loc="left")
         for method, own in single.groupby("method", sort=False):
             draw_line(lines, own, "exit_layer", "right_then_wrong", label=method_name(method))
         lines.set_xticks(sorted({*single.exit_layer}))

@@ -17,9 +17,9 @@ from adaptive_pipeline.reporting.names import method_name, natural_key, rule_nam
 TITLE = 34  #: characters of rule and goal that fit above a panel side by side
 
 
-def draw_exits(results: Results, task: str, backbone: str, folder: Path, name: str) -> list[str]:
+def draw_exits(results: Results, folder: Path, name: str) -> list[str]:
     """Draw, for each method, the share of rows that left at each exit, by difficulty tier where the task has tiers."""
-    shown = typical_points(results, task, backbone)
+    shown = typical_points(results)
     if not shown:
         return []
     layers = sorted(
@@ -77,10 +77,10 @@ def _shares_by_tier(points: pd.DataFrame) -> list[tuple[str, dict[int, float], f
 WHENS = ("before", "after")  #: temperature scaling
 
 
-def draw_reliability(results: Results, task: str, backbone: str, folder: Path, stem: str) -> list[str]:
+def draw_reliability(results: Results, folder: Path, stem: str) -> list[str]:
     """Draw confidence against accuracy of each exit before and after temperature scaling, one figure per method."""
     by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for cell in results.of_pair(task, backbone):
+    for cell in results.cells:
         curves = results.calibration(cell).reliability
         if all(curves.get(when) for when in WHENS):
             by_method.setdefault(cell.method, []).append(curves)
@@ -100,7 +100,7 @@ def draw_reliability(results: Results, task: str, backbone: str, folder: Path, s
             figure.supylabel("accuracy of the bin", fontsize=9)
             figure.legend(
                 *panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2,
-                title=f"{method_name(method)} on {task}, {backbone}", title_fontsize=9.5, alignment="left",
+                title=f"{method_name(method)} on {results.title}", title_fontsize=9.5, alignment="left",
             )  # fmt: skip
             names.append(save(figure, folder, f"{stem}-{method}"))
     return names

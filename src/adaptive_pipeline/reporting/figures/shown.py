@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import Goal
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_key, static_layers
 
 #: Times lower cost at which rules are compared, or what is nearest to it among the goals.
@@ -28,10 +28,10 @@ def shown_rule(named: Iterable[str], reached: Mapping[tuple[str, Goal], int]) ->
     return max((rule for rule in named if rule in counts), key=lambda rule: counts[rule], default=None)
 
 
-def typical_points(results: Results, task: str, backbone: str) -> dict[str, pd.DataFrame]:
+def typical_points(results: Results) -> dict[str, pd.DataFrame]:
     """Return the points to show of each method: one rule (`shown_rule`), the first goal of speed, else any."""
     points = results.points
-    points = points[of_pair(points, task, backbone) & points.measured & points.attainable]
+    points = points[points.measured & points.attainable]
     points = points[[m != "full" and static_layers(m) is None for m in points.method]]
     shown = {}
     for method, own in sorted(points.groupby("method"), key=lambda item: method_key(item[0])):

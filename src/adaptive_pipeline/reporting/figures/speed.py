@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.figures.shown import shown_rule
 from adaptive_pipeline.reporting.figures.style import canvas, colour, legend, marker, rule_colours, save
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import SPEEDS, Measure
 from adaptive_pipeline.reporting.names import method_key, method_name, rule_key, rule_name, static_layers
 from adaptive_pipeline.reporting.statistics.curve_area import Band, band
@@ -26,17 +25,16 @@ if TYPE_CHECKING:
 PANELS = 5  #: side by side, then a new line
 
 
-def draw_speed(results: Results, choice: Choice, folder: Path) -> list[str]:
+def draw_speed(results: Results, choice: Choice, folder: Path, stem: str) -> list[str]:
     """Draw quality against each speed-up that was measured, all of them side by side, and the rules of each method."""
-    task, backbone = choice.task, choice.backbone
-    plot, stem = SpeedPlot(results, choice), f"{task}-{backbone}"
+    plot = SpeedPlot(results, choice)
     others = plot.rows[plot.rows.method != "full"]
     speeds = [speed for speed in SPEEDS if others[speed.name].notna().any()]
     names = []
     for speed in speeds:
         with canvas(6.2, 3.7) as (figure, (axes,)):
             plot.draw(axes, speed)
-            axes.set_title(f"{task}, {backbone}", loc="left")
+            axes.set_title(results.title, loc="left")
             legend(axes, columns=3)
             names.append(save(figure, folder, f"{stem}-quality_{speed.stem}"))
     if len(speeds) > 1:
@@ -53,8 +51,7 @@ class SpeedPlot:
     """What is drawn of one task and backbone: each method with one rule, plus the recommended row."""
 
     def __init__(self, results: Results, choice: Choice) -> None:
-        rows = results.main[of_pair(results.main, choice.task, choice.backbone)]
-        self.results, self.rows, self.choice = results, rows, choice
+        self.results, self.rows, self.choice = results, (rows := results.main), choice
         measured = rows[(rows.method == "full") & rows.quality_mean.notna()]
         self.full = next(measured.itertuples(), None)
         others = {method for method in rows.method if method != "full" and static_layers(method) is None}
@@ -68,8 +65,8 @@ class SpeedPlot:
 
     def curve(self, method: str, rule: str, speed: str) -> Band | None:
         """Return a method's curve over seeds; None for wall-clock, which is measured at operating points only."""
-        cells = self.results.of_pair(self.choice.task, self.choice.backbone)
-        found = [self.results.curves(cell).get(rule, {}) for cell in cells if cell.method == method]
+        cells = [cell for cell in self.results.cells if cell.method == method]
+        found = [self.results.curves(cell).get(rule, {}) for cell in cells]
         curves = [curve for curve in found if speed in curve]
         return band([curve[speed] for curve in curves], [curve["quality"] for curve in curves])
 
@@ -91,7 +88,7 @@ class SpeedPlot:
             )  # fmt: skip
         self._ring(axes, speed)
         axes.set_xlabel(speed.axis + self._timed_seeds(speed))
-        axes.set_ylabel(f"{metric_name(self.rows.metric.iloc[0])}, evaluation split")
+        axes.set_ylabel(f"{self.results.metric}, evaluation split")
         axes.margins(x=0.04, y=0.06)
 
     def _drawable(self, speed: Measure, which: Any) -> pd.DataFrame:
@@ -210,6 +207,6 @@ def _draw_rules(plot: SpeedPlot, folder: Path, name: str) -> list[str]:
         for axes in panels[len(curves) - columns : len(curves)]:  # the lowest panel of each column
             axes.set_xlabel(speed.axis)  # a supxlabel would lie below an outside legend
         for axes in panels[::columns]:
-            axes.set_ylabel(f"{metric_name(plot.rows.metric.iloc[0])}, evaluation split")
+            axes.set_ylabel(f"{plot.results.metric}, evaluation split")
         figure.legend(loc="outside lower center", ncols=min(len(drawn), 2 * columns), handlelength=1.8)
         return [save(figure, folder, name)]

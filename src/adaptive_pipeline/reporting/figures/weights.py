@@ -18,10 +18,10 @@ from adaptive_pipeline.reporting.names import method_name
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def draw_weights(results: Results, task: str, backbone: str, folder: Path, stem: str) -> list[str]:
+def draw_weights(results: Results, folder: Path, stem: str) -> list[str]:
     """Draw the learned weights, student by term, at moments of the training; per method, its first seed."""
     first: dict[str, tuple[Cell, Path]] = {}
-    for cell in results.of_pair(task, backbone):
+    for cell in results.cells:
         file = cell.folder(results.runs.root) / "train" / "weights.jsonl"
         if file.is_file():
             first.setdefault(cell.method, (cell, file))

@@ -34,8 +34,8 @@ def answer_key(row: Any, seed: int) -> Key:
     return row.method, row.rule, row.operating_point, seed
 
 
-def collect_answers(results: Results, task: str, backbone: str) -> Answers | None:
-    """Collect the answers of all cells of a task and backbone, None where no record holds any.
+def collect_answers(results: Results) -> Answers | None:
+    """Collect the answers of all cells of one task and backbone, None where no record holds any.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def collect_answers(results: Results, task: str, backbone: str) -> Answers | Non
     """
     sets: dict[Key, list[float]] = {}
     first: Mapping[str, Any] = {}
-    for cell in results.of_pair(task, backbone):
+    for cell in results.cells:
         body = results.runs.companion("evaluate_batch1", cell, "predictions")
         if not body:
             continue

@@ -11,7 +11,7 @@ import pandas as pd
 
 from adaptive_inference.calibration.operating_point import COST_WORDS
 from adaptive_pipeline.reporting.breakdowns import exit_points
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.frame import PAIR, Results
 from adaptive_pipeline.reporting.measures import mean, std
 from adaptive_pipeline.reporting.names import method_key, rule_key, static_layers
 from adaptive_pipeline.reporting.statistics.curve_area import (
@@ -39,23 +39,23 @@ SPAN = 0.9
 
 def areas(results: Results) -> pd.DataFrame:
     """Return the rows of ``areas.csv``: every rule of every method that has a curve, and the static family."""
-    rows = [row for task, backbone in results.pairs for row in _pair_rows(results, task, backbone)]
+    rows = [row for one in results.each for row in _pair_rows(one)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _pair_rows(results: Results, task: str, backbone: str) -> Iterator[dict[str, Any]]:
-    curves = [*_static_curves(results, task, backbone), *_rule_curves(results, task, backbone)]
+def _pair_rows(results: Results) -> Iterator[dict[str, Any]]:
+    curves = [*_static_curves(results), *_rule_curves(results)]
     # those of one cost are left out: a point has no area
     curves = [row for row in curves if (curve := row[results.cost]) is not None and len(curve.cost) > 1]
-    name, baselines = _baseline(results, curves, task, backbone)
+    name, baselines = _baseline(results, curves)
     shown = [
         row for row in curves if row["method"] != STATIC or name == STATIC
     ]  # a narrow one would cut all others
     ranges = {cost: common_range([row[cost] for row in shown if row[cost] is not None]) for cost in COSTS}
     frame = pd.DataFrame(curves, columns=["method", "rule", "seed", *COSTS])
     for (method, rule), members in frame.groupby(["method", "rule"], sort=False):
-        row = {"task": task, "backbone": backbone, "method": method, "rule": rule}
-        row |= {"seeds": len(members), "metric": results.metric(task, backbone)}
+        row = dict(zip(PAIR, results.pair, strict=True)) | {"method": method, "rule": rule}
+        row |= {"seeds": len(members), "metric": results.points.metric.iloc[0]}
         for cost in COSTS:
             low, high = ranges[cost] or (math.nan, math.nan)
             found = [area_under(curve, low, high) if curve else None for curve in members[cost]]
@@ -64,22 +64,22 @@ def _pair_rows(results: Results, task: str, backbone: str) -> Iterator[dict[str,
         yield row | _elue([baselines.get(seed) for seed in members.seed], members.flops, name)
 
 
-def _rule_curves(results: Results, task: str, backbone: str) -> list[dict[str, Any]]:
+def _rule_curves(results: Results) -> list[dict[str, Any]]:
     """Return the curves of rules that can be followed, in table order."""
-    points = results.points[of_pair(results.points, task, backbone) & ~results.points.attainable]
+    points = results.points[~results.points.attainable]
     bounds = set(zip(points.method, points.rule, strict=True))
     found = [
         _curves(cell.method, rule, cell.seed, body)
-        for cell in results.of_pair(task, backbone)
+        for cell in results.cells
         for rule, body in results.curves(cell).items()
         if (cell.method, rule) not in bounds
     ]
     return sorted(found, key=lambda row: (method_key(row["method"]), rule_key(row["rule"]), row["seed"]))
 
 
-def _static_curves(results: Results, task: str, backbone: str) -> list[dict[str, Any]]:
+def _static_curves(results: Results) -> list[dict[str, Any]]:
     """Return the curve of the first-K-layers models of each seed."""
-    points = results.points[of_pair(results.points, task, backbone) & results.points.measured]
+    points = results.points[results.points.measured]
     points = points[[static_layers(method) is not None for method in points.method]]
     return [_curves(STATIC, "fixed", seed, own) for seed, own in points.groupby("seed")]
 
@@ -95,14 +95,14 @@ def _curves(method: str, rule: str, seed: int, body: Any) -> dict[str, Any]:
 
 
 def _baseline(
-    results: Results, curves: Sequence[Mapping[str, Any]], task: str, backbone: str
+    results: Results, curves: Sequence[Mapping[str, Any]]
 ) -> tuple[str | None, dict[int, CostCurve]]:
     """Return ELUE's baseline and its name: the static family of each seed, or the exits of early exit, each forced.
 
     The static family goes first unless it spans less than `SPAN` of the costs that the exits do.
     """
     exits = exit_points(results)
-    exits = exits[of_pair(exits, task, backbone) & (exits.method == "early_exit")]
+    exits = exits[exits.method == "early_exit"]
     found = {
         STATIC: {row["seed"]: row["flops"] for row in curves if row["method"] == STATIC},
         EXITS: {seed: cost_curve(own.flops_speedup, own.quality) for seed, own in exits.groupby("seed")},

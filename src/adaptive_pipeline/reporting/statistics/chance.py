@@ -31,16 +31,16 @@ class Chance:
     seeds: int
 
 
-def against_chance(results: Results, task: str, backbone: str) -> Chance | None:
+def against_chance(results: Results) -> Chance | None:
     """Return the full model beside the best constant answer, if the interval of the difference reaches down to 0.
 
-    None where the full model is surely better, and where the records keep no answers.
+    Of one task and backbone. None where the full model is surely better, and where the records keep no answers.
     """
-    answers = collect_answers(results, task, backbone)
+    answers = collect_answers(results)
     full_sets = [found for key, found in answers.sets.items() if key[0] == "full"] if answers else []
     if answers is None or not full_sets:
         return None
-    metric = results.metric(task, backbone)
+    metric = results.points.metric.iloc[0]
     labels, classes, seeds = answers.labels, answers.num_classes, len(full_sets)
     best, constant = best_constant(metric, labels, classes)
     scored = resample_quality(metric, np.array([*full_sets, constant]), labels, classes, RESAMPLES)
@@ -48,7 +48,7 @@ def against_chance(results: Results, task: str, backbone: str) -> Chance | None:
     difference = paired_bootstrap(full, scored.of([seeds] * seeds))
     if difference.low > 0:
         return None
-    answer = "" if best is None else _class_name(results, task, best)
+    answer = "" if best is None else _class_name(results, best)
     means = float(scored.quality[-1]), float(full.quality.mean())
     return Chance(metric, answer, *means, difference.low, difference.high, len(labels), seeds)
 
@@ -64,8 +64,7 @@ def best_constant(metric: str, labels: np.ndarray, num_classes: int) -> tuple[in
     return (best if np.ptp(scores) > 0 else None), answers[best]
 
 
-def _class_name(results: Results, task: str, index: int) -> str:
+def _class_name(results: Results, index: int) -> str:
     """Return a class's name as `prepare_data` recorded it."""
-    schemas = (record.task_schema for record in results.data if record.cell.task == task)
-    names = next((schema["labels"] for schema in schemas if schema.get("labels")), [])
+    names = results.data[0].task_schema.get("labels") or []
     return names[index] if index < len(names) else f"class {index}"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import ROUNDING, Goal, Seen, rank
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import KEY, mean
 from adaptive_pipeline.reporting.names import method_name, rule_key, static_layers
 from adaptive_pipeline.reporting.statistics.answers import Answers, answer_key, collect_answers
@@ -49,21 +49,17 @@ def compare(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
     """
     asked = {name: method.references for name, method in results.params.methods.items()}
     found: list[dict[str, Any]] = []
-    for pair in results.pairs:
-        answers = collect_answers(results, *pair)
-        here = list(results.main[of_pair(results.main, *pair)].itertuples())
+    for one in results.each:
+        answers = collect_answers(one)
         if answers is not None:
-            found += _compare_here(results, here, answers, resamples, asked)
+            found += _compare_here(one, answers, resamples, asked)
     return pd.DataFrame(found, columns=[*COLUMNS, "flops_speedup", "reference_flops_speedup"])
 
 
 def _compare_here(
-    results: Results,
-    rows: Sequence[Any],
-    answers: Answers,
-    resamples: int,
-    asked: Mapping[str, Sequence[str]],
+    results: Results, answers: Answers, resamples: int, asked: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
+    rows = list(results.main.itertuples())
     goals = sorted({row.goal for row in rows if row.goal.kind == "min_speedup"}, key=lambda goal: goal.order)
     duels = [duel for goal in goals for duel in _duels(rows, goal, asked)]
     shared = [(*duel, seeds) for duel in duels if (seeds := answers.shared_seeds(*duel[1:]))]
@@ -82,12 +78,8 @@ def _compare_here(
             for name in ("layers_speedup", "flops_speedup"):
                 found[-1][prefix + name] = mean(points[name])
     for item, p in zip(found, holm([item["p_value"] for item in found]), strict=True):
-        item |= {
-            "rows": len(answers.labels),
-            "comparisons": len(found),
-            "p_holm": p,
-            "significant": p < LEVEL,
-        }
+        item |= {"rows": len(answers.labels), "comparisons": len(found)}
+        item |= {"p_holm": p, "significant": p < LEVEL}
     return found
 
 
@@ -162,7 +154,7 @@ def unanswered(results: Results, comparisons: pd.DataFrame) -> list[str]:
     }
     goals = [Goal("min_speedup", value, results.cost) for value in results.params.goal.min_speedup]
     told = []
-    for task, backbone in results.pairs:
+    for task, backbone in (one.pair for one in results.each):
         for name, method in results.params.methods.items():
             for reference in method.references:
                 pair = frozenset((name, reference))

@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.breakdowns import exits, first_exit_difference
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import KEY, MEASURES, Measure
 from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.text.markdown import notes_list, number, spread_text, table
@@ -30,28 +29,23 @@ def main_markdown(results: Results, choices: Sequence[Choice], comparisons: pd.D
 
     Significant differences among ``comparisons`` are marked in the cells of quality and of its loss.
     """
-    chosen, signed, by_exit = _chosen(choices), signs(comparisons), exits(results)
-    at_chance = {(choice.task, choice.backbone): choice.chance for choice in choices if choice.chance}
-    first_exits = first_exit_difference(results, "sweet", "early_exit")
+    chosen, signed = _chosen(choices), signs(comparisons)
+    at_chance = {(choice.task, choice.backbone): choice.chance for choice in choices}
     lines = ["# Results", ""]
     if results.main.empty:
         lines += ["Nothing is evaluated yet.", ""]
-    for task, backbone in results.pairs:
-        here = results.main[of_pair(results.main, task, backbone)]
-        lines += [f"## {task}, {backbone} ({metric_name(results.metric(task, backbone))})", ""]
-        if (task, backbone) in at_chance:
-            lines += [chance_sentence(at_chance[task, backbone]), ""]
-        shown = sorted(_shown(here), key=lambda measure: UNITS.index(measure.unit))
+    for one in results.each:
+        lines += [f"## {one.title} ({one.metric})", ""]
+        chance = at_chance.get(one.pair)
+        if chance:
+            lines += [chance_sentence(chance), ""]
+        shown = sorted(_shown(one.main), key=lambda measure: UNITS.index(measure.unit))
         headers = [*HEADERS, "Seeds", *(header for measure in shown for header in _headers(measure))]
         cells = [
             _bold(_cells(row, shown, signed.get(_key(row), {})), _key(row) in chosen)
-            for row in here.itertuples()
+            for row in one.main.itertuples()
         ]
-        lines += [*table("lll" + "r" * (len(headers) - 4) + "l", headers, cells), ""]
-        lines += _exits(by_exit[of_pair(by_exit, task, backbone)])
-        for row in first_exits[of_pair(first_exits, task, backbone)].itertuples():
-            lines += ["", first_exit_sentence(row)]
-        lines += [""] * bool(lines[-1])
+        lines += [*table("lll" + "r" * (len(headers) - 4) + "l", headers, cells), "", *_exits(one)]
     return "\n".join([*lines, *notes_list(main_notes(results, comparisons))])
 
 
@@ -98,18 +92,20 @@ def _point(row: Any) -> str:
     return row.goal.words + ("" if met == of else f" (met on {met} of {of} seeds)")
 
 
-def _exits(rows: pd.DataFrame) -> list[str]:
-    """Return the small table of each exit by itself."""
+def _exits(results: Results) -> list[str]:
+    """Return the small table of each exit by itself, and whether SWEET's first exit beats early exit's."""
+    rows = exits(results)
     if rows.empty:
         return []
-    texts = rows.assign(
-        text=[spread_text(*pair) for pair in zip(rows.quality_mean, rows.quality_std, strict=True)]
-    )
-    wide = texts.pivot(index="method", columns="exit_layer", values="text").fillna("")
+    rows["text"] = [spread_text(*pair) for pair in zip(rows.quality_mean, rows.quality_std, strict=True)]
+    wide = rows.pivot(index="method", columns="exit_layer", values="text").fillna("")
     cells = [[method_name(method), *wide.loc[method]] for method in rows.method.drop_duplicates()]
     headers = ["Method", *(f"layer {layer}" for layer in wide.columns)]
     lines = ["Each exit by itself (every row forced to leave there), mean ± std over seeds:", ""]
-    return [*lines, *table("l" + "r" * len(wide.columns), headers, cells)]
+    lines += table("l" + "r" * len(wide.columns), headers, cells)
+    for row in first_exit_difference(results, "sweet", "early_exit").itertuples():
+        lines += ["", first_exit_sentence(row)]
+    return [*lines, ""]
 
 
 # ---- LaTeX -----------------------------------------------------------------------------------------------------------
@@ -135,12 +131,10 @@ def main_latex(results: Results, choices: Iterable[Choice]) -> str:
     lines = ["% Generated from the records by pipeline_steps/make_tables.py; needs \\usepackage{booktabs}."]
     lines += [f"\\begin{{tabular}}{{lll{'r' * (len(headers) - 3)}}}", "\\toprule"]
     lines += [" & ".join(headers) + r" \\"]
-    for task, backbone in results.pairs:
-        heading = f"{task}, {backbone}" + (
-            "" if plain else f" ({metric_name(results.metric(task, backbone))})"
-        )
+    for one in results.each:
+        heading = one.title + ("" if plain else f" ({one.metric})")
         lines += ["\\midrule", f"\\multicolumn{{{len(headers)}}}{{l}}{{\\emph{{{latex(heading)}}}}} \\\\"]
-        for row in rows[of_pair(rows, task, backbone)].itertuples():
+        for row in one.main.itertuples():
             cells = [method_name(row.method), rule_name(row.rule), _point(row), str(row.seeds)]
             cells += [spread_text(row.quality_mean, row.quality_std)]
             cells = [latex(text) for text in cells + [number(getattr(row, m.name), m.form) for m in speeds]]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import COST_WORDS, ROUNDING, Cost
-from adaptive_pipeline.reporting.frame import Results, of_pair
+from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name, rule_name, static_layers
 from adaptive_pipeline.reporting.statistics.chance import Chance, against_chance
 from adaptive_pipeline.reporting.text.sentences import (
@@ -64,19 +64,17 @@ def recommend(results: Results) -> list[Choice]:
     """
     several = len(results.params.backbones) > 1
     choices = []
-    for task, backbone in results.pairs:
+    for one in results.each:
+        task, backbone = one.pair
         folders = [task] * (several or len(results.params.tasks) > 1) + [backbone] * several
-        choice = Choice(task, backbone, "/".join(["model", *folders]), results.cost, "")
-        here = results.main[of_pair(results.main, task, backbone)]
-        choices.append(
-            replace(choice, **_choose(results, here), chance=against_chance(results, task, backbone))
-        )
+        choice = Choice(task, backbone, "/".join(["model", *folders]), results.cost, **_choose(one))
+        choices.append(replace(choice, chance=against_chance(one)))
     return choices
 
 
-def _choose(results: Results, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return what is to be said of the rows of one pair: fields of `Choice`."""
-    cost, max_loss = results.cost, results.params.goal.max_loss
+def _choose(results: Results) -> dict[str, Any]:
+    """Return what is to be said of one task and backbone: fields of `Choice`."""
+    rows, cost, max_loss = results.main, results.cost, results.params.goal.max_loss
     risk = rows.goal.map(lambda goal: goal.kind == "risk").astype(bool)
     full = next(rows[(rows.method == "full") & (rows.seeds > 0)].itertuples(), None)
     others = rows[(rows.method != "full") & rows.attainable & ~risk]
