@@ -18,7 +18,6 @@ from synthetic_records import invented_params, write_run
 import calibrate_thresholds
 import evaluate_batch1
 import finetune_backbone
-import make_tables
 import prepare_data
 import train_multi_model
 import train_sweet
@@ -40,12 +39,14 @@ from adaptive_inference.tasks.schema import Schema, load_schema, load_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.report import make_report
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
 from adaptive_pipeline.reporting.text.recommendation import recommend
-from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.runs.records import EvaluationRecord, Record
+from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.stage import Stage
-from adaptive_pipeline.tracking import all_points
+from adaptive_pipeline.tracking.points import all_points
 
 WORDS = ("the", "a", "film", "plot", "scene", "with", "and")
 
@@ -128,7 +129,7 @@ def run(tmp_path_factory) -> Path:
             stage(calibrate_thresholds, home / method / "calibration", method, **given_)
             given_["calibration"] = home / method / "calibration/calibration.json"
             stage(evaluate_batch1, home / method / "evaluation", method, **given_)
-    make_tables.make_tables(collect(root / "runs", params), root / "runs", root / "results", "results")
+    make_report(root / "runs", params, root / "results")
     return root
 
 
@@ -364,8 +365,9 @@ def test_a_rule_with_options_has_a_name_that_mlflow_takes(tmp_path):
 
     curves = {"patience(tolerance=0.1)": {"quality": [0.2, -0.1]}, "fixed": {"quality": [0.3]}}
     write_json(tmp_path / "curves.json", curves)
-    record = Record("evaluate_batch1", Cell("t", "b", 0, "m"), {}, {}, "", {"quality": -0.5}, {})
-    points = all_points(record, tmp_path, {})
+    given = {"params": {}, "inputs": {}, "code": "", "metrics": {"quality": -0.5}}
+    record = EvaluationRecord(stage="evaluate_batch1", cell=Cell("t", "b", 0, "m"), **given)
+    points = all_points(Finished(record, tmp_path))
     assert ("patience tolerance 0.1_quality", 1, -0.1) in points
     assert ("fixed_quality", 0, 0.3) in points
     assert ("quality", 0, -0.5) in points
