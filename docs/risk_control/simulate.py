@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import binom
 
 from adaptive_inference.calibration.risk_control import certify
-from adaptive_pipeline.reporting.style import COLOURS, canvas, save
+from adaptive_pipeline.reporting.figures.style import COLOURS, canvas, save
 
 LADDERS = ("steps", "cliff")
 SHAPES = ("nested", "independent", "fractional")

@@ -14,7 +14,7 @@ from adaptive_inference.files import write_json
 from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
-from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.runs.records import FAMILIES, ExitRow, PointRow, Record
 
 PROJECT = Path(__file__).parents[2]
 
@@ -74,13 +74,20 @@ def write_data(root: Path, params: Params, cell: Cell) -> None:
         "repeated": 1,
         "tiers": {"1": 50, "2": 50},
     }
-    record = _record("prepare_data", cell, params, (f"tasks.{cell.task}", f"backbones.{cell.backbone}"))
-    record.details = {
-        "splits": dict.fromkeys(("train", "development", "calibration", "evaluation"), split),
-        "shared_texts": {"train-evaluation": 0},
-        "schema": {"labels": ["negative", "positive"]},
-    }
-    record.save(cell.folder(root) / "data")
+    _record(
+        "prepare_data",
+        cell,
+        params,
+        (f"tasks.{cell.task}", f"backbones.{cell.backbone}"),
+        splits=dict.fromkeys(("train", "development", "calibration", "evaluation"), split),
+        shared_texts={"train-evaluation": 0},
+        task_schema={"labels": ["negative", "positive"]},
+    ).save(cell.folder(root) / "data")
+
+
+def change_record(folder: Path, **changes: Any) -> None:
+    """Write a stage's record again with other fields."""
+    Record.load(folder).model_copy(update=changes).save(folder)
 
 
 def write_cell(
@@ -88,6 +95,7 @@ def write_cell(
 ) -> None:
     """Write training, calibration and evaluation of one cell; ``edit(cell, rows, timings)`` may change them.
 
+    Rows are flat here (`_row`); `_point_row` gives them the form of the record.
     ``answers`` adds predictions.json: each row's quality as answers to 1000 rows, the first of them right.
     """
     folder = cell.folder(root)
@@ -123,14 +131,14 @@ def write_cell(
                     _row(cell.method, rule, name, threshold, value, speed, counts, value - 0.002, tiers)
                 )
         if cell.method == "multi_model":
-            for index, layer in enumerate(exits):
-                speed, value = 6 / layer, float(quality[index])
+            for layer, value in zip(exits, quality.tolist(), strict=True):
+                speed = 6 / layer
                 rows.append(
                     _row(
                         f"static_{layer}",
                         "fixed",
                         f"static_{layer}",
-                        float(index),
+                        0.0,
                         value,
                         speed,
                         {str(layer): 100},
@@ -147,12 +155,19 @@ def write_cell(
             )
     if edit:
         edit(cell, rows, timings)
-    _write_points(folder, cell, rows)
+    _write_points(folder, cell, params, rows)
     keys = ("evaluation", f"methods.{cell.method}.rules", "calibration.thresholds", "runtime")
-    record = _record("evaluate_batch1", cell, params, keys)
-    layers = [{"layer": layer, "quality": float(q)} for layer, q in zip(exits, quality, strict=True)]
-    record.details = {"rows": rows, "exits": layers}
-    record.save(folder / "evaluation")
+    _record(
+        "evaluate_batch1",
+        cell,
+        params,
+        keys,
+        rows=[_point_row(row, cell, params) for row in rows],
+        exits=[
+            ExitRow(layer=layer, quality=float(q), layers_speedup=6 / layer)
+            for layer, q in zip(exits, quality, strict=True)
+        ],
+    ).save(folder / "evaluation")
     write_json(folder / "evaluation" / "curves.json", curves)
     if answers:
         write_json(folder / "evaluation" / "predictions.json", _answers(rows))
@@ -168,6 +183,12 @@ def _answers(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if row["threshold"] is not None
     ]
     return {"ids": np.arange(1000), "labels": labels, "num_classes": 2, "points": points}
+
+
+def _point_row(row: dict[str, Any], cell: Cell, params: Params) -> PointRow:
+    """Return a flat row in the form of the record."""
+    names = [name for name in row if name in PointRow.model_fields]
+    return PointRow(point=_point(cell, row, params), **{name: row[name] for name in names})
 
 
 def _row(
@@ -199,6 +220,7 @@ def _row(
         "added_parameters": 1000,
         "calibration_quality": calibration_quality,
         "calibration_layers_speedup": speed,
+        "calibration_flops_speedup": speed * 0.98,
         "qualifies": True,
         "attainable": rule != "oracle",
     }
@@ -208,7 +230,7 @@ def _write_train(folder: Path, params: Params, cell: Cell) -> None:
     stage = next((s for s, names in params.trained_by.items() if cell.method in names), "finetune_backbone")
     keys = ("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
     trained = Cell(cell.task, cell.backbone, cell.seed, "" if cell.method == "full" else cell.method)
-    _record(stage, trained, params, keys).save(folder / "train")
+    _record(stage, trained, params, keys, exits=list(EXITS)).save(folder / "train")
     timings: dict[str, Any] = {"environment": ENVIRONMENT, "seconds": 100.0 + cell.seed}
     if cell.method == "multi_model":
         timings["members"] = {"2": 30.0, "4": 40.0}
@@ -235,17 +257,14 @@ def _write_calibration(folder: Path, params: Params, cell: Cell) -> None:
         ]
 
     record.metrics = {f"exit{layer}_temperature": 1.5 for layer in exits}
-    record.details = {
-        "calibrated_on": "calibration",
-        "reliability": {"before": curve(0.09), "after": curve(0.01)},
-    }
+    record.reliability = {"before": curve(0.09), "after": curve(0.01)}
     record.save(folder / "calibration")
 
 
-def _write_points(folder: Path, cell: Cell, rows: list[dict[str, Any]]) -> None:
+def _write_points(folder: Path, cell: Cell, params: Params, rows: list[dict[str, Any]]) -> None:
     """Write the calibration.json from which the rows would have come."""
     exits = (6,) if cell.method == "full" else EXITS
-    points = [_point(cell, row) for row in rows]
+    points = [_point(cell, row, params) for row in rows]
     body = {
         "temperatures": [1.5 + k for k in range(len(exits))],
         "certainty_min": None,
@@ -258,16 +277,18 @@ def _write_points(folder: Path, cell: Cell, rows: list[dict[str, Any]]) -> None:
     write_json(folder / "calibration" / "calibration.json", body)
 
 
-def _record(stage: str, cell: Cell, params: Params, keys: tuple[str, ...]) -> Record:
-    return Record(stage, cell, params.echo(keys), {}, "0" * 64)
+def _record(stage: str, cell: Cell, params: Params, keys: tuple[str, ...], **fields: Any) -> Any:
+    given = {"stage": stage, "cell": cell, "params": params.echo(keys), "inputs": {}, "code": "0" * 64}
+    return FAMILIES[stage](**given, **fields)
 
 
-def _point(cell: Cell, row: dict[str, Any]) -> OperatingPoint:
+def _point(cell: Cell, row: dict[str, Any], params: Params) -> OperatingPoint:
+    """Return what calibration would have chosen: what it saw is `Seen` where it saw a quality."""
     member = None if row["method"] == cell.method else int(row["method"].removeprefix("static_"))
     setting = Setting(row["rule"], row["threshold"] if member is None else 0.0, member)
-    seen = Seen(row["calibration_quality"], row["calibration_layers_speedup"])
-    goal = Goal.parse(row["operating_point"])
-    return OperatingPoint(goal, setting, row["qualifies"], None if row["threshold"] is None else seen)
+    seen = Seen(*(row[f"calibration_{name}"] for name in ("quality", "layers_speedup", "flops_speedup")))
+    goal = Goal.parse(row["operating_point"], params.goal.cost)
+    return OperatingPoint(goal, setting, row["qualifies"], None if seen.quality is None else seen)
 
 
 def save_model(folder: Path, exits: list[int], weights: bytes = b"") -> None:

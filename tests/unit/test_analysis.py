@@ -8,20 +8,36 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
-from synthetic_records import ENVIRONMENT, EXITS, METHODS, PROJECT, choose_methods, invented_params, write_run
+from synthetic_records import (
+    ENVIRONMENT,
+    EXITS,
+    METHODS,
+    PROJECT,
+    change_record,
+    choose_methods,
+    invented_params,
+    write_run,
+)
 
+from adaptive_inference.calibration.operating_point import Goal
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json, read_jsonl, write_json
 from adaptive_pipeline.params import load_params
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.analysis import draw_analysis, moments, nearest_goal, patience_lines
-from adaptive_pipeline.reporting.analysis_tables import analysis_tables, weight_terms
-from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.breakdowns import cost
+from adaptive_pipeline.reporting.figures.analysis import patience_lines
+from adaptive_pipeline.reporting.figures.shown import nearest_goal
+from adaptive_pipeline.reporting.figures.style import COLOURS, colour, rule_colours
+from adaptive_pipeline.reporting.figures.weights import moments, weight_terms
+from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.names import METHODS as NAMES
 from adaptive_pipeline.reporting.names import RULES, method_name, static_layers
-from adaptive_pipeline.reporting.style import COLOURS, colour, rule_colours
+from adaptive_pipeline.reporting.report import FIGURES
+from adaptive_pipeline.reporting.tables.csv import csv_tables
+from adaptive_pipeline.reporting.tables.markdown import cost_markdown
 from adaptive_pipeline.runs.keep import keep_records
+from adaptive_pipeline.runs.records import LossWeights
 
 FOLDER = Path("tiers/minilm")
 #: Weights of three exits that teach each other: the label's, then the teachers'. SEED adds to the last moment.
@@ -50,12 +66,12 @@ def explain(folder: Path, method: str, seed: int) -> None:
     """Add to the records of a cell what the stages write beside the figures of the main table."""
     file = folder / "train" / "metrics.json"
     body = read_json(file)
-    body["details"] |= {"exits": list(EXITS), "steps": 100}
+    body["steps"] = 100
     if method == "multi_model":
-        body["details"] = {f"member{k}": {"copied_from_full": False, "steps": 10 * k} for k in (2, 4)}
-        body["details"] |= {"member6": {"copied_from_full": True}, "exits": list(EXITS)}
+        steps = {2: 20, 4: 40, 6: None}
+        body |= {"steps": None, "members": [{"layer": k, "steps": n} for k, n in steps.items()]}
     elif method != "full":
-        body["details"]["gradient_conflict"] = [
+        body["gradient_conflict"] = [
             {"layer": 1, "mean_cosine": 0.2 + 0.1 * seed, "pairs": {"2-4": 0.1, "2-6": 0.2, "4-6": 0.3}},
             {"layer": 3, "mean_cosine": -0.4, "pairs": {"4-6": -0.4}},
         ]
@@ -64,7 +80,7 @@ def explain(folder: Path, method: str, seed: int) -> None:
         file = folder / "evaluation" / "metrics.json"
         body = read_json(file)
         lost, gained = 0.02 + 0.01 * seed, 0.05
-        body["details"]["overthinking"] = {
+        body["overthinking"] = {
             "right_then_wrong": 2 * lost,
             "last_only": gained,
             "exits": [
@@ -80,6 +96,10 @@ def explain(folder: Path, method: str, seed: int) -> None:
         rows = [{"step": step, "truth": [1.0] * 3, "teachers": ones()} for step in range(10, 100, 10)]
         rows.append({"step": 100, "truth": [TRUTH[0] + seed, *TRUTH[1:]], "teachers": TEACHERS})
         (folder / "train" / "weights.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        away = [abs(weight - 1.0) for weight in (TRUTH[0] + seed, *TRUTH[1:], 0.8, 1.3, 0.7, 1.2, 0.5, 1.6)]
+        learned = {"steps": 100, "terms": 9, "min": 0.5, "max": max(1.6, TRUTH[0] + seed)}
+        learned |= {"max_deviation": max(away), "mean_deviation": sum(away) / 9}
+        change_record(folder / "train", loss_weights=LossWeights(**learned))
 
 
 def ones() -> list[list[float]]:
@@ -89,6 +109,12 @@ def ones() -> list[list[float]]:
 @pytest.fixture(scope="module")
 def results(runs, params):
     return collect(runs, params)
+
+
+def analysis_tables(results) -> dict[str, str]:
+    """Return the tables that are there only where they have something to say."""
+    always = {"main.csv", "exits.csv", "tiers.csv", "data.csv", "calibration.csv", "missing.csv"}
+    return {name: text for name, text in csv_tables(results).items() if name not in always}
 
 
 def table(texts: dict[str, str], name: str) -> list[dict[str, str]]:
@@ -134,15 +160,25 @@ def test_a_method_that_starts_from_the_full_model_took_its_training_too(tmp_path
     write_run(tmp_path, params)
     for seed in params.seeds:
         for method in ("full", "pabee"):
-            file = tmp_path / FOLDER / f"seed{seed}" / method / "train/metrics.json"
-            details = {"steps": 30, "builds_on_full": method == "pabee"}
-            write_json(file, read_json(file) | {"details": details})
+            folder = tmp_path / FOLDER / f"seed{seed}" / method / "train"
+            change_record(folder, steps=30, builds_on_full=method == "pabee")
     results = collect(tmp_path, params)
     texts = analysis_tables(results)
     row = next(row for row in table(texts, "cost.csv") if row["method"] == "pabee")
     assert (row["training_steps"], row["training_ratio_mean"], row["with_full"]) == ("60", "2", "yes")
-    assert "| PABEE * | 2 | +1,000 | 60 | 201 | 2.00 ± 0.00 |" in texts["cost.md"]
-    assert {row.training_seconds for row in aggregate(results) if row.method == "pabee"} == {100.5}
+    assert "| PABEE * | 2 | +1,000 | 60 | 201 | 2.00 ± 0.00 |" in cost_markdown(cost(results))
+    assert {row.training_seconds for row in results.main.itertuples() if row.method == "pabee"} == {100.5}
+
+
+def test_steps_and_time_are_missing_where_the_full_model_that_is_a_part_is(tmp_path, params):
+    write_run(tmp_path, params)
+    folder = tmp_path / FOLDER / "seed0"
+    change_record(folder / "pabee/train", steps=30, builds_on_full=True)
+    (folder / "full/evaluation/metrics.json").unlink()
+    rows = {row["method"]: row for row in table(analysis_tables(collect(tmp_path, params)), "cost.csv")}
+    for figure in ("training_steps", "training_seconds_mean", "training_ratio_mean"):
+        assert rows["pabee"][figure] == ""
+    assert rows["sweet"]["training_seconds_mean"] == "100.5"
 
 
 # ---- conflict and overthinking ---------------------------------------------------------------------------------------
@@ -179,10 +215,9 @@ def test_spread_of_learned_weights_at_the_end_of_the_training(results):
 def test_a_term_that_never_had_a_weight_is_none_and_one_that_falls_to_zero_is_a_term():
     start = {"truth": [1.0, 1.0], "teachers": [[0.0, 1.0], [0.0, 0.0]]}
     end = {"truth": [1.0, 0.0], "teachers": [[0.0, -0.5], [0.0, 0.0]]}
-    assert weight_terms([start, end]) == [
-        [[1.0, None, 1.0], [1.0, None, None]],
-        [[1.0, None, -0.5], [0.0, None, None]],
-    ]
+    none = math.nan
+    expected = [[[1.0, none, 1.0], [1.0, none, none]], [[1.0, none, -0.5], [0.0, none, none]]]
+    np.testing.assert_array_equal(weight_terms([start, end]), expected)
 
 
 def test_moments_are_recorded_steps_near_the_quarters():
@@ -193,8 +228,6 @@ def test_moments_are_recorded_steps_near_the_quarters():
 
 def test_learned_weights_are_kept_with_the_records(tmp_path, runs, params):
     keep_records(runs, tmp_path, params)
-    file = FOLDER / "seed0/leebert/train/weights.jsonl"
-    assert (tmp_path / file).read_bytes() == (runs / file).read_bytes()
     assert analysis_tables(collect(tmp_path, params)) == analysis_tables(collect(runs, params))
 
 
@@ -209,27 +242,40 @@ def test_a_damaged_trajectory_is_named(tmp_path):
 
 
 def test_patience_lines_hold_layers_and_quality(results):
-    lines = patience_lines(results.cells)
-    assert list(lines) == [("pabee", "patience"), ("leebert", "patience")]
-    line = lines["pabee", "patience"]
-    assert line["patience"] == [1, 2]
-    assert line["layers_mean"] == pytest.approx([4.0, 6.0])
-    assert line["quality_mean"] == pytest.approx([0.86, 0.9])
-    assert line["quality_std"] == pytest.approx([0.02 / math.sqrt(2), 0.0])
+    lines = patience_lines(results.each[0])
+    assert list(lines.method) == ["pabee", "pabee", "leebert", "leebert"]
+    line = lines[lines.method == "pabee"]
+    assert list(line.patience) == [1, 2]
+    assert list(line.layers_mean) == pytest.approx([4.0, 6.0])
+    assert list(line.quality_mean) == pytest.approx([0.86, 0.9])
+    assert list(line.quality_std) == pytest.approx([0.02 / math.sqrt(2), 0.0])
 
 
-def test_the_goal_nearest_to_twice_fewer_layers():
-    assert nearest_goal(["max_loss_1", "min_speedup_1.5", "min_speedup_3"]) == "min_speedup_1.5"
-    assert nearest_goal(["min_speedup_1.5", "min_speedup_2.5", "min_speedup_10"]) == "min_speedup_1.5"
-    assert nearest_goal(["min_speedup_2", "min_speedup_2.5"]) == "min_speedup_2"
-    assert nearest_goal(["max_loss_1", "risk_0.1"]) == ""
+def test_the_goal_nearest_to_twice_lower_cost():
+    loss, *speeds = (
+        Goal("max_loss", 1.0),
+        *(Goal("min_speedup", value) for value in (1.5, 2.0, 2.5, 3.0, 10.0)),
+    )
+    by = {goal.value: goal for goal in speeds}
+    assert nearest_goal([loss, by[1.5], by[3.0]]) == by[1.5]
+    assert nearest_goal([by[2.5], by[1.5], by[10.0]]) == by[1.5]
+    assert nearest_goal([by[2.0], by[2.5]]) == by[2.0]
+    assert nearest_goal([loss, Goal("risk", 0.1)]) is None
+
+
+#: Those that explain, besides what the main table's own figures show.
+KINDS = ("rule_matrix", "patience", "conflict", "overthinking", "weights")
+
+
+def draw_analysis(results, folder: Path) -> list[str]:
+    folder.mkdir()
+    return [name for kind in KINDS for name in FIGURES[kind](results.each[0], folder, f"tiers-minilm-{kind}")]
 
 
 def test_every_figure_is_drawn_and_drawn_again_to_the_same_bytes(tmp_path, results):
-    rows = aggregate(results)
     trees = []
     for folder in (tmp_path / "a", tmp_path / "b"):
-        names = draw_analysis(results, rows, folder)
+        names = draw_analysis(results, folder)
         trees.append({file.name: file.read_bytes() for file in folder.iterdir()})
     kinds = ("rule_matrix", "patience", "conflict", "overthinking", "weights-leebert")
     assert names == [f"tiers-minilm-{kind}" for kind in kinds]
@@ -241,8 +287,8 @@ def test_records_that_lack_a_thing_give_no_file_for_it(tmp_path):
     params = invented_params(goal={"max_loss": 1.0, "min_speedup": []})
     write_run(tmp_path / "runs", params, edit=lambda cell, rows, timings: rows[:] and drop_speedups(rows))
     results = collect(tmp_path / "runs", params)
-    assert set(analysis_tables(results)) == {"cost.csv", "cost.md"}
-    assert draw_analysis(results, aggregate(results), tmp_path / "figures") == []
+    assert set(analysis_tables(results)) == {"cost.csv"}
+    assert draw_analysis(results, tmp_path / "figures") == []
     assert list((tmp_path / "figures").iterdir()) == []
 
 
@@ -251,7 +297,7 @@ def drop_speedups(rows: list[dict]) -> None:
 
 
 def test_every_named_method_has_a_name_of_its_own():
-    assert len(set(NAMES.values())) == len(NAMES)
+    assert len({name for name, _ in NAMES.values()}) == len(NAMES)
     assert method_name("leebert_lle") == "LeeBERT (LLE)"
     assert static_layers("leebert_lle") is None
 

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_records import invented_params, write_cell, write_run
+from pandas.testing import assert_frame_equal
+from synthetic_records import change_record, invented_params, write_cell, write_run
 
+from adaptive_inference.calibration.operating_point import Goal
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.areas import area_rows, areas_csv, areas_markdown
-from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.comparisons import (
+from adaptive_pipeline.reporting.figures.differences import draw_differences
+from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.statistics.areas import areas
+from adaptive_pipeline.reporting.statistics.comparisons import (
     RESAMPLES,
-    _asked_pairs,
+    _asked_duels,
     at_goal,
     compare,
-    comparisons_csv,
-    comparisons_markdown,
-    sign_note,
-    signs,
     unanswered,
 )
-from adaptive_pipeline.reporting.forest import draw_differences
-from adaptive_pipeline.reporting.prose import main_markdown
-from adaptive_pipeline.reporting.recommendation import recommend
+from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_text
+from adaptive_pipeline.reporting.tables.main import main_markdown
+from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown
+from adaptive_pipeline.reporting.text.notes import sign_note, signs
+from adaptive_pipeline.reporting.text.recommendation import recommend
 from adaptive_pipeline.runs.keep import keep_records
+from adaptive_pipeline.runs.records import Record
 
 FOLDER = Path("tiers/minilm")
 
@@ -53,7 +56,7 @@ def results(runs, params):
 
 @pytest.fixture(scope="module")
 def comparisons(results):
-    return compare(results, aggregate(results), resamples=2000)
+    return compare(results, resamples=2000)
 
 
 def read(text: str) -> list[dict[str, str]]:
@@ -69,15 +72,25 @@ def some_methods(*names: str, **sections):
 
 
 def pick(comparisons, goal, method, reference):
-    (item,) = [c for c in comparisons if (c.goal, c.method, c.reference) == (goal, method, reference)]
+    (item,) = [
+        c for c in lines(comparisons) if (c.goal.name, c.method, c.reference) == (goal, method, reference)
+    ]
     return item
+
+
+def lines(comparisons) -> list:
+    return list(comparisons.itertuples())
+
+
+def best(results, goal: str) -> list:
+    return at_goal(results.main.itertuples(), Goal.parse(goal))
 
 
 # ---- comparisons -----------------------------------------------------------------------------------------------------
 
 
 def test_every_method_meets_both_references_at_every_goal(comparisons):
-    pairs = [(c.goal, c.method, c.reference) for c in comparisons]
+    pairs = [(c.goal.name, c.method, c.reference) for c in lines(comparisons)]
     others = {"min_speedup_1.5": "static_4", "min_speedup_2": "static_2"}  # the best of those fast enough
     assert pairs == [
         (goal, method, reference)
@@ -86,7 +99,7 @@ def test_every_method_meets_both_references_at_every_goal(comparisons):
         for method in (static, "early_exit", "sweet", "multi_model", "learning_to_exit")
         if method != reference
     ]
-    assert {c.comparisons for c in comparisons} == {len(pairs)}
+    assert set(comparisons.comparisons) == {len(pairs)}
 
 
 def test_asked_pairs_are_tested_too_and_corrected_for(runs, params, comparisons, tmp_path):
@@ -94,19 +107,19 @@ def test_asked_pairs_are_tested_too_and_corrected_for(runs, params, comparisons,
     body["methods"]["sweet"]["references"] = ["learning_to_exit", "multi_model"]
     results = collect(runs, invented_params(methods=body["methods"]))
     assert results.missing == []  # no record knows the key
-    found = compare(results, rows := aggregate(results), resamples=2000)
-    new = [c for c in found if c.reference not in ("early_exit", "full")]
-    assert [(c.goal, c.method, c.reference) for c in new] == [
+    found = compare(results, resamples=2000)
+    new = [c for c in lines(found) if c.reference not in ("early_exit", "full")]
+    assert [(c.goal.name, c.method, c.reference) for c in new] == [
         (goal, "sweet", other)
         for goal in ("min_speedup_1.5", "min_speedup_2")
         for other in ("learning_to_exit", "multi_model")
     ]
-    assert {c.comparisons for c in found} == {len(comparisons) + len(new)}
-    means = {(row.method, row.rule, row.operating_point): row.quality_mean for row in rows}
+    assert set(found.comparisons) == {len(comparisons) + len(new)}
+    means = {(row.method, row.rule, row.operating_point): row.quality_mean for row in lines(results.main)}
     for item in new:
         ours, theirs = (
-            means[item.method, item.rule, item.goal],
-            means[item.reference, item.reference_rule, item.goal],
+            means[item.method, item.rule, item.goal.name],
+            means[item.reference, item.reference_rule, item.goal.name],
         )
         assert item.difference_mean == pytest.approx(ours - theirs, abs=1e-3)  # of 1,000 whole rows
     assert all(set(marks) <= {"early_exit", "full"} for marks in signs(found).values())
@@ -120,14 +133,14 @@ def test_an_asked_pair_without_a_line_is_told(runs, params):
     body = params.model_dump(mode="json")
     body["methods"]["sweet"]["references"] = ["learning_to_exit"]
     results = collect(runs, invented_params(methods=body["methods"]))
-    rows = [row for row in aggregate(results) if row.method != "learning_to_exit"]
-    found = compare(results, rows, resamples=100)
+    points = results.points[results.points.method != "learning_to_exit"]
+    found = compare(replace(results, points=points), resamples=100)
     told = unanswered(results, found)
     assert told == [
         "SWEET against Learning to exit (tiers, minilm: ≥ 1.5× fewer layers, ≥ 2× fewer layers)"  # noqa: RUF001
     ]
     assert told[0] in comparisons_markdown(found, told)
-    assert told[0] in comparisons_markdown([], told)
+    assert told[0] in comparisons_markdown(found.iloc[:0], told)
     assert "Asked for" not in comparisons_markdown(found)
 
 
@@ -138,19 +151,19 @@ def test_a_pair_that_stands_anyway_is_not_tested_twice_and_a_static_model_enters
     for name, asked in {"sweet": ["early_exit"], "early_exit": ["sweet"], "full": ["sweet"]}.items():
         body["methods"][name]["references"] = asked
     results = collect(runs, invented_params(methods=body["methods"]))
-    rows = aggregate(results)
-    found = compare(results, rows, resamples=2000)
-    assert found == comparisons
+    rows = results.main
+    found = compare(results, resamples=2000)
+    assert_frame_equal(found, comparisons)
     assert unanswered(results, found) == []
     asked = {"sweet": ["static_2"], "static_2": ["sweet"]}
-    pairs = _asked_pairs([row for row in rows if row.attainable], "min_speedup_1.5", asked, set())
+    pairs = _asked_duels(lines(rows[rows.attainable]), Goal("min_speedup", 1.5), asked, set())
     assert [(a.method, b.method) for _, a, b in pairs] == [
         ("sweet", "static_2")
     ]  # static_4 is the family's best there
 
 
 def test_difference_is_that_of_the_tables_rows_and_n_is_said(comparisons, results):
-    rows = {(row.method, row.rule, row.operating_point): row for row in aggregate(results)}
+    rows = {(row.method, row.rule, row.operating_point): row for row in lines(results.main)}
     item = pick(comparisons, "min_speedup_2", "sweet", "early_exit")
     first, second = (rows[name, "confidence", "min_speedup_2"] for name in ("sweet", "early_exit"))
     assert (item.rule, item.reference_rule) == ("confidence", "confidence")
@@ -181,7 +194,7 @@ def test_the_rule_is_chosen_on_calibration_and_never_on_evaluation(tmp_path, par
                 row["quality"] = 1.0
 
     write_run(tmp_path, params, edit=edit)
-    chosen = {row.method: row.rule for row in at_goal(aggregate(collect(tmp_path, params)), "min_speedup_2")}
+    chosen = {row.method: row.rule for row in best(collect(tmp_path, params), "min_speedup_2")}
     assert chosen["early_exit"] == chosen["sweet"] == "margin"
 
 
@@ -199,7 +212,7 @@ def test_a_rule_that_meets_the_goal_on_fewer_seeds_is_not_chosen_and_a_bound_nev
                 row["calibration_quality"] = row["calibration_quality"] and row["calibration_quality"] + 0.05
 
     write_run(tmp_path, params, edit=edit)
-    chosen = {row.method: row.rule for row in at_goal(aggregate(collect(tmp_path, params)), "min_speedup_2")}
+    chosen = {row.method: row.rule for row in best(collect(tmp_path, params), "min_speedup_2")}
     assert (chosen["early_exit"], chosen["sweet"]) == ("margin", "confidence")
 
 
@@ -212,15 +225,14 @@ def test_a_seed_without_answers_is_no_part_of_n(tmp_path, params):
     write_run(tmp_path, params, answers=True, edit=edit)
     (tmp_path / FOLDER / "seed1/sweet/evaluation/predictions.json").unlink()
     results = collect(tmp_path, params)
-    found = compare(results, aggregate(results), resamples=200)
+    found = compare(results, resamples=200)
     item = pick(found, "min_speedup_2", "sweet", "full")
-    assert (item.seeds, item.difference_std) == (1, None)
+    assert item.seeds == 1
+    assert math.isnan(item.difference_std)
     row = next(
-        r
-        for r in aggregate(results)
-        if (r.method, r.rule) == ("sweet", item.rule) and r.operating_point == item.goal
+        r for r in lines(results.main) if (r.method, r.rule) == ("sweet", item.rule) and r.goal == item.goal
     )
-    speeds = {point.cell.seed: point.layers_speedup for point in row.points}
+    speeds = results.of_row(row).set_index("seed").layers_speedup
     assert item.layers_speedup == speeds[0] != row.layers_speedup
     assert pick(found, "min_speedup_2", "multi_model", "full").seeds == 2
     assert "2 seeds" in sign_note(found)
@@ -235,7 +247,7 @@ def test_answers_to_other_rows_are_refused(tmp_path, params):
     write_json(file, body | {"ids": body["ids"][::-1]})
     results = collect(tmp_path, params)
     with pytest.raises(UserError, match="tiers-minilm-sweet-1 answered other evaluation rows"):
-        compare(results, aggregate(results), resamples=10)
+        compare(results, resamples=10)
 
 
 def test_csv_and_markdown_say_the_same(comparisons):
@@ -249,22 +261,22 @@ def test_csv_and_markdown_say_the_same(comparisons):
 
 
 def test_comparing_twice_gives_the_same_table(results, comparisons):
-    assert compare(results, aggregate(results), resamples=2000) == comparisons
+    assert_frame_equal(compare(results, resamples=2000), comparisons)
 
 
 def test_kept_records_are_enough_to_compare_again(tmp_path, runs, params, comparisons):
     keep_records(runs, tmp_path, params)
     kept = collect(tmp_path, params)
-    assert compare(kept, aggregate(kept), resamples=2000) == comparisons
+    assert_frame_equal(compare(kept, resamples=2000), comparisons)
 
 
 # ---- signs in the main table -----------------------------------------------------------------------------------------
 
 
 def test_the_main_table_marks_significant_differences_and_says_n(results, comparisons):
-    rows, choices = aggregate(results), recommend(results)
-    marked = main_markdown(results, rows, choices, comparisons).splitlines()
-    plain = main_markdown(results, rows, choices).splitlines()
+    choices = recommend(results)
+    marked = main_markdown(results, choices, comparisons).splitlines()
+    plain = main_markdown(results, choices, comparisons.iloc[:0]).splitlines()
     note = [line for line in marked if line not in plain and line.startswith("- ")]
     assert note == [f"- {sign_note(comparisons)}"]
     assert "n = 1000 rows, 2 seeds, 18 comparisons" in note[0]
@@ -274,12 +286,12 @@ def test_the_main_table_marks_significant_differences_and_says_n(results, compar
     whole = {key[2]: found for key, found in shown.items() if key[2].startswith("static")}
     # one row for all goals, at each of which early exit is another:
     assert whole == {"static_2": {"full": "§"}, "static_4": {"full": "§"}}
-    assert any(c.significant for c in comparisons if c.method in whole and c.reference == "early_exit")
+    assert any(c.significant for c in lines(comparisons) if c.method in whole and c.reference == "early_exit")
     cleaned = [line.translate({ord(sign): None for sign in "†‡§"}) for line in changed]
     assert set(cleaned) <= set(plain)
     for key, found in shown.items():
         for reference, sign in found.items():
-            same = [c for c in comparisons if (c.method, c.reference) == (key[2], reference)]
+            same = [c for c in lines(comparisons) if (c.method, c.reference) == (key[2], reference)]
             compared = [c for c in same if c.operating_point == key[4]]
             assert {c.significant for c in compared} == {True}
             better = compared[0].difference_mean > 0
@@ -289,13 +301,12 @@ def test_the_main_table_marks_significant_differences_and_says_n(results, compar
 def test_without_answers_there_is_no_row_and_the_main_table_stays_as_it_was(tmp_path, params):
     write_run(tmp_path, params)
     results = collect(tmp_path, params)
-    rows, choices = aggregate(results), recommend(results)
-    found = compare(results, rows)
-    assert found == []
+    choices = recommend(results)
+    found = compare(results)
+    assert found.empty
     assert read(comparisons_csv(found)) == []
     assert "Nothing to compare" in comparisons_markdown(found)
-    assert main_markdown(results, rows, choices, found) == main_markdown(results, rows, choices)
-    assert not set("†‡§") & set(main_markdown(results, rows, choices))
+    assert not set("†‡§") & set(main_markdown(results, choices, found))
 
 
 def test_the_forest_plot_is_drawn_where_there_is_something_to_compare(tmp_path, comparisons):
@@ -303,7 +314,7 @@ def test_the_forest_plot_is_drawn_where_there_is_something_to_compare(tmp_path, 
     for folder in folders:
         folder.mkdir()
         assert draw_differences(comparisons, folder) == ["tiers-minilm-differences"]
-        assert draw_differences([], folder) == []
+        assert draw_differences(comparisons.iloc[:0], folder) == []
     first, second = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in folders)
     assert sorted(first) == ["tiers-minilm-differences.png", "tiers-minilm-differences.svg"]
     assert first == second
@@ -313,7 +324,7 @@ def test_the_forest_plot_is_drawn_where_there_is_something_to_compare(tmp_path, 
 
 
 def test_areas_are_over_one_range_and_the_baseline_scores_zero(results):
-    rows = {(row["method"], row["rule"]): row for row in area_rows(results)}
+    rows = {(row["method"], row["rule"]): row for row in areas(results).to_dict("records")}
     assert next(iter(rows)) == ("static", "fixed")
     assert len(rows) == 1 + 3 + 3 + 1 + 1
     static = rows["static", "fixed"]
@@ -326,7 +337,7 @@ def test_areas_are_over_one_range_and_the_baseline_scores_zero(results):
         assert row["seeds"] == 2
     assert static["elue_mean"] == 0.0
     assert static["elue_points"] == 2 * 14  # shares 0.35 to 1 of a third and more
-    assert "first-K-layers models" in areas_markdown(list(rows.values()))
+    assert "first-K-layers models" in areas_markdown(areas(results))
 
 
 def test_worked_area_of_the_static_family(tmp_path):
@@ -335,47 +346,45 @@ def test_worked_area_of_the_static_family(tmp_path):
     write_run(tmp_path, params)
     for file in tmp_path.rglob("curves.json"):
         write_json(file, {})
-    (row,) = area_rows(collect(tmp_path, params))
+    (row,) = areas(collect(tmp_path, params)).to_dict("records")
     assert row["area_layers_mean"] == pytest.approx(0.875)
-    assert row["area_layers_std"] is None
+    assert math.isnan(row["area_layers_std"])
     assert (row["layers_low"], row["layers_high"]) == pytest.approx((1 / 3, 1))
 
 
 def test_without_static_models_the_baseline_is_early_exits_own_exits(tmp_path):
     params = some_methods("early_exit", "sweet")
     write_run(tmp_path, params)
-    rows = area_rows(collect(tmp_path, params))
-    assert {(row["elue_baseline"], row["elue_mean"], row["elue_points"]) for row in rows} == {
-        (None, None, None)
-    }
+    rows = areas(collect(tmp_path, params))
+    assert rows[["elue_baseline", "elue_mean", "elue_points"]].isna().all(axis=None)
+    assert len(rows)
     assert "none: the run has neither" in areas_markdown(rows)
     for seed in (0, 1):
-        file = tmp_path / FOLDER / f"seed{seed}/early_exit/evaluation/metrics.json"
-        record = read_json(file)
-        for item in record["details"]["exits"]:
-            item["flops_speedup"] = 5 / item["layer"]
-        write_json(file, record)
-    rows = area_rows(collect(tmp_path, params))
-    assert {row["elue_baseline"] for row in rows} == {"early_exit exits"}
-    assert all(row["elue_mean"] is not None for row in rows)
-    assert all(row["elue_excluded"] == 2 for row in rows)  # 0.35, on two seeds, is below 2 layers of 5
+        folder = tmp_path / FOLDER / f"seed{seed}/early_exit/evaluation"
+        exits = Record.load(folder).exits
+        change_record(folder, exits=[e.model_copy(update={"flops_speedup": 5 / e.layer}) for e in exits])
+    rows = areas(collect(tmp_path, params))
+    assert set(rows.elue_baseline) == {"early_exit exits"}
+    assert rows.elue_mean.notna().all()
+    assert set(rows.elue_excluded) == {2}  # 0.35, on two seeds, is below 2 layers of 5
     assert "exits of early exit" in areas_markdown(rows)
 
 
 def test_a_seed_without_baseline_leaves_the_score_empty_and_the_area_there(tmp_path, params):
     write_run(tmp_path, params)
     (tmp_path / FOLDER / "seed1/multi_model/evaluation/metrics.json").unlink()
-    rows = {(row["method"], row["rule"]): row for row in area_rows(collect(tmp_path, params))}
-    assert rows["sweet", "margin"]["elue_mean"] is None
-    assert rows["sweet", "margin"]["area_layers_mean"] is not None
+    found = areas(collect(tmp_path, params)).to_dict("records")
+    rows = {(row["method"], row["rule"]): row for row in found}
+    assert math.isnan(rows["sweet", "margin"]["elue_mean"])
+    assert not math.isnan(rows["sweet", "margin"]["area_layers_mean"])
     assert rows["static", "fixed"]["elue_mean"] == 0.0
     assert rows["static", "fixed"]["seeds"] == 1
 
 
 def test_no_run_no_areas(tmp_path, params):
     results = collect(tmp_path, params)
-    assert area_rows(results) == []
-    assert len(areas_csv([]).splitlines()) == 1
-    assert "No curve" in areas_markdown([])
+    assert areas(results).empty
+    assert len(csv_text(areas(results)).splitlines()) == 1
+    assert "No curve" in areas_markdown(areas(results))
     write_cell(tmp_path, params, Cell("tiers", "minilm", 0, "full"))
-    assert area_rows(collect(tmp_path, params)) == []
+    assert areas(collect(tmp_path, params)).empty

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive_pipeline.reporting.curve_area import (
+from adaptive_pipeline.reporting.statistics.curve_area import (
     CostCurve,
     area_under,
     at_shares,

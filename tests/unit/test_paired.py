@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_pipeline.reporting.paired import Scored, holm, paired_bootstrap, resample_quality
+from adaptive_pipeline.reporting.statistics.paired import Scored, holm, paired_bootstrap, resample_quality
 
 LABELS = np.array([0, 1, 1, 0, 1, 0, 0, 1])
 

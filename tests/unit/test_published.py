@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.files import read_json
 from adaptive_inference.settings.inputs import weights_kind
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.published import load_published, read_paper
-from adaptive_pipeline.reporting.published_table import (
+from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.published.papers import load_published, read_paper
+from adaptive_pipeline.reporting.published.side_by_side import (
+    COLUMNS,
     _split,
-    published_csv,
     published_markdown,
     side_by_side,
     task_key,
 )
+from adaptive_pipeline.reporting.tables.csv import csv_text
+from adaptive_pipeline.runs.records import Record
 
 CELLS = load_published()
 
@@ -228,7 +228,7 @@ def beside(root, weights="packaged", speedup=None, **changes):
     published = [
         replace(cell, key=keys.get(cell.key, cell.key), speedup=speedup or cell.speedup) for cell in CELLS
     ]
-    return side_by_side(results, aggregate(results), published)
+    return side_by_side(results, published)
 
 
 def read(text):
@@ -236,7 +236,7 @@ def read(text):
 
 
 def test_rows_stand_beside_the_papers_of_their_task_and_method(tmp_path):
-    rows = read(published_csv(beside(tmp_path)))
+    rows = read(csv_text(beside(tmp_path), COLUMNS))
     assert [(row["method"], row["paper"], row["table"], row["paper_split"], row["paper_quality"]) for row in rows] == [
         ("full", "LeeBERT", "1", "dev", "0.756"),
         ("full", "LeeBERT", "1", "test", "0.734"),
@@ -252,41 +252,40 @@ def test_rows_stand_beside_the_papers_of_their_task_and_method(tmp_path):
 @pytest.mark.parametrize(("published", "nearest"), [(1.0, 0), (1.8, 1), (1.95, 1), (1.97, 2), (9.0, 2)])
 def test_our_point_is_the_one_nearest_in_speed(tmp_path, published, nearest):
     # as a ratio: 1.957 lies between the invented 1.740 and 2.203
-    pair = next(pair for pair in beside(tmp_path, speedup=published) if pair.row.method == "sweet")
+    pair = next(pair for pair in beside(tmp_path, speedup=published).itertuples() if pair.method == "sweet")
     folder = tmp_path / "RTE/small/seed0/sweet/evaluation"
-    speeds = sorted(row["layers_speedup"] for row in read_json(folder / "metrics.json")["details"]["rows"])
-    assert pair.row.layers_speedup == pytest.approx(speeds[nearest])
+    speeds = sorted(row.layers_speedup for row in Record.load(folder).rows)
+    assert pair.layers_speedup == pytest.approx(speeds[nearest])
 
 
 def test_the_papers_rule_goes_before_a_nearer_speed(tmp_path):
     speeds = {"entropy": 2.0, "confidence": 3.0}  # invented
 
-    def edit(row):
-        return replace(row, rule=f"{row.rule}(k=1)", layers_speedup=speeds.get(row.rule, 1.0))
-
     params = invented_params(tasks={"rte": {"source": "local", "train": "t.jsonl", "labels": ["a", "b"]}})
     write_run(tmp_path, params)
     results = collect(tmp_path, params)
-    rows = [edit(row) for row in aggregate(results)]
+    points = results.points
+    slower = points.assign(layers_speedup=points.rule.map(speeds).fillna(1.0), rule=points.rule + "(k=1)")
+    results = replace(results, points=slower)
     cell = replace(only(table="1", split="dev", task="rte", key="leebert"), key="sweet", speedup=2.0)
     for rule, speed in (("confidence", 3.0), ("entropy", 2.0), ("patience", 2.0), (None, 2.0)):
-        (pair,) = side_by_side(results, rows, [replace(cell, rule=rule)])
-        assert pair.row.layers_speedup == speed
+        (pair,) = side_by_side(results, [replace(cell, rule=rule)]).itertuples()
+        assert pair.layers_speedup == speed
         assert ("rule" in pair.setting) == (rule == "patience")
 
 
 def test_another_backbone_split_or_subset_is_not_comparable_and_says_so(tmp_path):
     pairs = beside(tmp_path, train_rows=50)
-    assert all(pair.setting.startswith("not comparable: backbone small (packaged), not ") for pair in pairs)
-    assert all("50 training rows, not all" in pair.setting for pair in pairs)
-    tested = [pair for pair in pairs if pair.published.split == "test"]
-    assert all("rte/validation.jsonl, not GLUE test" in pair.setting for pair in tested)
+    assert pairs.setting.str.startswith("not comparable: backbone small (packaged), not ").all()
+    assert pairs.setting.str.contains("50 training rows, not all").all()
+    tested = pairs[pairs.paper_split == "test"]
+    assert tested.setting.str.contains("rte/validation.jsonl, not GLUE test").all()
     assert "not comparable" in published_markdown(pairs)
 
 
 def test_the_same_backbone_and_split_is_told_too(tmp_path):
     pairs = beside(tmp_path, weights="albert/albert-base-v2")
-    found = {(pair.row.method, pair.published.split): pair.setting for pair in pairs}
+    found = {(pair.method, pair.paper_split): pair.setting for pair in pairs.itertuples()}
     assert found["full", "dev"] == "development and calibration rows are carved from train"
     assert found["sweet", "dev"].endswith("; rule entropy, not patience")
     assert found["full", "test"].startswith("not comparable: rte/validation.jsonl, not GLUE test; ")
@@ -306,14 +305,14 @@ def test_flags_are_shown(tmp_path):
 
 
 def test_a_local_folder_of_weights_is_named_without_its_path(tmp_path):
-    text = published_csv(beside(tmp_path, weights="somewhere/private/albert-base-v2"))
+    text = csv_text(beside(tmp_path, weights="somewhere/private/albert-base-v2"), COLUMNS)
     assert "albert-base-v2" in text
     assert "private" not in text
 
 
 @pytest.mark.parametrize("name", ["tickets", "sst2x"])
 def test_what_papers_know_nothing_of_gives_no_row(tmp_path, name):
-    assert beside(tmp_path, name=name) == []
+    assert beside(tmp_path, name=name).empty
 
 
 def test_a_generated_task_matches_nothing_whatever_its_name(tmp_path):
@@ -321,7 +320,7 @@ def test_a_generated_task_matches_nothing_whatever_its_name(tmp_path):
     params = invented_params(tasks={"sst2": next(iter(params.model_dump(mode="json")["tasks"].values()))})
     write_run(tmp_path, params)
     results = collect(tmp_path, params)
-    assert side_by_side(results, aggregate(results)) == []
+    assert side_by_side(results).empty
 
 
 @given(st.sampled_from([cell.task for cell in CELLS]), st.sampled_from(["-", "_", ""]), st.booleans())

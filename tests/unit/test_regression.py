@@ -18,7 +18,6 @@ from synthetic_records import invented_params, write_run
 import calibrate_thresholds
 import evaluate_batch1
 import finetune_backbone
-import make_tables
 import prepare_data
 import train_multi_model
 import train_sweet
@@ -39,13 +38,15 @@ from adaptive_inference.tasks.quality import predict, quality
 from adaptive_inference.tasks.schema import Schema, load_schema, load_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.prose import main_latex, main_markdown
-from adaptive_pipeline.reporting.recommendation import recommend
-from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.report import make_report
+from adaptive_pipeline.reporting.statistics.comparisons import compare
+from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
+from adaptive_pipeline.reporting.text.recommendation import recommend
+from adaptive_pipeline.runs.records import EvaluationRecord, Record
+from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.stage import Stage
-from adaptive_pipeline.tracking import all_points
+from adaptive_pipeline.tracking.points import all_points
 
 WORDS = ("the", "a", "film", "plot", "scene", "with", "and")
 
@@ -128,7 +129,7 @@ def run(tmp_path_factory) -> Path:
             stage(calibrate_thresholds, home / method / "calibration", method, **given_)
             given_["calibration"] = home / method / "calibration/calibration.json"
             stage(evaluate_batch1, home / method / "evaluation", method, **given_)
-    make_tables.make_tables(collect(root / "runs", params), root / "runs", root / "results", "results")
+    make_report(root / "runs", params, root / "results")
     return root
 
 
@@ -321,20 +322,17 @@ def mixed(tmp_path_factory):
 
 
 def test_a_run_of_both_kinds_never_mixes_their_qualities(mixed):
-    rows = aggregate(mixed)
     for task, metric in (("classes", "accuracy"), ("scores", "spearman")):
-        own = [row for row in rows if row.task == task]
-        assert {row.metric for row in own} == {metric}
-        assert all(
-            (row.quality_mean < 0) == (task == "scores") for row in own if row.quality_mean is not None
-        )
-        assert all(point.cell.task == task for row in own for point in row.points)
+        own = mixed.main[mixed.main.task == task]
+        assert set(own.metric) == {metric}
+        assert ((own.quality_mean < 0) == (task == "scores")).all()
+        assert {cell.task for row in own.itertuples() for cell in mixed.of_row(row).cell} == {task}
     choices = recommend(mixed)
     assert [(choice.task, choice.row.metric) for choice in choices] == [
         ("classes", "accuracy"),
         ("scores", "spearman"),
     ]
-    markdown, tex = main_markdown(mixed, rows, choices), main_latex(mixed, rows, choices)
+    markdown, tex = main_markdown(mixed, choices, compare(mixed)), main_latex(mixed, choices)
     assert "(accuracy)" in markdown
     assert "(Spearman correlation)" in markdown
     assert "compare within a table only" in markdown
@@ -345,12 +343,11 @@ def test_a_run_of_both_kinds_never_mixes_their_qualities(mixed):
 def test_classes_alone_are_reported_as_before(mixed):
     alone = replace(
         mixed,
-        points=[point for point in mixed.points if point.cell.task == "classes"],
-        cells=[files for files in mixed.cells if files.cell.task == "classes"],
+        points=mixed.points[mixed.points.task == "classes"],
+        cells=[cell for cell in mixed.cells if cell.task == "classes"],
     )
-    rows = aggregate(alone)
-    assert "Quality is a fraction of the evaluation split." in main_markdown(alone, rows, [])
-    assert "(accuracy)" not in main_latex(alone, rows, [])
+    assert "Quality is a fraction of the evaluation split." in main_markdown(alone, [], compare(alone))
+    assert "(accuracy)" not in main_latex(alone, [])
 
 
 def test_names_of_metrics_and_answers():
@@ -368,8 +365,9 @@ def test_a_rule_with_options_has_a_name_that_mlflow_takes(tmp_path):
 
     curves = {"patience(tolerance=0.1)": {"quality": [0.2, -0.1]}, "fixed": {"quality": [0.3]}}
     write_json(tmp_path / "curves.json", curves)
-    record = Record("evaluate_batch1", Cell("t", "b", 0, "m"), {}, {}, "", {"quality": -0.5}, {})
-    points = all_points(record, tmp_path, {})
+    given = {"params": {}, "inputs": {}, "code": "", "metrics": {"quality": -0.5}}
+    record = EvaluationRecord(stage="evaluate_batch1", cell=Cell("t", "b", 0, "m"), **given)
+    points = all_points(Finished(record, tmp_path))
     assert ("patience tolerance 0.1_quality", 1, -0.1) in points
     assert ("fixed_quality", 0, 0.3) in points
     assert ("quality", 0, -0.5) in points

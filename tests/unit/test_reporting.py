@@ -11,18 +11,21 @@ import sys
 from pathlib import Path
 
 import pytest
-from synthetic_records import PROJECT, invented_params, write_cell, write_run
+from synthetic_records import PROJECT, change_record, invented_params, write_cell, write_run
 
 from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.reporting import collect as collect_module
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.bands import band
-from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.names import method_key, natural_key, point_name
-from adaptive_pipeline.reporting.prose import latex, main_latex, main_markdown
-from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
-from adaptive_pipeline.reporting.tables import cell_text, csv_tables, first_exit_difference
+from adaptive_pipeline.reporting import frame as frame_module
+from adaptive_pipeline.reporting.breakdowns import first_exit_difference
+from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.names import method_key, natural_key
+from adaptive_pipeline.reporting.statistics.comparisons import compare
+from adaptive_pipeline.reporting.statistics.curve_area import band
+from adaptive_pipeline.reporting.tables.csv import cell_text, csv_tables
+from adaptive_pipeline.reporting.tables.main import latex, main_latex, main_markdown
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.runs.records import Member
+from adaptive_pipeline.runs.store import Runs, open_runs
 
 HEADER = (
     "task,backbone,method,rule,operating_point,threshold,seeds,metric,quality_mean,quality_std,layers_speedup,"
@@ -36,7 +39,7 @@ def read(text: str) -> list[dict[str, str]]:
 
 def main_rows(root: Path, params) -> list[dict[str, str]]:
     results = collect(root, params)
-    return read(csv_tables(results, aggregate(results))["main.csv"])
+    return read(csv_tables(results)["main.csv"])
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +63,14 @@ def results(runs, params):
 
 
 def test_header_starts_with_the_promised_columns(results):
-    text = csv_tables(results, aggregate(results))["main.csv"]
+    text = csv_tables(results)["main.csv"]
     assert text.splitlines()[0].startswith(
         HEADER + ",quality_low,quality_high,wallclock_low,wallclock_high,exit_share,"
     )
 
 
 def test_seeds_is_an_integer_in_every_row_and_rows_are_unique(results):
-    rows = read(csv_tables(results, aggregate(results))["main.csv"])
+    rows = read(csv_tables(results)["main.csv"])
     assert len(rows) == 1 + 3 + 3 * (3 + 3 + 1 + 1)
     assert {int(row["seeds"]) for row in rows} == {2}
     keys = [(row["method"], row["rule"], row["operating_point"]) for row in rows]
@@ -75,7 +78,7 @@ def test_seeds_is_an_integer_in_every_row_and_rows_are_unique(results):
 
 
 def test_rows_stand_full_then_static_then_methods(results):
-    methods = list(dict.fromkeys(row.method for row in aggregate(results)))
+    methods = list(dict.fromkeys(row.method for row in results.main.itertuples()))
     assert methods[:4] == ["full", "static_2", "static_4", "static_6"]
     assert methods[4:] == ["early_exit", "sweet", "multi_model", "learning_to_exit"]
     assert sorted(["static_12", "zzz", "static_2", "full", "sweet"], key=method_key) == [
@@ -88,13 +91,13 @@ def test_rows_stand_full_then_static_then_methods(results):
 
 
 def test_means_and_spread_are_over_seeds(results):
-    row = next(row for row in aggregate(results) if row.method == "static_4")
+    row = next(row for row in results.main.itertuples() if row.method == "static_4")
     assert row.quality_mean == pytest.approx(0.882)
     assert row.quality_std == pytest.approx(0.004 / 2**0.5)
     assert row.quality_difference == pytest.approx(-0.02)
     assert (row.quality_low, row.quality_high) == pytest.approx((0.86, 0.904))
-    row = next(row for row in aggregate(results) if row.operating_point == "max_loss_1")
-    assert row.threshold == pytest.approx(sum(point.threshold for point in row.points) / 2)
+    row = next(row for row in results.main.itertuples() if row.operating_point == "max_loss_1")
+    assert row.threshold == pytest.approx(results.of_row(row).threshold.mean())
 
 
 def test_what_was_not_measured_is_empty_and_never_zero(tmp_path):
@@ -142,7 +145,7 @@ def test_a_goal_that_no_threshold_reaches_is_counted_and_not_averaged(tmp_path, 
     }
     assert all(row["quality_mean"] and not row["quality_std"] for row in hit)
     results = collect(tmp_path, params)
-    text = main_markdown(results, aggregate(results), recommend(results))
+    text = main_markdown(results, recommend(results), compare(results))
     assert "met on 1 of 2 seeds" in text
 
 
@@ -170,11 +173,12 @@ def test_a_goal_that_no_seed_reaches_is_a_row_without_figures(tmp_path):
 
 
 def test_order_of_the_files_changes_nothing(runs, params, results, monkeypatch):
-    expected = csv_tables(results, aggregate(results))
-    monkeypatch.setattr(collect_module, "sorted", lambda items, **options: list(items)[::-1], raising=False)
+    expected = csv_tables(results)
+    found = open_runs(runs)
+    backwards = Runs(runs, dict(reversed(found.finished.items())))
+    monkeypatch.setattr(frame_module, "open_runs", lambda root: backwards)
     reverse = collect(runs, params)
-    monkeypatch.undo()
-    assert csv_tables(reverse, aggregate(reverse)) == expected
+    assert csv_tables(reverse) == expected
     assert as_json(recommend(reverse), reverse, "", set()) == as_json(recommend(results), results, "", set())
 
 
@@ -187,26 +191,23 @@ def test_missing_cells_are_named_and_the_rest_is_reported(tmp_path, runs, params
     shutil.rmtree(root / "tiers/minilm/seed1/sweet/evaluation")
     results = collect(root, params)
     assert [(m.cell.method, m.cell.seed) for m in results.missing] == [("sweet", 1)]
-    assert (
-        "not evaluated yet (done: train, calibrate_thresholds)"
-        in csv_tables(results, aggregate(results))["missing.csv"]
-    )
-    assert "tiers-minilm-sweet-1" in main_markdown(results, aggregate(results), recommend(results))
-    assert {row.seeds for row in aggregate(results) if row.method == "sweet"} == {1}
+    assert "not evaluated yet (done: train, calibrate_thresholds)" in csv_tables(results)["missing.csv"]
+    assert "tiers-minilm-sweet-1" in main_markdown(results, recommend(results), compare(results))
+    assert {row.seeds for row in results.main.itertuples() if row.method == "sweet"} == {1}
     assert "1 cell is missing" in as_markdown(recommend(results), results, "results", set())
 
 
 def test_an_empty_folder_gives_tables_of_missing_cells(tmp_path, params):
     results = collect(tmp_path, params)
     assert len(results.missing) == 2 * 5
-    assert csv_tables(results, aggregate(results))["main.csv"].count("\n") == 1
+    assert csv_tables(results)["main.csv"].count("\n") == 1
     assert "Nothing is evaluated yet" in as_markdown(recommend(results), results, "results", set())
 
 
 def test_records_of_other_params_do_not_count(runs, params):
     longer = params.training.model_copy(update={"epochs": 9}).model_dump()
     results = collect(runs, invented_params(training=longer))
-    assert not results.points
+    assert results.points.empty
     assert {m.why for m in results.missing} == {
         "finetune_backbone was run with other params (training.epochs); run it again"
     }
@@ -223,7 +224,7 @@ def test_leftovers_outside_the_grid_and_unfinished_stages_are_ignored(tmp_path, 
     source = root / "tiers/minilm/seed0/sweet/evaluation"
     shutil.copytree(source, source.parent / ".evaluation.partial")
     broken = read_json(source / "metrics.json")
-    broken["details"]["rows"] = []
+    broken["rows"] = []
     write_json(source.parent / ".evaluation.partial" / "metrics.json", broken)
     assert main_rows(root, params) == main_rows(runs, params)
 
@@ -232,7 +233,7 @@ def test_leftovers_outside_the_grid_and_unfinished_stages_are_ignored(tmp_path, 
 
 
 def test_other_tables_hold_exits_tiers_data_and_calibration(results):
-    tables = {name: read(text) for name, text in csv_tables(results, aggregate(results)).items()}
+    tables = {name: read(text) for name, text in csv_tables(results).items()}
     sweet = [row for row in tables["exits.csv"] if row["method"] == "sweet"]
     assert [(row["exit_layer"], row["quality_mean"]) for row in sweet] == [
         ("2", "0.832"),
@@ -256,19 +257,17 @@ def test_other_tables_hold_exits_tiers_data_and_calibration(results):
 
 
 def test_first_exits_are_compared_pair_by_pair(results):
-    (row,) = first_exit_difference(results, "sweet", "early_exit")
-    assert (row["layer"], row["seeds"]) == (2, 2)
-    assert row["mean"] == pytest.approx(0.03)
+    (row,) = first_exit_difference(results, "sweet", "early_exit").itertuples()
+    assert (row.exit_layer, row.seeds, row.won) == (2, 2, 2)
+    assert row.difference_mean == pytest.approx(0.03)
 
 
 def test_markdown_bolds_just_the_recommended_row_and_latex_is_escaped(results):
     choices = recommend(results)
-    bold = [
-        line for line in main_markdown(results, aggregate(results), choices).splitlines() if "| **" in line
-    ]
+    bold = [line for line in main_markdown(results, choices, compare(results)).splitlines() if "| **" in line]
     assert len(bold) == 1
     assert "**SWEET**" in bold[0]
-    text = main_latex(results, aggregate(results), choices)
+    text = main_latex(results, choices)
     assert text.count(r"\textbf{SWEET}") == 1
     assert text.count("\\toprule") == text.count("\\bottomrule") == 1
     assert latex("a_b & 50%") == r"a\_b \& 50\%"
@@ -282,8 +281,6 @@ def test_names_read_numbers_as_numbers():
         "min_speedup_2",
         "min_speedup_10",
     ]
-    assert point_name("max_loss_1") == "≤ 1 point lost"
-    assert point_name("max_loss_0.5") == "≤ 0.5 points lost"
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------
@@ -364,7 +361,7 @@ def test_the_stage_loads_no_heavy_library(small, tmp_path):
         "import sys; sys.path.insert(0, 'pipeline_steps'); import make_tables\n"
         "sys.argv = ['make_tables', '--runs', sys.argv[1], '--params', sys.argv[2], '--out', sys.argv[3]]\n"
         "make_tables.main()\n"
-        "heavy = {'torch', 'transformers', 'mlflow', 'datasets', 'scipy', 'pandas', 'sklearn'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'mlflow', 'datasets', 'scipy', 'sklearn'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
     command = [sys.executable, "-c", code, *map(str, small), str(tmp_path / "out")]
@@ -379,13 +376,9 @@ def test_a_member_copied_from_the_full_model_counts_with_its_training_time(tmp_p
     write_json(
         folder / "multi_model/train_timings.json", {"seconds": 30.0, "members": {"2": 10.0, "4": 20.0}}
     )
-    file = folder / "multi_model/train/metrics.json"
-    write_json(file, read_json(file) | {"details": {"member6": {"copied_from_full": True}}})
-    seconds = {
-        point.method: point.training_seconds
-        for point in collect(tmp_path, params).points
-        if point.cell.seed == 0
-    }
+    change_record(folder / "multi_model/train", members=[Member(layer=6, steps=None)])
+    points = collect(tmp_path, params).points
+    seconds = points[points.seed == 0].set_index("method").training_seconds.groupby("method").first()
     assert [seconds[name] for name in ("multi_model", "static_2", "static_6", "full")] == [
         70.0,
         10.0,

@@ -9,12 +9,13 @@ from synthetic_records import invented_params, write_run
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.serving.card import CardData
 from adaptive_inference.tasks.schema import Schema
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.chance import best_constant, chance_warning
-from adaptive_pipeline.reporting.collect import collect
+from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.handout import told_of
-from adaptive_pipeline.reporting.prose import main_markdown
-from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.statistics.chance import against_chance, best_constant
+from adaptive_pipeline.reporting.statistics.comparisons import compare
+from adaptive_pipeline.reporting.tables.main import main_markdown
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.sentences import chance_sentence
 
 #: 600 of 1,000 rows are positive.
 LABELS = (np.arange(1000) < 600).astype(int)
@@ -45,7 +46,7 @@ def run(tmp_path):
 
 
 def warning(results):
-    return chance_warning(results, *results.pairs()[0])
+    return against_chance(results.each[0])
 
 
 def test_a_full_model_that_does_not_beat_the_commonest_class_is_told_in_every_report(run):
@@ -55,14 +56,14 @@ def test_a_full_model_that_does_not_beat_the_commonest_class_is_told_in_every_re
     assert chance.low < 0 < chance.high
     assert (
         "is not shown to be better than always answering `positive`** (accuracy 0.6100 against 0.6000;"
-        in (chance.sentence)
+        in chance_sentence(chance)
     )
-    choices, rows = recommend(results), aggregate(results)
-    assert chance.sentence in as_markdown(choices, results, "results", ())
-    assert chance.sentence in main_markdown(results, rows, choices)
+    choices, sentence = recommend(results), chance_sentence(chance)
+    assert sentence in as_markdown(choices, results, "results", ())
+    assert sentence in main_markdown(results, choices, compare(results))
     schema = Schema("tiers", "classification", ("negative", "positive"), "accuracy", 48)
     card = CardData(schema, "bert", (6,), False, True, None, ())
-    assert chance.sentence in told_of(card, results, choices[0].row, choices[0].point, choices[0]).remarks
+    assert sentence in told_of(card, results, choices[0].row, choices[0].point, choices[0]).remarks
     told = as_json(choices, results, "results", ())["choices"][0]["full_model_against_one_answer"]
     assert told["constant"] == 0.6
 
@@ -81,13 +82,13 @@ def test_one_of_two_seeds_at_chance_makes_the_whole_unsure(run):
 
 
 def test_a_full_model_below_it_is_called_worse(run):
-    assert "is worse than always answering `positive`" in warning(run(answers(200, 100))).sentence
+    assert "is worse than always answering `positive`" in chance_sentence(warning(run(answers(200, 100))))
 
 
 def test_one_answer_for_all_is_no_better_than_itself(run):
     chance = warning(run(answers(600, 0)))
     assert (chance.low, chance.high) == (0.0, 0.0)
-    assert "not shown" in chance.sentence
+    assert "not shown" in chance_sentence(chance)
 
 
 def test_without_recorded_answers_nothing_is_claimed(tmp_path):

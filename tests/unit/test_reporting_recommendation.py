@@ -6,17 +6,21 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_records import invented_params, save_model, write_run
+from synthetic_records import change_record, invented_params, save_model, write_run
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
-from adaptive_inference.files import read_json, write_json
-from adaptive_pipeline.reporting.aggregate import aggregate, shown_rule
-from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.diagrams import typical_points
-from adaptive_pipeline.reporting.figures import SpeedPlot, draw_figures, quality_at
+from adaptive_inference.files import read_json
+from adaptive_pipeline.reporting.figures.shown import shown_rule, typical_points
+from adaptive_pipeline.reporting.figures.speed import SpeedPlot, quality_at
+from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.handout import hand_out
-from adaptive_pipeline.reporting.prose import main_markdown
-from adaptive_pipeline.reporting.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.measures import SPEEDS
+from adaptive_pipeline.reporting.report import draw_figures
+from adaptive_pipeline.reporting.statistics.comparisons import compare
+from adaptive_pipeline.reporting.tables.main import main_markdown
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+
+LAYERS, _, WALLCLOCK = SPEEDS
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +107,7 @@ def test_a_static_model_can_win_and_an_oracle_cannot(tmp_path):
     results = collect(tmp_path, params)
     (choice,) = recommend(results)
     assert choice.row.method == "static_2"
-    assert any(row.rule == "oracle" and not row.attainable for row in aggregate(results))
+    assert any(row.rule == "oracle" and not row.attainable for row in results.main.itertuples())
 
 
 def test_the_fastest_by_wallclock_wins_and_layers_decide_where_it_was_not_measured(tmp_path):
@@ -120,18 +124,18 @@ def test_the_fastest_by_wallclock_wins_and_layers_decide_where_it_was_not_measur
     params = invented_params(evaluation={"timed_seeds": []})
     write_run(tmp_path / "untimed", params, edit=edit)
     (choice,) = recommend(collect(tmp_path / "untimed", params))
-    assert (choice.row.method, choice.measure) == ("static_2", "calibration_speedup")
+    assert (choice.row.method, choice.measure) == ("static_2", "calibration_layers_speedup")
 
 
 def test_wallclock_comes_from_timed_seeds_only_and_names_the_machine(results):
-    row = next(row for row in aggregate(results) if row.method == "static_2")
+    row = next(row for row in results.main.itertuples() if row.method == "static_2")
     assert row.timed_seeds == 1
     assert row.wallclock_speedup == pytest.approx(2.79)
-    (timed,) = [point for point in row.points if point.wallclock]
+    (timed,) = [point for point in results.of_row(row).itertuples() if point.timed]
     assert (row.timed_quality, row.timed_layers_speedup) == (timed.quality, timed.layers_speedup)
     assert row.timed_quality != row.quality_mean  # what is drawn against wall-clock is the timed seed's own
-    assert quality_at(row, "wallclock_speedup") == timed.quality
-    assert quality_at(row, "layers_speedup") == row.quality_mean
+    assert quality_at(row, WALLCLOCK) == timed.quality
+    assert quality_at(row, LAYERS) == row.quality_mean
     assert row.machine == "Test CPU, 2 cores, 1 thread, torch 2.13.0"
 
 
@@ -140,16 +144,16 @@ def test_figures_are_drawn_where_the_full_model_lacks_the_timed_seed(tmp_path, p
     write_run(tmp_path / "runs", params)
     shutil.rmtree(tmp_path / "runs/tiers/minilm/seed0/full/evaluation")
     results = collect(tmp_path / "runs", params)
-    rows = aggregate(results)
-    full = next(row for row in rows if row.method == "full")
-    assert full.quality_mean is not None
-    assert full.timed_quality is None
-    assert any(row.timed_quality for row in rows)
-    assert draw_figures(results, rows, recommend(results), tmp_path / "figures")
+    rows = results.main
+    full = rows[rows.method == "full"]
+    assert full.quality_mean.notna().all()
+    assert full.timed_quality.isna().all()
+    assert rows.timed_quality.notna().any()
+    assert draw_figures(results, recommend(results), compare(results), tmp_path / "figures")
 
 
 def test_figures_show_the_rule_that_reached_the_most_speedups_and_of_equals_the_first_named(tmp_path, params):
-    fast, slow = "min_speedup_2", "max_loss_1"
+    fast, slow = Goal("min_speedup", 2.0), Goal("max_loss", 1.0)
     assert shown_rule("abc", {("a", fast): 0, ("b", fast): 2, ("c", fast): 2, ("d", fast): 9}) == "b"
     assert (
         shown_rule("ab", {("a", fast): 2, ("b", fast): 2, ("b", slow): 2}) == "a"
@@ -166,11 +170,11 @@ def test_figures_show_the_rule_that_reached_the_most_speedups_and_of_equals_the_
 
     write_run(tmp_path, params, edit=miss)
     results = collect(tmp_path, params)
-    plot = SpeedPlot(results, aggregate(results), None, *results.pairs()[0])
-    shown = typical_points(results, plot.task, plot.backbone)
+    plot = SpeedPlot(results.each[0], recommend(results)[0])
+    shown = typical_points(results.each[0])
     for method, rule in (("sweet", second), ("early_exit", first)):
         assert plot.rule(method) == rule
-        points = {(point.rule, point.operating_point) for point in shown[method]}
+        points = {(point.rule, point.operating_point) for point in shown[method].itertuples()}
         assert points == {(rule, "min_speedup_1.5")}
 
 
@@ -227,7 +231,7 @@ def hand_out_with_weights(root: Path, params, out: Path) -> Path | None:
             save_model(run / f"multi_model/train/model/{layer}", [layer], f"member{layer}".encode())
     results = collect(root, params)
     (choice,) = recommend(results)
-    done = hand_out(results, aggregate(results), choice, root, out)
+    done = hand_out(results, choice, root, out)
     return out / "model" if done else None
 
 
@@ -270,7 +274,7 @@ def test_a_static_model_is_handed_out_alone_with_its_own_temperature(tmp_path, p
 
 def test_kept_records_have_no_model_to_hand_out(tmp_path, runs, results):
     (choice,) = recommend(results)
-    assert not hand_out(results, aggregate(results), choice, runs, tmp_path)
+    assert not hand_out(results, choice, runs, tmp_path)
     assert "Only records were kept" in as_markdown([choice], results, "results", set())
 
 
@@ -335,8 +339,7 @@ def test_an_evaluation_of_another_model_than_was_calibrated_is_not_reported(tmp_
     root = tmp_path / "runs"
     shutil.copytree(runs, root)
     for stage, digest in (("calibration", "new"), ("evaluation", "old")):
-        file = root / f"tiers/minilm/seed0/sweet/{stage}/metrics.json"
-        write_json(file, read_json(file) | {"inputs": {"model": digest}})
+        change_record(root / f"tiers/minilm/seed0/sweet/{stage}", inputs={"model": digest})
     (missing,) = collect(root, params).missing
     assert "another model" in missing.why
 
@@ -350,13 +353,12 @@ def test_a_certified_risk_is_shown_and_explained_but_no_candidate(tmp_path):
 
     write_run(tmp_path, params, edit=certify)
     results = collect(tmp_path, params)
-    rows, (choice,) = aggregate(results), recommend(results)
-    certified = [row for row in rows if row.operating_point == "risk_0.05"]
-    assert certified
-    assert choice.row not in certified
-    assert choice.candidates == len([row for row in rows if row.method != "full" and row.attainable]) - len(
-        [row for row in certified if row.attainable]
-    )
-    text = main_markdown(results, rows, [choice])
+    rows, (choice,) = results.main, recommend(results)
+    others = rows[(rows.method != "full") & rows.attainable]
+    certified = others.operating_point == "risk_0.05"
+    assert certified.any()
+    assert choice.row.operating_point != "risk_0.05"
+    assert choice.candidates == len(others) - certified.sum()
+    text = main_markdown(results, [choice], compare(results))
     assert "| risk ≤ 0.05 |" in text
     assert "with probability 0.9 for each method, rule and seed by itself (accuracy loss" in text

@@ -6,12 +6,11 @@ from synthetic_records import invented_params, save_model, write_run
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.files import read_json, write_json
-from adaptive_pipeline.reporting.aggregate import aggregate
-from adaptive_pipeline.reporting.areas import STATIC, area_rows
-from adaptive_pipeline.reporting.collect import collect
-from adaptive_pipeline.reporting.comparisons import at_goal
+from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.handout import hand_out
-from adaptive_pipeline.reporting.recommendation import as_markdown, recommend
+from adaptive_pipeline.reporting.statistics.areas import STATIC, areas
+from adaptive_pipeline.reporting.statistics.comparisons import at_goal
+from adaptive_pipeline.reporting.text.recommendation import as_markdown, recommend
 
 #: method -> (layers, quality), invented.
 STATICS = {"static_2": (2, 0.84), "static_4": (4, 0.88), "pkd": (3, 0.895)}
@@ -50,7 +49,7 @@ def runs(tmp_path, params):
 
 
 def test_each_has_one_row_with_its_own_training_time(runs, params):
-    rows = [row for row in aggregate(collect(runs, params)) if row.method != "full"]
+    rows = [row for row in collect(runs, params).main.itertuples() if row.method != "full"]
     assert [(row.method, row.operating_point, row.layers_speedup) for row in rows] == [
         ("static_2", "whole", 3.0),
         ("static_4", "whole", 1.5),
@@ -60,23 +59,23 @@ def test_each_has_one_row_with_its_own_training_time(runs, params):
 
 
 def test_first_layers_are_one_family_and_others_enter_where_they_are_fast_enough(runs, params):
-    rows = aggregate(collect(runs, params))
-    assert [row.method for row in at_goal(rows, "min_speedup_1.5")] == ["static_4", "pkd"]
-    assert [row.method for row in at_goal(rows, "min_speedup_2")] == ["static_2", "pkd"]
-    assert [row.method for row in at_goal(rows, "min_speedup_2.5")] == ["static_2"]
+    rows = list(collect(runs, params).main.itertuples())
+    assert [row.method for row in at_goal(rows, Goal("min_speedup", 1.5))] == ["static_4", "pkd"]
+    assert [row.method for row in at_goal(rows, Goal("min_speedup", 2.0))] == ["static_2", "pkd"]
+    assert [row.method for row in at_goal(rows, Goal("min_speedup", 2.5))] == ["static_2"]
 
 
 def test_first_layers_give_the_baseline_curve(runs, params):
     results = collect(runs, params)
-    assert STATIC in {row["method"] for row in area_rows(results)}
+    assert STATIC in set(areas(results).method)
 
 
 @pytest.mark.parametrize("method", ["static_4", "pkd"])
 def test_the_recommended_one_is_handed_out_as_it_is(method, runs, params, tmp_path):
     for file in runs.rglob("evaluation/metrics.json"):
         body = read_json(file)
-        for row in body["details"]["rows"]:
-            row["calibration_quality"] = 0.95 if row["method"] in (method, "full") else 0.5
+        for row in body["rows"]:
+            row["point"]["seen"]["quality"] = 0.95 if row["method"] in (method, "full") else 0.5
         write_json(file, body)
     for seed in (0, 1):
         folder = runs / f"tiers/minilm/seed{seed}/{method}/train/model"
@@ -84,7 +83,7 @@ def test_the_recommended_one_is_handed_out_as_it_is(method, runs, params, tmp_pa
     results = collect(runs, params)
     (choice,) = recommend(results)
     assert (choice.row.method, choice.faster) == (method, True)
-    assert hand_out(results, aggregate(results), choice, runs, tmp_path / "out")
+    assert hand_out(results, choice, runs, tmp_path / "out")
     target = tmp_path / "out" / choice.model
     assert (target / "model.safetensors").read_bytes() == b"weights"
     recommended = OperatingPoint.from_json(read_json(target / "calibration.json")["recommended"])

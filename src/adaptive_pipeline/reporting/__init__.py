@@ -1,1 +1,5 @@
-"""Tables, figures, recommendation and model card: pure functions of the stages' records, without torch."""
+"""Tables, figures and the recommendation: pure functions of the records.
+
+From below: `measures`, `frame` (records -> pandas), `breakdowns`, `statistics`, `text`, `tables`, `published`, `figures`,
+`handout`, and on top `report`, which writes everything.
+"""

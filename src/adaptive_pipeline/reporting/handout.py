@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.exits.layout import CALIBRATION_FILE
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.card import CardData, CardPoint, card_of
 from adaptive_inference.serving.export import copy_model, has_weights, write_card
-from adaptive_pipeline.reporting.aggregate import Row
-from adaptive_pipeline.reporting.collect import Point, Results
-from adaptive_pipeline.reporting.names import method_name, static_layers
-from adaptive_pipeline.reporting.recommendation import Choice, evaluation_sentence, leak_warning
+from adaptive_pipeline.reporting.frame import Results
+from adaptive_pipeline.reporting.names import method_name
+from adaptive_pipeline.reporting.text.recommendation import Choice
+from adaptive_pipeline.reporting.text.sentences import chance_sentence, evaluation_sentence, leak_warning
 
 
-def hand_out(results: Results, rows: Sequence[Row], choice: Choice, runs: Path, out: Path) -> bool:
+def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     """Copy the recommended model with its calibration and card to ``out / choice.model``.
 
     Returns
@@ -27,11 +29,11 @@ def hand_out(results: Results, rows: Sequence[Row], choice: Choice, runs: Path, 
         False where nothing is recommended or ``runs`` holds no weights of it (kept records do not).
     """
     row, point = choice.row, choice.point
-    if row is None or point is None:
+    if row is None:
         return False
     run = point.cell.folder(runs)
     source, calibration = run / "train" / "model", run / "calibration" / CALIBRATION_FILE
-    member = None if row.method == point.cell.method else static_layers(row.method)
+    member = point.point.setting.member
     if member is not None:
         source /= str(member)
     if not calibration.is_file() or not has_weights(source):
@@ -39,7 +41,7 @@ def hand_out(results: Results, rows: Sequence[Row], choice: Choice, runs: Path, 
     target = out / choice.model
     body = calibration_of(read_json(calibration), row.rule, row.operating_point, member)
     copy_model(source, target, body)
-    card = card_of(target, card_points(body, rows, row, point))
+    card = card_of(target, card_points(body, results, point))
     write_card(target, told_of(card, results, row, point, choice))
     return True
 
@@ -92,35 +94,34 @@ def alone(body: Mapping[str, Any], k: int) -> dict[str, Any]:
     return dict(body) | lists | {"reliability": reliability}
 
 
-def card_points(
-    calibration: Mapping[str, Any], rows: Sequence[Row], row: Row, point: Point
-) -> list[CardPoint]:
-    """Return the operating points of a row's model and seed that a user may choose among, as they were measured."""
-    measured = {
-        (other.rule, other.operating_point): seen
-        for other in rows
-        if (other.task, other.backbone, other.method) == (row.task, row.backbone, row.method)
-        and other.attainable
-        for seen in other.points
-        if seen.cell == point.cell
-    }
+def card_points(calibration: Mapping[str, Any], results: Results, point: Any) -> list[CardPoint]:
+    """Return the operating points of a model that a user may choose among, as they were measured on the point's seed."""
+    points = results.points
+    own = points[(points.cell == point.cell) & (points.method == point.method)]
+    own = own[own.measured & own.attainable]
+    measured = {(seen.rule, seen.operating_point): seen for seen in own.itertuples()}
     found = [OperatingPoint.from_json(item) for item in calibration["operating_points"]]
     pairs = ((item, measured.get((item.setting.rule, item.goal.name))) for item in found)
     return [
-        CardPoint(item, seen.quality, seen.layers_speedup, seen.flops_speedup)
+        CardPoint(
+            item,
+            seen.quality,
+            seen.layers_speedup,
+            None if pd.isna(seen.flops_speedup) else seen.flops_speedup,
+        )
         for item, seen in pairs
         if seen is not None and item.setting.member is None
     ]
 
 
-def told_of(card: CardData, results: Results, row: Row, point: Point, choice: Choice) -> CardData:
+def told_of(card: CardData, results: Results, row: Any, point: Any, choice: Choice) -> CardData:
     """Return the card with what the comparison says of its model."""
-    own = "" if point.quality is None else f", which alone has {point.quality:.4f}"
+    own = "" if pd.isna(point.quality) else f", which alone has {point.quality:.4f}"
     remarks = [
         f"Chosen: {choice.why}.",
         *leak_warning(results.params),
-        f"On the evaluation split: {evaluation_sentence(row)}. This folder holds the model of seed {point.cell.seed}{own}.",
-        choice.chance.sentence if choice.chance else "",
+        f"On the evaluation split: {evaluation_sentence(row)}. This folder holds the model of seed {point.seed}{own}.",
+        chance_sentence(choice.chance) if choice.chance else "",
         f"Wall-clock measured on: {row.machine}." if row.machine else "",
     ]
     return replace(

@@ -1,45 +1,45 @@
 """Keys of the tables, how they are shown, and the one order in which they stand everywhere."""
 
-# ruff: noqa: RUF001 - signs that readers see
-
 from __future__ import annotations
 
 import re
 from typing import Any
 
-#: Method key -> name in figures and readable tables, in table order. An unknown key stands last, under its own name.
+#: Method key -> name and colour in figures and readable tables, in table order. An unknown key stands last, under its own
+#: name. Colours of Okabe and Ito, then darker and duller ones of Tol's muted set (both for colour-blind readers; no palette
+#: keeps so many apart, so that lines have markers too); empty: a spare one.
 METHODS = {
-    "full": "Full model",
-    "static": "First K layers",
-    "early_exit": "Early exit",
-    "sweet": "SWEET",
-    "multi_model": "Multi-Model",
-    "learning_to_exit": "Learning to exit",
-    "pabee": "PABEE",
-    "elasticbert": "ElasticBERT",
-    "deebert": "DeeBERT",
-    "fastbert": "FastBERT",
-    "berxit": "BERxiT",
-    "fastbert_clo_v2": "FastBERT (CLO-v2)",
-    "leebert": "LeeBERT",
-    "leebert_uniform": "LeeBERT (uniform)",
-    "leebert_random": "LeeBERT (random)",
-    "leebert_last": "LeeBERT (last teaches)",
-    "leebert_lle": "LeeBERT (LLE)",
-    "leebert_slo": "LeeBERT (SLO)",
-    "leebert_blo": "LeeBERT (BLO)",
-    "leebert_clo_v1": "LeeBERT (CLO-v1)",
-    "leebert_raw": "LeeBERT (raw weights)",
-    "pkd": "BERT-PKD",
-    "theseus": "BERT-of-Theseus",
-    "layer_drop": "LayerDrop",
-    "head_pruning": "Head pruning",
-    "adapler": "AdapLeR",
-    "adapler_early_exit": "AdapLeR + early exit",
-    "free": "FREE",
-    "free_verify": "FREE (verify)",
-    "calm": "CALM",
-    "static_exit": "Static-Exiting",
+    "full": ("Full model", "#000000"),
+    "static": ("First K layers", "#7f7f7f"),
+    "early_exit": ("Early exit", "#0072B2"),
+    "sweet": ("SWEET", "#D55E00"),
+    "multi_model": ("Multi-Model", "#009E73"),
+    "learning_to_exit": ("Learning to exit", "#CC79A7"),
+    "pabee": ("PABEE", "#E69F00"),
+    "elasticbert": ("ElasticBERT", "#332288"),
+    "deebert": ("DeeBERT", "#882255"),
+    "fastbert": ("FastBERT", "#999933"),
+    "berxit": ("BERxiT", "#44AA99"),
+    "fastbert_clo_v2": ("FastBERT (CLO-v2)", "#6B6B00"),
+    "leebert": ("LeeBERT", "#56B4E9"),
+    "leebert_uniform": ("LeeBERT (uniform)", "#117733"),
+    "leebert_random": ("LeeBERT (random)", "#DDAA33"),
+    "leebert_last": ("LeeBERT (last teaches)", "#CC6677"),
+    "leebert_lle": ("LeeBERT (LLE)", "#AA4499"),
+    "leebert_slo": ("LeeBERT (SLO)", "#004488"),
+    "leebert_blo": ("LeeBERT (BLO)", "#661100"),
+    "leebert_clo_v1": ("LeeBERT (CLO-v1)", "#B5651D"),
+    "leebert_raw": ("LeeBERT (raw weights)", "#5D3A9B"),
+    "pkd": ("BERT-PKD", ""),
+    "theseus": ("BERT-of-Theseus", ""),
+    "layer_drop": ("LayerDrop", ""),
+    "head_pruning": ("Head pruning", ""),
+    "adapler": ("AdapLeR", ""),
+    "adapler_early_exit": ("AdapLeR + early exit", ""),
+    "free": ("FREE", ""),
+    "free_verify": ("FREE (verify)", ""),
+    "calm": ("CALM", ""),
+    "static_exit": ("Static-Exiting", ""),
 }
 
 #: Rule key -> name, in table order.
@@ -68,32 +68,13 @@ def static_layers(method: str) -> int | None:
 def method_name(method: str) -> str:
     """Return how a method is shown."""
     layers = static_layers(method)
-    return f"First {layers} layers" if layers is not None else METHODS.get(method, method)
+    return f"First {layers} layers" if layers is not None else METHODS.get(method, (method, ""))[0]
 
 
 def rule_name(rule: str) -> str:
     """Return how an exit rule is shown, options as they are."""
     file, bracket, options = rule.partition("(")
     return RULES[file] + (f" ({options}" if bracket else "") if file in RULES else rule
-
-
-def point_name(point: str) -> str:
-    """Return how an operating point is shown, e.g. ``max_loss_1`` as "at most 1 point lost"."""
-    if point.startswith("max_loss_"):
-        lost = point.removeprefix("max_loss_")
-        return f"≤ {lost} {'point' if lost in ('1', '1.0') else 'points'} lost"
-    if point.startswith("min_speedup_"):
-        return f"≥ {point.removeprefix('min_speedup_')}× fewer layers"
-    if is_certified(point):
-        return f"risk ≤ {point.removeprefix('risk_')}"
-    if static_layers(point) is not None:
-        return "member alone"
-    return {"full": "all layers", "whole": "the whole model"}.get(point, point)
-
-
-def is_certified(point: str) -> bool:
-    """Whether an operating point carries a guarantee of its own risk, ``risk_DELTA``."""
-    return point.startswith("risk_")
 
 
 def method_key(method: str) -> tuple[Any, ...]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from adaptive_pipeline.reporting.names import METHODS, method_key, rule_key, static_layers
 
@@ -14,31 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: Fixed per method, the same in every figure: colours of Okabe and Ito, then darker and duller ones of Tol's muted set
-#: (both for colour-blind readers; no palette keeps so many apart, so that lines have markers too).
-COLOURS = {
-    "full": "#000000",
-    "static": "#7f7f7f",
-    "early_exit": "#0072B2",
-    "sweet": "#D55E00",
-    "multi_model": "#009E73",
-    "learning_to_exit": "#CC79A7",
-    "pabee": "#E69F00",
-    "leebert": "#56B4E9",
-    "elasticbert": "#332288",
-    "deebert": "#882255",
-    "fastbert": "#999933",
-    "berxit": "#44AA99",
-    "fastbert_clo_v2": "#6B6B00",
-    "leebert_uniform": "#117733",
-    "leebert_random": "#DDAA33",
-    "leebert_last": "#CC6677",
-    "leebert_lle": "#AA4499",
-    "leebert_slo": "#004488",
-    "leebert_blo": "#661100",
-    "leebert_clo_v1": "#B5651D",
-    "leebert_raw": "#5D3A9B",
-}
+COLOURS = {method: colour for method, (_, colour) in METHODS.items() if colour}
 SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C6D1F")
 MARKERS = {"full": "*", "early_exit": "o", "sweet": "D", "multi_model": "s", "learning_to_exit": "^"}
 SPARE_MARKERS = ("v", "P", "X", "<", ">", "p", "h", "8")
@@ -70,9 +48,7 @@ _SETTINGS = {
 def colour(method: str) -> str:
     """Return the method's colour."""
     family = "static" if static_layers(method) is not None else method
-    if family in COLOURS:
-        return COLOURS[family]
-    return SPARE[_spare_index(method) % len(SPARE)]
+    return COLOURS.get(family) or SPARE[_spare_index(method) % len(SPARE)]
 
 
 def rule_colours(rules: Iterable[str]) -> dict[str, str]:
@@ -87,26 +63,24 @@ def marker(method: str) -> str:
     return MARKERS.get(method) or SPARE_MARKERS[_spare_index(method) % len(SPARE_MARKERS)]
 
 
-def draw_line(
-    axes: Axes,
-    method: str,
-    x: Sequence[float],
-    means: Sequence[float],
-    stds: Sequence[float | None],
-    **look: object,
-) -> None:
-    """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation."""
+def draw_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, **look: object) -> None:
+    """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation.
+
+    ``rows`` are of one method, with columns ``x``, ``y``_mean and ``y``_std.
+    """
+    method, place, mean, std = rows.method.iloc[0], list(rows[x]), rows[f"{y}_mean"], rows[f"{y}_std"]
     axes.plot(
-        x, means, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
+        place, mean, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
         markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, zorder=4 if method == "full" else 3, **look,
     )  # fmt: skip
-    if None in stds:
+    if std.isna().any():
         return
-    low, high = ([m + side * s for m, s in zip(means, stds, strict=True)] for side in (-1, 1))
-    if len(x) > 1:
-        axes.fill_between(x, low, high, color=colour(method), alpha=0.12, linewidth=0, zorder=2)
+    if len(rows) > 1:
+        axes.fill_between(
+            place, mean - std, mean + std, color=colour(method), alpha=0.12, linewidth=0, zorder=2
+        )
     else:
-        axes.vlines(x, low, high, color=colour(method), linewidth=0.9, zorder=2)
+        axes.vlines(place, mean - std, mean + std, color=colour(method), linewidth=0.9, zorder=2)
 
 
 def _spare_index(method: str) -> int:
@@ -137,9 +111,19 @@ def canvas(
             plt.close(figure)
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write ``name.png`` and ``name.svg`` without dates, so that equal figures are equal bytes."""
+def legend(axes: Axes, columns: int = 3, place: str = "lower center") -> None:
+    """Put the legend of one of a figure's panels below all of them, where it hides no data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.figure.legend(
+            handles, labels, loc=f"outside {place}", ncols=min(columns, len(labels)), handlelength=1.8
+        )
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write ``name.png`` and ``name.svg`` without dates, so that equal figures are equal bytes; return the name."""
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         stream = io.BytesIO()
         figure.savefig(stream, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.06)
         (folder / f"{name}.{kind}").write_bytes(stream.getvalue())
+    return name

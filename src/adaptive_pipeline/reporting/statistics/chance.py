@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptive_inference.serving.card import metric_name
 from adaptive_inference.tasks.quality import quality
-from adaptive_pipeline.reporting.collect import Results
-from adaptive_pipeline.reporting.comparisons import collect_answers
-from adaptive_pipeline.reporting.markdown import number
-from adaptive_pipeline.reporting.paired import paired_bootstrap, resample_quality
+from adaptive_pipeline.reporting.frame import Results
+from adaptive_pipeline.reporting.statistics.answers import collect_answers
+from adaptive_pipeline.reporting.statistics.paired import paired_bootstrap, resample_quality
 
 RESAMPLES = 2000  # of an interval; no p-value is read off
 
@@ -32,29 +30,17 @@ class Chance:
     rows: int
     seeds: int
 
-    @property
-    def sentence(self) -> str:
-        """What a reader has to know."""
-        answer = f"always answering `{self.answer}`" if self.answer else "one answer for all texts"
-        verdict = "is worse than" if self.high < 0 else "is not shown to be better than"
-        return (
-            f"**The full model {verdict} {answer}** ({metric_name(self.metric)} {self.full:.4f} against "
-            f"{self.constant:.4f}; 95 % interval of the difference {number(self.low, '+.4f')} to "
-            f"{number(self.high, '+.4f')}, {self.rows} rows, {self.seeds} seed{'' if self.seeds == 1 else 's'}): "
-            "that a method loses little against it says nothing here."
-        )
 
-
-def chance_warning(results: Results, task: str, backbone: str) -> Chance | None:
+def against_chance(results: Results) -> Chance | None:
     """Return the full model beside the best constant answer, if the interval of the difference reaches down to 0.
 
-    None where the full model is surely better, and where the records keep no answers.
+    Of one task and backbone. None where the full model is surely better, and where the records keep no answers.
     """
-    answers = collect_answers(results, task, backbone)
+    answers = collect_answers(results)
     full_sets = [found for key, found in answers.sets.items() if key[0] == "full"] if answers else []
     if answers is None or not full_sets:
         return None
-    metric = next(p.metric for p in results.points if (p.cell.task, p.cell.backbone) == (task, backbone))
+    metric = results.points.metric.iloc[0]
     labels, classes, seeds = answers.labels, answers.num_classes, len(full_sets)
     best, constant = best_constant(metric, labels, classes)
     scored = resample_quality(metric, np.array([*full_sets, constant]), labels, classes, RESAMPLES)
@@ -62,7 +48,7 @@ def chance_warning(results: Results, task: str, backbone: str) -> Chance | None:
     difference = paired_bootstrap(full, scored.of([seeds] * seeds))
     if difference.low > 0:
         return None
-    answer = "" if best is None else _class_name(results, task, best)
+    answer = "" if best is None else _class_name(results, best)
     means = float(scored.quality[-1]), float(full.quality.mean())
     return Chance(metric, answer, *means, difference.low, difference.high, len(labels), seeds)
 
@@ -78,8 +64,7 @@ def best_constant(metric: str, labels: np.ndarray, num_classes: int) -> tuple[in
     return (best if np.ptp(scores) > 0 else None), answers[best]
 
 
-def _class_name(results: Results, task: str, index: int) -> str:
+def _class_name(results: Results, index: int) -> str:
     """Return a class's name as `prepare_data` recorded it."""
-    schemas = (record.details.get("schema") or {} for record in results.data if record.cell.task == task)
-    names = next((schema["labels"] for schema in schemas if schema.get("labels")), [])
+    names = results.data[0].task_schema.get("labels") or []
     return names[index] if index < len(names) else f"class {index}"

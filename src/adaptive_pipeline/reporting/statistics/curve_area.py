@@ -1,4 +1,4 @@
-"""Whole curves in one number: area under quality against cost, and the ELUE score. Pure functions of arrays.
+"""Curves of quality against cost: area, ELUE score, mean and spread over seeds. Pure functions of arrays.
 
 Cost is a share of the full model's, 1 / speed-up. Between two points a curve is the straight line *in cost*, not in
 speed-up: a random mixture of two thresholds costs the mixture of their costs, so every point of the line could be
@@ -36,11 +36,13 @@ class CostCurve:
 
 def cost_curve(speedup: Sequence[float | None], quality: Sequence[float | None]) -> CostCurve | None:
     """Return the curve through points given by speed-up, in any order; None where none of them was measured."""
-    pairs = [(1.0 / s, q) for s, q in zip(speedup, quality, strict=True) if s and q is not None]
-    if not pairs:
+    points = np.array([speedup, quality], dtype=float)
+    cost, values = 1.0 / points[0], points[1]
+    measured = ~np.isnan(points).any(axis=0)
+    if not measured.any():
         return None
-    cost, inverse = np.unique(np.array([c for c, _ in pairs]), return_inverse=True)
-    total = np.bincount(inverse, weights=np.array([q for _, q in pairs]))
+    cost, inverse = np.unique(cost[measured], return_inverse=True)
+    total = np.bincount(inverse, weights=values[measured])
     return CostCurve(cost, total / np.bincount(inverse))
 
 
@@ -88,3 +90,47 @@ def at_shares(curve: CostCurve, shares: np.ndarray = SHARES) -> CostCurve:
     """Return the curve's own points at the given costs, those that it covers."""
     reached = shares[(shares >= curve.cost[0]) & (shares <= curve.cost[-1])]
     return CostCurve(reached, curve.at(reached))
+
+
+# ---- several seeds ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Band:
+    """Quality against speed-up over seeds, from slow to fast."""
+
+    speedup: np.ndarray  #: (G,)
+    mean: np.ndarray  #: (G,)
+    std: np.ndarray | None  #: (G,), n - 1; None for one seed
+    seeds: int
+
+
+def band(
+    speedups: Sequence[Sequence[float]], qualities: Sequence[Sequence[float]], points: int = 200
+) -> Band | None:
+    """Interpolate the curves of the seeds on a common grid.
+
+    The grid covers the costs that all seeds reach; nothing is extrapolated.
+
+    Parameters
+    ----------
+    speedups, qualities
+        One sequence per seed, each over its own thresholds.
+    points
+        Of the grid.
+
+    Returns
+    -------
+    Band or None
+        None where no seed has a curve, or their costs do not overlap.
+    """
+    found = [cost_curve(speedup, quality) for speedup, quality in zip(speedups, qualities, strict=True)]
+    curves = [curve for curve in found if curve is not None]
+    reached = common_range(curves)
+    if reached is None:
+        return None
+    low, high = reached
+    grid = np.linspace(high, low, points if high > low else 1)
+    values = np.stack([curve.at(grid) for curve in curves])
+    std = values.std(axis=0, ddof=1) if len(curves) > 1 else None
+    return Band(1.0 / grid, values.mean(axis=0), std, len(curves))

@@ -1,0 +1,1 @@
+"""The figures: PNG and SVG, the same records give the same bytes."""

@@ -1,0 +1,112 @@
+"""All that is made of the records of a run: tables, figures, the recommendation, and the model that it recommends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from adaptive_inference.files import write_json, write_text
+from adaptive_pipeline.params import Params
+from adaptive_pipeline.reporting.breakdowns import cost
+from adaptive_pipeline.reporting.figures import analysis, exits, weights
+from adaptive_pipeline.reporting.figures.differences import draw_differences
+from adaptive_pipeline.reporting.figures.speed import draw_speed
+from adaptive_pipeline.reporting.frame import Results, collect
+from adaptive_pipeline.reporting.handout import hand_out
+from adaptive_pipeline.reporting.published.side_by_side import COLUMNS as PUBLISHED
+from adaptive_pipeline.reporting.published.side_by_side import published_markdown, side_by_side
+from adaptive_pipeline.reporting.statistics.areas import areas
+from adaptive_pipeline.reporting.statistics.comparisons import compare, unanswered
+from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, csv_text
+from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
+from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown, cost_markdown
+from adaptive_pipeline.reporting.text.recommendation import Choice, as_json, as_markdown, recommend
+
+#: What a report owns in its folder; anything else there (kept records, a page about them) stays.
+OUTPUTS = ("tables", "figures", "model", "recommendation.json", "recommendation.md")
+
+#: Kind -> what draws it, one figure or one per method, of a task and backbone; besides quality against speed.
+FIGURES = {
+    "exit_quality": analysis.draw_exit_quality,
+    "exits": exits.draw_exits,
+    "reliability": exits.draw_reliability,
+    "rule_matrix": analysis.draw_rule_matrix,
+    "patience": analysis.draw_patience,
+    "conflict": analysis.draw_conflict,
+    "overthinking": analysis.draw_overthinking,
+    "weights": weights.draw_weights,
+}
+
+
+def make_report(runs: Path, params: Params, out: Path) -> None:
+    """Write the whole report of the records in ``runs`` beside its final place, then move it there."""
+    out.mkdir(parents=True, exist_ok=True)
+    partial = out / ".make_tables.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        _write(collect(runs, params), runs, partial, out.as_posix())
+        _replace_outputs(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(results: Results, runs: Path, out: Path, shown_as: str) -> None:
+    """Write everything into ``out``; commands in the texts name it ``shown_as``."""
+    choices, comparisons = recommend(results), compare(results)
+    for name, text in tables(results, choices, comparisons).items():
+        write_text(out / "tables" / name, text)
+    draw_figures(results, choices, comparisons, out / "figures")
+    handed_out = {choice.model for choice in choices if hand_out(results, choice, runs, out)}
+    write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
+    write_text(out / "recommendation.md", as_markdown(choices, results, shown_as, handed_out))
+
+
+def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -> dict[str, str]:
+    """Return every table that has something to say: file name -> text."""
+    curves, published, costs = areas(results), side_by_side(results), cost(results)
+    texts = csv_tables(results) | {
+        "main.md": main_markdown(results, choices, comparisons),
+        "main.tex": main_latex(results, choices),
+        "comparisons.csv": comparisons_csv(comparisons, results.cost),
+        "comparisons.md": comparisons_markdown(comparisons, unanswered(results, comparisons), results.cost),
+        "areas.csv": csv_text(curves),
+        "areas.md": areas_markdown(curves),
+    }
+    if len(costs):
+        texts["cost.md"] = cost_markdown(costs)
+    if len(published):  # a task and a method that papers have numbers of
+        texts |= {
+            "published.csv": csv_text(published, PUBLISHED),
+            "published.md": published_markdown(published),
+        }
+    return texts
+
+
+def draw_figures(
+    results: Results, choices: list[Choice], comparisons: pd.DataFrame, folder: Path
+) -> list[str]:
+    """Write every figure that has data, PNG and SVG, and return their names (``TASK-BACKBONE-KIND``)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = draw_differences(comparisons, folder)
+    for one, choice in zip(results.each, choices, strict=True):
+        stem = "-".join(one.pair)
+        names += draw_speed(one, choice, folder, stem)
+        for kind, draw in FIGURES.items():
+            names += draw(one, folder, f"{stem}-{kind}")
+    return names
+
+
+def _replace_outputs(partial: Path, out: Path) -> None:
+    """Put the new outputs in the place of the old ones; what was not made this time goes too."""
+    for name in OUTPUTS:
+        old, new = out / name, partial / name
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        elif old.exists() or old.is_symlink():
+            old.unlink()
+        if new.exists():
+            os.replace(new, old)

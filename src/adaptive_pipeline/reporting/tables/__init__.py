@@ -1,0 +1,1 @@
+"""The tables: CSV to compute with, Markdown to read, LaTeX to print."""

@@ -1,0 +1,1 @@
+"""What is said in sentences: the recommendation, notes below tables."""

@@ -1,0 +1,83 @@
+"""Averages over seeds keep what is missing missing, and a measure is one line of data that tables follow."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_records import invented_params, write_run
+
+from adaptive_pipeline.reporting.frame import collect
+from adaptive_pipeline.reporting.measures import MEASURES, exit_share, joined, mean, over_seeds, std
+from adaptive_pipeline.reporting.statistics.comparisons import compare
+from adaptive_pipeline.reporting.tables.csv import MAIN_COLUMNS
+from adaptive_pipeline.reporting.tables.main import main_markdown
+from adaptive_pipeline.reporting.text.recommendation import recommend
+
+numbers = st.lists(st.floats(-10, 10), min_size=2, max_size=6)
+
+
+@given(numbers, st.sampled_from([None, math.nan]), st.integers(0, 5))
+def test_one_missing_value_makes_mean_and_spread_missing(values, missing, place):
+    values.insert(place, missing)
+    assert math.isnan(mean(values))
+    assert math.isnan(std(values))
+
+
+@given(st.floats(-1e3, 1e3), st.integers(2, 8))
+def test_equal_values_have_no_spread_at_all(value, count):
+    assert std([value] * count) == 0.0
+    assert mean([value] * count) == pytest.approx(value)
+
+
+@given(numbers)
+def test_averages_are_numpys(values):
+    assert mean(values) == pytest.approx(np.mean(values), abs=1e-12)
+    assert std(values) == pytest.approx(np.std(values, ddof=1), abs=1e-9)
+
+
+def test_nothing_has_no_mean_and_one_value_no_spread():
+    assert math.isnan(mean([]))
+    assert math.isnan(std([0.5]))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 1)), min_size=1, max_size=20))
+def test_over_seeds_is_a_mean_per_key_in_order_of_appearance(rows):
+    table = over_seeds(pd.DataFrame(rows, columns=["key", "x"]), ["key"], ["x"])
+    assert list(table.key) == list(dict.fromkeys(key for key, _ in rows))
+    for row in table.itertuples():
+        own = [x for key, x in rows if key == row.key]
+        assert (row.seeds, row.x_mean) == (len(own), fmean(own))
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["2", "4", "12"]), st.integers(0, 50)), max_size=4))
+def test_shares_of_exits_sum_to_one_and_stand_by_depth(counts):
+    total = sum(sum(one.values()) for one in counts)
+    if total:
+        share = exit_share(counts)
+        assert sum(share.values()) == pytest.approx(1.0)
+        assert list(share) == sorted(share)
+    else:
+        assert exit_share(counts) == {}
+
+
+def test_names_of_machines_are_told_once():
+    assert joined(["b", "", "a", "b"]) == "a | b"
+
+
+def test_every_measure_is_a_column_and_every_heading_stands_in_the_readable_table(tmp_path):
+    params = invented_params(seeds=[0])
+    write_run(tmp_path, params)
+    results = collect(tmp_path, params)
+    assert [measure.name for measure in MEASURES] == MAIN_COLUMNS[5:]
+    assert set(MAIN_COLUMNS) <= set(results.main)
+    text = main_markdown(results, recommend(results), compare(results))
+    header = next(line for line in text.splitlines() if line.startswith("| Method"))
+    assert {m.header for m in MEASURES if m.header} <= set(header.split(" | ")) | {
+        header.split(" | ")[-1][:-2]
+    }
