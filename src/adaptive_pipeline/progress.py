@@ -14,6 +14,7 @@ import heapq
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,6 @@ REFERENCE = {
     "evaluate_batch1": 25.0,
     "make_tables": 10.0,
 }
-TRAININGS = ("finetune_", "train_")
 REFERENCE_EXAMPLES = 4_080  # training rows x epochs
 START = 10.0  # imports and DVC, whatever is trained
 ROWS_OF_A_HUB = 5_000  # where the params do not limit them
@@ -67,10 +67,10 @@ def announce(
         return
     pending = set(stale_closure(stages))
     if again := sorted(pending.intersection(built_elsewhere)):
-        trained = [name for name in again if name.startswith(TRAININGS)]
+        families = Counter(name.partition("@")[0] for name in again)
         say(
-            f"{len(again)} stages were built by a version of this project that had other files; they run again, "
-            f"{len(trained)} trainings among them ({', '.join(trained) or 'none'}). To keep their records, stop now and "
+            "built by a version of this project that had other files, these run again: "
+            f"{', '.join(f'{count} {family}' for family, count in families.items())}. To keep their records, stop now and "
             "`make keep` first, in that version"
         )
     rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
@@ -114,7 +114,7 @@ def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | No
     rows
         Training rows of each task, see `training_rows`.
     """
-    if not stage.family.startswith(TRAININGS):
+    if not stage.family.startswith(("finetune_", "train_")):
         return None
     task = stage.argument("task") or ""
     training, own = params.training_of(task, stage.argument("method") or "full")

@@ -146,12 +146,8 @@ def test_what_another_version_built_is_named_before_it_runs_again(tmp_path, monk
     stages = [node("prepare_data"), node("finetune_backbone"), node("train_sweet", "sweet")]
     progress.announce(stages, DEFAULT, 2, [stage.name for stage in stages[:2]])
     said = capsys.readouterr().err
-    assert (
-        "2 stages were built by a version of this project that had other files; they run again, 1 trainings"
-        in said
-    )
-    assert stages[1].name in said
-    assert stages[2].name not in said
+    assert "version of this project that had other files" in said
+    assert "1 finetune_backbone, 1 prepare_data. To keep" in said
     assert "make keep" in said
     progress.announce(stages, DEFAULT, 2)
     assert "version" not in capsys.readouterr().err
