@@ -17,6 +17,7 @@ from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.runs.records import FAMILIES, ExitRow, PointRow, Record
 
 PROJECT = Path(__file__).parents[2]
+CLASSIFIERS = PROJECT / "presets/classifiers.yaml"
 
 #: method -> (quality of its exits at layers 2, 4, 6), all invented.
 QUALITY = {
@@ -36,8 +37,8 @@ ENVIRONMENT = {"cpu": "Test CPU", "cores": 2, "threads": 1, "device": "cpu", "ve
 
 
 def invented_params(**changes: Any) -> Params:
-    """Return the default params with `METHODS` alone, under `RULES`, and with changes of top-level sections."""
-    body = load_params(PROJECT / "params.yaml").model_dump(mode="json")
+    """Return the params of `CLASSIFIERS` with `METHODS` alone, under `RULES`, and with changes of top-level sections."""
+    body = load_params(CLASSIFIERS).model_dump(mode="json")
     body |= choose_methods(body, METHODS)
     for name, rules in RULES.items():
         body["methods"][name] |= {"rules": rules}

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from synthetic_records import (
+    CLASSIFIERS,
     ENVIRONMENT,
     EXITS,
     METHODS,
-    PROJECT,
     change_record,
     choose_methods,
     invented_params,
@@ -47,7 +47,7 @@ TEACHERS = [[0.0, 0.8, 1.3], [0.7, 0.0, 1.2], [0.5, 1.6, 0.0]]
 
 @pytest.fixture(scope="module")
 def params():
-    body = load_params(PROJECT / "params.yaml").model_dump(mode="json")
+    body = load_params(CLASSIFIERS).model_dump(mode="json")
     return invented_params(**choose_methods(body, [*METHODS, "pabee", "leebert"]))
 
 

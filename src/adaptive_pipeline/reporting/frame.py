@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product, starmap
 from pathlib import Path
 from typing import Any
 
@@ -155,8 +154,8 @@ def collect(root: Path, params: Params) -> Results:
         A file is damaged or of another shape.
     """
     runs, cells, missing, rows = open_runs(root), [], [], []
-    methods = sorted(params.methods, key=method_key)
-    for cell in starmap(Cell, product(params.tasks, params.backbones, params.seeds, methods)):
+    grid = replace(params.grid, methods=tuple(sorted(params.methods, key=method_key)))
+    for cell in grid.cells():
         why = why_unusable("evaluate_batch1", cell, runs, params)
         if why:
             missing.append(Missing(cell, why))

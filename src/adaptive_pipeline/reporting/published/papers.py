@@ -32,52 +32,27 @@ _NUMBER = re.compile(r"\+?(\d+(?:\.\d+)?)([kM]?)")
 
 @dataclass(frozen=True)
 class Published:
-    """One cell of a published table.
-
-    Attributes
-    ----------
-    paper, table, source, citation
-        Where it stands, and through which text it was read.
-    backbone, split
-        ``none`` for a split where the number is of no split.
-    method, key
-        The paper's name, and our method key where there is one.
-    rule
-        Our key of the exit rule that the paper used, where it is said.
-    task, metric, metric_certainty
-        Task key; the metric is None, or only presumed (``convention``: GLUE's metric of the task), where the paper does
-        not name it.
-    printed, unit
-        The value as printed.
-    speedup, parameters
-        Of the row, as printed; None where there is none.
-    starred
-        Marked as significant.
-    certainty
-        Whether the value belongs where it stands: ``certain``, ``likely`` (inferred) or ``guess``.
-    note, table_note, paper_note
-        What is odd about, or needed to read, the row, the table and all of the paper; empty: nothing.
-    """
+    """One cell of a published table; None where the paper does not tell."""
 
     paper: str
     table: str
-    source: str
+    source: str  #: the text through which it was read
     citation: str
     backbone: str
     split: Split
-    method: str
-    key: str | None
-    rule: str | None
+    method: str  #: the paper's name
+    key: str | None  #: our key of the method
+    rule: str | None  #: our key of the exit rule that the paper used
     task: str
     metric: str | None
-    metric_certainty: MetricCertainty
+    metric_certainty: MetricCertainty  #: ``convention``: presumed, GLUE's metric of the task
     printed: str
     unit: Unit
-    speedup: float | None
-    parameters: str | None
-    starred: bool
-    certainty: Certainty
-    note: str
+    speedup: float | None  #: of the row
+    parameters: str | None  #: of the row, as printed
+    starred: bool  #: marked as significant
+    certainty: Certainty  #: whether the value belongs where it stands: ``likely`` is inferred
+    note: str  #: what is odd about, or needed to read, the row; empty: nothing
     table_note: str
     paper_note: str
 

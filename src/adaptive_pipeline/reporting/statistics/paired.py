@@ -41,12 +41,7 @@ class Difference:
 
 
 def resample_quality(
-    metric: str,
-    predictions: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    resamples: int,
-    seed: int = 0,
+    metric: str, predictions: np.ndarray, labels: np.ndarray, num_classes: int, resamples: int, seed: int = 0
 ) -> Scored:
     """Score answers on the rows and on resamples of them, all answers on the same draws.
 
