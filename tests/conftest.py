@@ -2,14 +2,23 @@
 
 import os
 
-import pytest
-
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # before torch is imported: two workers on two cores
 
+#: Files whose tests edit the one project that `built` makes, and put it back: never side by side.
+ONE_PROJECT = ("tests/pipeline/test_graph_reading.py", "tests/pipeline/test_smoke.py")
 
-def pytest_collection_modifyitems(items):
-    """Keep a file's tests on one worker, since they share fixtures; `xdist_group` may join several files."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+def pytest_xdist_make_scheduler(config, log):
+    """Keep a file's tests on one worker, since they share fixtures, and those of `ONE_PROJECT` together.
+
+    `--dist loadgroup` would do, but its marks are lost on the way to the scheduler with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "one project" if file in ONE_PROJECT else file
+
+    return ByFile(config, log)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("built")]
+pytestmark = pytest.mark.pipeline
 WRITER = """
 import sys
 from adaptive_pipeline import dvc_graph

@@ -12,7 +12,7 @@ from adaptive_pipeline.dvc_graph import CHECK
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.runs.store import open_runs, read_kept, write_kept
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("built")]
+pytestmark = pytest.mark.pipeline
 #: Read by every stage and without influence on a result, so no stage's dependency.
 COMMON = (
     "src/adaptive_inference/__init__.py",
