@@ -44,7 +44,7 @@ test: $(STAMP) ## Format and lint gates, then all tests
 	snakemake --lint
 	lint-imports
 	python -m adaptive_pipeline.params.describe --check
-	python -m pytest
+	python -m pytest -n 2 --no-loadscope-reorder
 
 format: $(STAMP) ## Format code and rules, and write what is generated from the params classes
 	ruff format .

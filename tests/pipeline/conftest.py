@@ -136,8 +136,8 @@ def shared(tmp_path_factory, worker_id):
 def built(fresh, shared):
     """The smoke preset built by one run on two cores, with live MLflow runs and a trace of the imports.
 
-    Built once in a test run: a worker that asks while another builds waits for it. Tests that edit it put it back, and run on
-    one worker (tests/conftest.py).
+    Built once in a test run: a worker that asks while another builds waits for it. Tests that edit it put it back, and
+    run on one worker (tests/conftest.py).
     """
     root, trace, told = shared / "built", shared / "trace", shared / "built.json"
     with FileLock(shared / "built.lock"):
