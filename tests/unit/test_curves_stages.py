@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from calibrated_stages import make_folder, names, points_of, run
 
-import calibrate_thresholds
-import evaluate_batch1
 from adaptive_inference.calibration.answers import load_answers
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.curves import calibrate, sweep_all
@@ -20,119 +16,13 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
 from adaptive_inference.exit_rules import load_rule, load_rules
-from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.files import plain
-from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.quality import quality
-from adaptive_inference.tasks.schema import Example, Schema, save_split
-from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.params import parse_params
-from adaptive_pipeline.stage import Stage
-
-BACKBONE = {"weights": "random:bert", "exits": [1, 2, 4]}
-WORDS = ["good", "bad", "film", "plot", "not", "very", "the", "a", "movie", "dull", "great"]
-
-
-EXITS = {"static_2": [2], "pkd": [2]}  # of methods that make a model of one exit
-
-
-def params_of(method: str, rules: list[str], kind: str, **sections: dict):
-    task = {
-        "source": "local",
-        "train": "x.csv",
-        "kind": kind,
-        "metric": "accuracy" if kind == "classification" else "pearson",
-    }
-    methods = {"full": {"train": {}, "rules": ["fixed"]}}
-    if method != "full":
-        methods[method] = {"train": {"exits": EXITS[method]} if method in EXITS else {}, "rules": rules}
-    body = {
-        "tasks": {"toy": task},
-        "backbones": {"tiny": BACKBONE},
-        "seeds": [0, 1],
-        "trained_by": {
-            "train_sweet": [m for m in methods if m != "full"],
-            "train_leebert": [],
-            "train_multi_model": [],
-        },
-        "methods": methods,
-        "calibration": {"thresholds": 8},
-        "goal": {"max_loss": 5.0, "min_speedup": [1.5]},
-        "evaluation": {"timed_seeds": [0], "timed_examples": 4, "repeats": 1, "warmup": 1, "bootstrap": 20},
-    }
-    for name, changes in sections.items():
-        body[name] = body[name] | changes
-    return parse_params(body)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Splits and models of a two-class and of a regression task."""
-    root = tmp_path_factory.mktemp("stages")
-    generator = np.random.default_rng(0)
-    for kind, labels in (("classification", ("no", "yes")), ("regression", None)):
-        schema = Schema("toy", kind, labels, "accuracy" if labels else "pearson", 32)
-        home = root / kind
-        schema.save(home)
-        for name, rows in (("calibration", 30), ("evaluation", 24)):
-            examples = []
-            for i in range(rows):
-                text = " ".join(generator.choice(WORDS, generator.integers(2, 12)))
-                label = int(generator.integers(0, 2)) if labels else float(generator.normal())
-                examples.append(Example(i, (text,), label, tier=1 + i % 5))
-            save_split(home, name, examples)
-        made = (
-            ("full", [4], False),
-            ("sweet", [1, 2, 4], True),
-            ("static_2", [2], False),
-            ("pkd", [2], False),
-        )
-        for name, exits, certainty in made:
-            model = build_model(Backbone(**BACKBONE), schema, 0, certainty=certainty, exits=exits)
-            for head in model.heads:
-                torch.nn.init.normal_(head.classifier.weight, generator=torch.Generator().manual_seed(1))
-            model.save_pretrained(home / name)
-        members = [build_model(Backbone(**BACKBONE), schema, 0, exits=[k]) for k in (1, 2, 4)]
-        MultiModel(members).save_pretrained(home / "multi_model")
-    return root
-
-
-def run(
-    folder,
-    tmp_path,
-    monkeypatch,
-    method="sweet",
-    rules=("confidence",),
-    kind="classification",
-    seed=0,
-    **sections,
-):
-    """Run both stages; return calibration.json, the evaluation's record, its curves and its timings."""
-    monkeypatch.setenv("ADAPTIVE_INFERENCE_TRACKING", "off")
-    params, home = params_of(method, list(rules), kind, **sections), folder / kind
-    inputs = {"data": home, "full": home / "full", "model": home / method}
-    stages = []
-    for module in (calibrate_thresholds, evaluate_batch1):
-        out = tmp_path / module.__name__
-        out.mkdir(parents=True)
-        cell = Cell("toy", "tiny", seed, method)
-        stage = Stage(module.__name__, cell, params, dict(inputs), out, out, {}, module.__file__)
-        module.main(stage)
-        stage.record.save(out)
-        inputs["calibration"] = out / "calibration.json"
-        stages.append(stage)
-    calibration = json.loads((tmp_path / "calibrate_thresholds" / "calibration.json").read_text())
-    curves = json.loads((tmp_path / "evaluate_batch1" / "curves.json").read_text())
-    return calibration, stages[1].record, curves, stages[1].timings
-
-
-def points_of(body):
-    """The operating points of calibration.json."""
-    return [OperatingPoint.from_json(item) for item in body["operating_points"]]
-
-
-def names(points):
-    return [(point.setting.rule, point.goal.name) for point in points]
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("stages"))
 
 
 def test_every_operating_point_has_a_row_and_a_timing(folder, tmp_path, monkeypatch):
@@ -384,76 +274,3 @@ def test_rules_that_count_exits_keep_their_names_from_params_to_timings(
 def test_a_rule_in_another_spelling_is_refused_by_the_stage_too(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"must be written 'patience\(tolerance=0\.25\)'"):
         run(folder, tmp_path, monkeypatch, rules=("patience(tolerance=.25)",), kind="regression")
-
-
-def test_a_certified_risk_is_one_more_point_per_attainable_rule(folder, tmp_path, monkeypatch):
-    rules, risk = ("confidence", "fixed", "oracle"), {"loss": "consistency", "delta": 0.9, "epsilon": 0.1}
-    calibration, record, _, timings = run(folder, tmp_path, monkeypatch, rules=rules, goal={"risk": risk})
-    points = [p for p in points_of(calibration) if p.goal.name == "risk_0.9"]
-    assert [p.setting.rule for p in points] == ["confidence", "fixed"]
-    assert all(p.qualifies and p.evidence["rows"] == 15 for p in points)
-    assert all(p.evidence["p_value"] <= p.evidence["epsilon"] == 0.1 for p in points)
-    assert [row.point for row in record.rows if row.point.goal.kind == "risk"] == points
-    assert {"risk_0.9"} < {row["operating_point"] for row in timings["rows"]}
-    assert record.recommended is None or record.recommended.goal.kind != "risk"
-
-
-def test_the_risk_is_that_of_rows_which_the_temperatures_never_saw(folder, tmp_path, monkeypatch):
-    """Recompute everything from the outputs: temperatures of one half, losses and the walk of the other."""
-    from adaptive_inference.calibration.risk_control import certify, halves
-    from adaptive_inference.calibration.temperature import fit_temperature
-    from adaptive_inference.exits import load_model
-    from adaptive_inference.exits import outputs as module
-    from adaptive_inference.tasks.encode import encode
-    from adaptive_inference.tasks.schema import load_split
-
-    collect = module.collect_outputs
-
-    def varied(model, *arguments):
-        """Answers that differ from row to row and get better with depth, which untrained models' do not."""
-        real = collect(model, *arguments)
-        depth = np.array(real.exits)[:, None]
-        noise = np.random.default_rng(len(depth)).normal(0, 1, real.logits.shape)
-        return replace(real, logits=(noise + depth * np.eye(2)[real.labels][:, None]).astype(np.float32))
-
-    monkeypatch.setattr(module, "collect_outputs", varied)
-    risk = {"loss": "consistency", "delta": 0.4, "epsilon": 0.2}
-    calibration, *_ = run(folder, tmp_path, monkeypatch, goal={"risk": risk}, seed=1)
-    home, outputs = folder / "classification", {}
-    for name in ("full", "sweet"):
-        model = load_model(home / name)
-        outputs[name] = varied(model, encode(load_split(home, "calibration"), model.tokenizer, 32), 64)
-    logits, labels, full = outputs["sweet"].logits, outputs["sweet"].labels, outputs["full"].logits[:, -1]
-    fit, certifying = halves(30, 1)
-    temperatures = [fit_temperature(logits[fit, k], labels[fit]) for k in range(3)]
-    assert calibration["temperatures"] == temperatures
-    rule = load_rule("confidence")
-    grid = rule.grid(2, 8, 3)[::-1]
-    exits = rule.exit_indices(logits / np.array(temperatures)[:, None], None, None, grid)
-    different = logits.argmax(-1)[np.arange(30), exits] != full.argmax(-1)
-    losses = different[:, certifying]
-    found = certify(losses, 0.4, 0.2)
-    (point,) = [p for p in points_of(calibration) if p.goal.name == "risk_0.4"]
-    assert 0 < found < 7  # the walk stopped on its way
-    assert (point.setting.threshold, point.evidence["risk"]) == (grid[found], losses[found].mean())
-    assert losses[found].mean() != different[found].mean()
-
-
-def test_too_few_rows_or_no_certified_threshold_give_a_row_that_says_so(
-    folder, tmp_path, monkeypatch, caplog
-):
-    calibration, record, _, timings = run(folder, tmp_path, monkeypatch, goal={"risk": {"delta": 0.05}})
-    (point,) = [p for p in points_of(calibration) if p.goal.name == "risk_0.05"]
-    assert (point.qualifies, point.setting.threshold, point.evidence["rows"]) == (False, None, 15)
-    (row,) = [row for row in record.rows if row.point == point]
-    assert row.quality is None
-    assert "risk_0.05" not in {item["operating_point"] for item in timings["rows"]}
-    assert "no threshold will qualify: goal.risk: delta 0.05 with epsilon 0.05 needs 59 rows" in caplog.text
-
-
-def test_a_risk_is_refused_for_a_regression_and_asked_of_no_full_model(folder, tmp_path, monkeypatch):
-    goal = {"risk": {"delta": 0.9}}
-    with pytest.raises(UserError, match="a regression task has none of"):
-        run(folder, tmp_path / "a", monkeypatch, rules=("fixed",), kind="regression", goal=goal)
-    calibration, *_ = run(folder, tmp_path / "b", monkeypatch, method="full", goal=goal)
-    assert [p.goal.name for p in points_of(calibration)] == ["full"]
