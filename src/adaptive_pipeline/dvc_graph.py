@@ -22,6 +22,7 @@ RECEIPTS = Path("receipts")
 #: The stage on which all others depend. Nothing but its failure matters, since its output never changes, so it is no node:
 #: Snakemake would schedule all that is after it (or, with ``ancient``, nothing: it masks what comes after a job that runs).
 CHECK = "check_params"
+CHECKED = Path(".params_checked")
 CODE = ("src/", "pipeline_steps/")
 
 
