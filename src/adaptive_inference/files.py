@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; run the stage that writes it") from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no UTF-8
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run its stage again") from error
 
 
@@ -61,7 +61,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(encoding="utf-8", newline="\n") as stream:
             return [json.loads(line) for line in stream if line.strip()]
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(
             f"{path} holds a line that is no JSON ({error}); delete it and run its stage again"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,14 @@ def limit_memory(workflow: Any) -> None:
 def unkept(stages: list[StageNode], params: Params) -> set[str]:
     """Return the evaluations that ``docs/results`` keeps no valid record of; all, if the params are no preset's.
 
-    A preset that takes hours is run in slices; a run starts with what is missing.
+    A preset that takes hours is run in slices; a run starts with what is missing. A kept file that cannot be read keeps
+    nothing, which is said: it decides no more than the order of a run.
     """
+    name, runs = presets.preset_of(params), Runs(Path(), {})
     try:
-        name = presets.preset_of(params)
-        runs = open_runs(presets.records_folder(name)) if name else Runs(Path(), {})
+        runs = open_runs(presets.records_folder(name)) if name else runs
     except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"adaptive-inference: kept results are not looked at: {error}", file=sys.stderr)
     return {
         stage.name
         for stage in stages

@@ -154,14 +154,14 @@ def _run(
         stage.record.save(partial)
         if getattr(args, "timings", None):
             write_json(Path(args.timings), stage.timings)
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(partial, out)
         if stage.tracker:
-            stage.tracker.finish(Finished(stage.record, partial, {"timings": stage.timings}))
+            stage.tracker.finish(Finished(stage.record, out, {"timings": stage.timings}))
         status = "FINISHED"
     finally:
         if stage.tracker and status != "FINISHED":
             stage.tracker.fail()
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
     if scratch.exists():  # a kill while it is deleted must leave nothing that a later run would resume from
         os.replace(scratch, trash)
     shutil.rmtree(trash, ignore_errors=True)

@@ -155,7 +155,9 @@ def test_equal_content_gives_equal_bytes_and_leaves_the_file_alone(runs, tmp_pat
     [
         (lambda body: body[: len(body) // 2], "holds no kept records"),
         (lambda body: b"no gzip", "holds no kept records"),
+        (lambda body: body[:40] + bytes([body[40] ^ 255]) + body[41:], "holds no kept records"),
         (lambda body: gzip.compress(b"{}\n"), "holds no kept records"),
+        (lambda body: gzip.compress(b'{"record": 3}\n'), "holds no kept records"),
         (lambda body: gzip.compress(b'{"record": {"version": 1}}\n'), "of version 1, this code reads 2"),
     ],
 )

@@ -21,7 +21,15 @@ from adaptive_pipeline.runs.validity import why_unusable
 KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("*/tables"))
 
 #: Presets whose every cell was run.
-FINISHED = ["classifiers", "glue-small-cola", "glue-small-minilm", "glue-small-stsb", "grid", "sst2-minilm"]
+FINISHED = [
+    "classifiers",
+    "default",
+    "glue-small-cola",
+    "glue-small-minilm",
+    "glue-small-stsb",
+    "grid",
+    "sst2-minilm",
+]
 
 
 def read_csv(preset, table):

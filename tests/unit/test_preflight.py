@@ -108,6 +108,12 @@ def test_a_methods_own_exits_that_an_encoder_or_objective_cannot_have_are_refuse
         preflight.check_exits(with_exits(exits, objective))
 
 
+def test_a_method_that_starts_from_the_full_model_needs_its_last_exit_before_the_run():
+    preflight.check_exits(with_exits([1, 4], "frozen"))
+    with pytest.raises(UserError, match=r"needs an exit after its last layer, 4; the exits are \[1, 2\]"):
+        preflight.check_exits(with_exits([1, 2], "frozen"))
+
+
 def test_the_encoder_of_a_hub_is_not_fetched_to_look_at_exits():
     body = with_exits([2, 9]).model_dump(mode="json")
     body["backbones"]["tiny"] |= {"weights": "nobody/nothing", "revision": "0" * 40}

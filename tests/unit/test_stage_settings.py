@@ -113,3 +113,13 @@ def test_the_tools_of_this_environment_come_first(monkeypatch):
 def in_a_project(folder, text, monkeypatch):
     (folder / "params.yaml").write_text(text)
     monkeypatch.chdir(folder)
+
+
+def test_kept_results_that_cannot_be_read_are_told_and_stop_no_run(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "tiers-tiny-seed0.jsonl.gz"
+    file.write_bytes(b"no gzip")
+    monkeypatch.setattr(settings.presets, "records_folder", lambda name: tmp_path)
+    monkeypatch.chdir(ROOT)
+    stage = a_stage("evaluate_batch1")
+    assert settings.unkept([stage], SMOKE) == {stage.name}
+    assert file.name in capsys.readouterr().err

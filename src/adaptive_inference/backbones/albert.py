@@ -1,6 +1,6 @@
 """ALBERT: one group of layer weights run again and again.
 
-Layers share weights, so an exit has no block of its own: with ``detach`` the gradient stops between blocks, yet
+Layers share weights, so an exit has no block of its own: with blockwise gradients the gradient stops between blocks, yet
 every exit still trains the same weights. See docs/backbones.md.
 """
 

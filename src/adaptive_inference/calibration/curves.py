@@ -62,9 +62,10 @@ class Yardstick:
         return cls(schema.metric, schema.kind, schema.outputs, full.exits[-1], full_flops[:, -1], flops, sure)
 
     def alone(self, k: int) -> Yardstick:
-        """Return that of a cascade's member of index ``k`` by itself: what the cascade adds for it."""
+        """Return the yardstick of a cascade's member alone, by its index: its cost is what the cascade adds for it."""
         flops = None if self.flops is None else np.diff(self.flops, axis=1, prepend=0)[:, [k]]
-        return replace(self, flops=flops)
+        sure = None if self.certainty_flops is None else np.diff(self.certainty_flops, prepend=0)[[k]]
+        return replace(self, flops=flops, certainty_flops=sure)
 
     def flops_under(self, rule: ExitRule) -> np.ndarray | None:
         """Return `flops` under a rule: one that reads the certainty heads pays for them."""

@@ -109,12 +109,17 @@ def start_from_full(model: MultiExitModel, full: MultiExitModel) -> None:
     UserError
         The model's last exit is not after the full model's last layer.
     """
-    if model.exits[-1] != full.exits[-1]:
-        raise UserError(
-            f"a method that starts from the full model needs an exit after its last layer, {full.exits[-1]}; the exits are "
-            f"{list(model.exits)}: add it to `exits`"
-        )
+    check_last_exit(model.exits, full.exits[-1])
     start_from_layers(model, full, range(full.exits[-1]))
+
+
+def check_last_exit(exits: Sequence[int], layers: int) -> None:
+    """Refuse exits of a model that starts from the full one of L layers, unless the last is after layer L."""
+    if exits[-1] != layers:
+        raise UserError(
+            f"a method that starts from the full model needs an exit after its last layer, {layers}; the exits are "
+            f"{list(exits)}: add it to `exits`"
+        )
 
 
 def start_from_layers(model: MultiExitModel, full: MultiExitModel, layers: Sequence[int]) -> None:

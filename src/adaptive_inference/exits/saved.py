@@ -39,7 +39,7 @@ def save_companions(
     tokenizer: PreTrainedTokenizerBase | None,
     calibration: dict[str, Any] | None,
 ) -> None:
-    """Write what goes with any model; what it lacks is no earlier model's."""
+    """Write what goes with any model; schema and calibration of an earlier model in the folder are removed."""
     for name in (SCHEMA_FILE, CALIBRATION_FILE):
         (folder / name).unlink(missing_ok=True)
     if schema is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adaptive_inference.exits.build import start_from_full
+from adaptive_inference.exits.build import check_last_exit, start_from_full
 from adaptive_inference.objectives.base import Surgery
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from adaptive_inference.backbones.base import Batch
     from adaptive_inference.exits.model import MultiExitModel
@@ -23,3 +23,7 @@ class FromFull(Surgery):
         """See `Surgery.operate`."""
         start_from_full(model, self.given_full())
         self.full = None  # its weights were copied
+
+    def check_exits(self, exits: Sequence[int], layers: int) -> None:
+        """See `Surgery.check_exits`."""
+        check_last_exit(exits, layers)

@@ -15,6 +15,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.inputs import weights_kind
+from adaptive_inference.settings.training import FROM_FULL
 from adaptive_pipeline.params import Params, load_params
 
 DATA = Path("data")
@@ -70,20 +71,21 @@ def check_rules(params: Params) -> None:
 
 
 def check_exits(params: Params) -> None:
-    """Refuse a method's own exits that do not fit an encoder or its objective.
+    """Refuse a method's own exits, and those of an objective that needs certain ones, where they do not fit an encoder.
 
     The layers of a hub's checkpoint are known when `prepare_data` has fetched it; each training looks again.
     """
-    own = {name: method.train for name, method in params.methods.items() if method.train.exits is not None}
-    if not own:
+    trained = {name: method.train for name, method in params.methods.items()}
+    asked = {name: train for name, train in trained.items() if train.exits or train.objective in FROM_FULL}
+    if not asked:
         return
     from adaptive_inference.backbones.load import check_fit, layer_count
 
     at_hand = {
         at: backbone for at, backbone in params.backbones.items() if weights_kind(backbone.weights) != "hub"
     }
-    for (at, backbone), (name, train) in product(at_hand.items(), own.items()):
-        exits = train.exits or []
+    for (at, backbone), (name, train) in product(at_hand.items(), asked.items()):
+        exits = train.exits or backbone.exits
         with _named(f"methods.{name} on backbones.{at}"):
             for task, settings in params.tasks.items():
                 check_fit(backbone, exits, task, settings.max_length)

@@ -17,9 +17,10 @@ class UniqueKeyLoader(yaml.CSafeLoader):
         """Build a mapping; refuse it where a key stands twice."""
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if isinstance(key, (list, dict)):
+                raise UserError(f"{key_node.start_mark.name}, line {line}: {key!r} is no key; write a name")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise UserError(
                     f"{key_node.start_mark.name}, line {line}: {key!r} is given twice; rename or remove one"
                 )
@@ -33,15 +34,20 @@ def read_yaml(path: Path) -> Any:
     Raises
     ------
     UserError
-        The file is missing, is not YAML, or gives a key twice.
+        The file is missing, is not YAML in UTF-8, or gives a key twice.
     """
     if not path.is_file():
         raise UserError(f"no params file {path}; run from the project's folder or name one with --params")
     with path.open(encoding="utf-8") as stream:
-        loader = UniqueKeyLoader(stream)
+        try:
+            loader = UniqueKeyLoader(stream)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
         try:
             return loader.get_single_data()
         except yaml.YAMLError as error:
             raise UserError(f"{path} is not valid YAML: {error}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
         finally:
             loader.dispose()

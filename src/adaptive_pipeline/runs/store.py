@@ -6,9 +6,11 @@ kept run there is one gzip JSON-lines file per task, backbone and seed, a line p
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -143,8 +145,8 @@ def read_kept(file: Path) -> list[Finished]:
     """Read what `write_kept` wrote."""
     try:
         lines = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
-        records = [line.pop("record") for line in lines]
-    except (OSError, EOFError, ValueError, LookupError, AttributeError) as error:
+        records = [dict(line.pop("record")) for line in lines]
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{file} holds no kept records ({error}); take it from git again") from error
     given = zip(records, lines, strict=True)
     return [Finished(Record.from_json(record, str(file)), None, kept) for record, kept in given]
@@ -153,8 +155,9 @@ def read_kept(file: Path) -> list[Finished]:
 def write_kept(file: Path, items: Iterable[Finished]) -> None:
     """Write what finished stages left into one file, in one move; equal content leaves the file as it is."""
     text = b"".join(_line(item) for item in sorted(items, key=_order))
-    if file.is_file() and gzip.decompress(file.read_bytes()) == text:
-        return
+    with contextlib.suppress(OSError, EOFError, zlib.error):  # missing or damaged: written anew
+        if gzip.decompress(file.read_bytes()) == text:
+            return
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     partial.write_bytes(gzip.compress(text, compresslevel=9, mtime=0))
