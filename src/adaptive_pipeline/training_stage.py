@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from adaptive_inference.errors import UserError
+
 if TYPE_CHECKING:
     from adaptive_inference.exits import MultiExitModel
     from adaptive_inference.training.folds import Fold
@@ -59,6 +61,7 @@ def train_exits(stage: Stage) -> None:
 def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, Rows, Recipe]:
     """Train a method's model by its objective and fill the stage's record; ``fold`` leaves its rows out."""
     from adaptive_inference.exits.build import full_exits
+    from adaptive_inference.objectives import load_objective
     from adaptive_inference.training.fit import fit
     from adaptive_inference.training.needs import model_and_objective
     from adaptive_inference.training.parameters import parameter_counts
@@ -68,7 +71,13 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     cell, recipe = stage.cell, recipe_of(stage, stage.cell.method)
     backbone = stage.params.backbone(cell.backbone)
     exits = full_exits(backbone) if cell.method == "full" else recipe.method.exits
-    model, objective = model_and_objective(recipe, backbone, exits, stage.inputs.get("full"))
+    full, wants = stage.inputs.get("full"), load_objective(recipe.method.objective, recipe.method).needs_full
+    if full is None and wants == "fine_tuned":
+        raise UserError(
+            f"objective {recipe.method.objective!r} needs the full model, which this stage does not read; list the method "
+            "under trained_by.train_leebert"
+        )
+    model, objective = model_and_objective(recipe, backbone, exits, full)
     rows = Rows.load(stage.inputs["data"], recipe.schema, model.tokenizer, fold)
     record = stage.begin(*training_keys(cell), **({"fold": asdict(fold)} if fold else {}))
 

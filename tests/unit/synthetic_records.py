@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from named_goals import named_goal
 
-from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.calibration.operating_point import OperatingPoint, Seen, Setting, static_layers
 from adaptive_inference.exits.layout import FORMAT, MULTI_EXIT, MULTI_MODEL
 from adaptive_inference.files import write_json
 from adaptive_inference.tasks.schema import Schema
@@ -285,10 +286,10 @@ def _record(stage: str, cell: Cell, params: Params, keys: tuple[str, ...], **fie
 
 def _point(cell: Cell, row: dict[str, Any], params: Params) -> OperatingPoint:
     """Return what calibration would have chosen: what it saw is `Seen` where it saw a quality."""
-    member = None if row["method"] == cell.method else int(row["method"].removeprefix("static_"))
+    member = None if row["method"] == cell.method else static_layers(row["method"])
     setting = Setting(row["rule"], row["threshold"] if member is None else 0.0, member)
     seen = Seen(*(row[f"calibration_{name}"] for name in ("quality", "layers_speedup", "flops_speedup")))
-    goal = Goal.parse(row["operating_point"], params.goal.cost)
+    goal = named_goal(row["operating_point"], params.goal.cost)
     return OperatingPoint(goal, setting, row["qualifies"], None if seen.quality is None else seen)
 
 

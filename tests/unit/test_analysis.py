@@ -32,7 +32,7 @@ from adaptive_pipeline.reporting.figures.style import COLOURS, colour, rule_colo
 from adaptive_pipeline.reporting.figures.weights import moments, weight_terms
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.names import METHODS as NAMES
-from adaptive_pipeline.reporting.names import RULES, method_name, static_layers
+from adaptive_pipeline.reporting.names import RULES, method_name
 from adaptive_pipeline.reporting.report import FIGURES
 from adaptive_pipeline.reporting.tables.csv import csv_tables
 from adaptive_pipeline.reporting.tables.markdown import cost_markdown
@@ -299,7 +299,6 @@ def drop_speedups(rows: list[dict]) -> None:
 def test_every_named_method_has_a_name_of_its_own():
     assert len({name for name, _ in NAMES.values()}) == len(NAMES)
     assert method_name("leebert_lle") == "LeeBERT (LLE)"
-    assert static_layers("leebert_lle") is None
 
 
 def test_all_rules_of_a_figure_differ_in_colour():

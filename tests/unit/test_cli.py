@@ -159,7 +159,7 @@ def test_plain_text_for_a_pair_task_is_told(ask, pair_folder):
         (["predict", "{run}", "--batch-size", "0"], "--batch-size 0 must be a whole number from 1"),
         (["export", "{tmp}/none", "{tmp}/out"], "holds no saved model"),
         (["export", "{run}", "{run}"], "is not an empty folder"),
-        (["export", "{run}/train/model", "{tmp}/out"], "run calibrate_thresholds"),
+        (["export", "{run}/train/model", "{tmp}/out"], "calibrate the model first"),
     ],
 )
 def test_mistakes_are_one_clear_line(ask, run_folder, tmp_path, arguments, message):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from named_goals import named_goal
 from pandas.testing import assert_frame_equal
 from synthetic_records import change_record, invented_params, write_cell, write_run
 
@@ -83,7 +84,7 @@ def lines(comparisons) -> list:
 
 
 def best(results, goal: str) -> list:
-    return at_goal(results.main.itertuples(), Goal.parse(goal))
+    return at_goal(results.main.itertuples(), named_goal(goal))
 
 
 # ---- comparisons -----------------------------------------------------------------------------------------------------

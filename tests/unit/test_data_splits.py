@@ -159,7 +159,7 @@ def test_splits_and_schema_survive_the_disk(tmp_path):
 def test_a_wrong_schema_or_split_name_is_refused(tmp_path):
     with pytest.raises(UserError, match="did you mean 'calibration'"):
         load_split(tmp_path, "calibraton")
-    with pytest.raises(UserError, match="run prepare_data"):
+    with pytest.raises(UserError, match="prepare the task's data"):
         load_split(tmp_path, "train")
     with pytest.raises(UserError, match=r"no 'lables'.*did you mean 'labels'"):
         Schema.from_dict({"lables": []})

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_EVALUATION, RUN_MODEL
 from adaptive_pipeline.grid import TRAINING_STAGES, Cell, Grid, as_name
 from adaptive_pipeline.params import load_params
 from adaptive_pipeline.runs import layout
+from adaptive_pipeline.runs.records import RECORD_FILE
 
 ROOT = Path(__file__).parents[2]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -81,6 +83,14 @@ def test_a_stage_reads_and_writes_where_dvc_yaml_says(stage):
     inputs = re.findall(r'"(\w+)"', re.search(r"inputs=\((.*?)\)", script)[1])
     read = {layout.input_path(name, cell).as_posix() for name in inputs if name in layout.INPUTS}
     assert {dep for dep in deps if dep.startswith("runs/")} == read
+
+
+def test_the_library_finds_a_methods_run_where_its_stages_write_it():
+    cell = Cell("T", "B", 7, "M")
+    run = cell.folder(layout.RUNS)
+    assert run / RUN_MODEL == layout.input_path("model", cell)
+    assert run / RUN_CALIBRATION == layout.input_path("calibration", cell)
+    assert run / RUN_EVALUATION == layout.out_path("evaluate_batch1", cell) / RECORD_FILE
 
 
 def test_every_stage_is_checked_first_and_carries_no_name_into_a_shell_unquoted():

@@ -7,8 +7,15 @@ from pathlib import Path
 import pytest
 
 import adaptive_inference
+from adaptive_inference import load_predictor
 
 PACKAGE = Path(adaptive_inference.__file__).parent
+SAVED = Path(__file__).parent / "saved_models/format1"
+#: What `pip install 'adaptive-inference[torch]'` does not bring, and our own other package.
+NOT_DEPLOYED = (
+    "accelerate", "datasets", "pyarrow", "scipy", "sklearn",
+    "adaptive_pipeline", "dvc", "matplotlib", "mlflow", "pandas", "psutil", "ruamel", "snakemake",
+)  # fmt: skip
 #: Files that are meant to load torch, imported when a model is.
 WITH_TORCH = ("engine.torch_runner",)
 
@@ -25,7 +32,7 @@ def run_blocked(code, *blocked):
     """Run code in a process in which some packages cannot be imported."""
     lines = ["import sys", *(f"sys.modules[{name!r}] = None" for name in blocked), code]
     return subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120
     )
 
 
@@ -35,11 +42,12 @@ def test_rules_calibration_command_line_and_predictor_need_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_predictor_needs_no_scipy():
-    done = run_blocked(
-        "import adaptive_inference.serving.predictor", "torch", "transformers", "scipy", "sklearn", "datasets"
-    )
+def test_a_saved_model_answers_where_neither_training_nor_the_experiment_is_installed():
+    texts, home = ["a truly lovely film", "no"], str(SAVED / "model")
+    code = f"from adaptive_inference import load_predictor\nprint(load_predictor({home!r}).predict({texts!r}, 2).labels)"
+    done = run_blocked(code, *NOT_DEPLOYED)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{load_predictor(home).predict(texts, 2).labels}\n"
 
 
 def test_the_package_itself_loads_nothing_and_an_unknown_name_is_none_of_it():

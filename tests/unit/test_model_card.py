@@ -1,18 +1,18 @@
 import pytest
 import yaml
 
-from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.calibration.operating_point import COST_WORDS, Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.layout import open_model
 from adaptive_inference.files import write_json
 from adaptive_inference.serving.card import CardPoint, card_of, render
-from adaptive_inference.serving.export import export
+from adaptive_inference.serving.export import RECORD_VERSION, export
 from adaptive_inference.serving.setting import usable_points
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import EvaluationRecord, PointRow
+from adaptive_pipeline.runs.records import VERSION, EvaluationRecord, PointRow
 
 SCHEMA = Schema("movies", "classification", ("bad", "good"), "accuracy", 48)
 POINT = OperatingPoint(Goal("max_loss", 1.0), Setting("margin", 0.375), True, Seen(0.8125, 1.5))
@@ -58,6 +58,17 @@ def test_a_card_names_task_labels_exits_thresholds_and_use_under_a_yaml_header(t
         assert piece in text
     assert "adaptive-inference predict" in text
     assert "evaluation split" not in text  # nothing is known of it
+
+
+@pytest.mark.parametrize(("cost", "speedup"), [("layers", "1.5"), ("flops", "1.25")])
+def test_a_card_tells_the_calibrations_speedup_in_the_goals_currency(cost, speedup, tmp_path):
+    point = OperatingPoint(
+        Goal("max_loss", 1.0, cost), Setting("margin", 0.375), True, Seen(0.8125, 1.5, 1.25)
+    )
+    text = card(calibrated(build([2, 4]), point), tmp_path)
+    header, _, row = (line for line in text.splitlines() if line.startswith("| "))
+    assert header.endswith(f"| quality, calibration split | {COST_WORDS[cost]} speed-up, calibration split |")
+    assert row.endswith(f"| 0.8125 | {speedup} |")
 
 
 def test_the_python_in_a_card_runs(tmp_path, monkeypatch, capsys):
@@ -130,14 +141,26 @@ def test_an_export_tells_what_the_evaluation_measured_and_copies_the_rest_byte_f
     assert "0.8765" not in (tmp_path / "again" / "README.md").read_text()
 
 
+def test_an_export_reads_the_version_of_records_that_is_written():
+    assert RECORD_VERSION == VERSION
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (
             lambda run: write_json(run / "evaluation/metrics.json", {"details": {}}),
-            "no evaluation of this version",
+            r"metrics\.json is a record of version 1, this code reads 2; evaluate the model again",
         ),
-        (lambda run: (run / "calibration/calibration.json").unlink(), "run calibrate_thresholds"),
+        (
+            lambda run: write_json(run / "evaluation/metrics.json", {"version": VERSION + 1, "rows": []}),
+            "a record of version 3, this code reads 2",
+        ),
+        (
+            lambda run: write_json(run / "evaluation/metrics.json", {"version": VERSION}),
+            r"no record of an evaluation \('rows'\); evaluate the model again",
+        ),
+        (lambda run: (run / "calibration/calibration.json").unlink(), "calibrate the model first"),
         (lambda run: (run / "train/model/model.safetensors").unlink(), "holds no weights"),
         (lambda run: (run / "train/model/schema.json").unlink(), r"schema\.json is missing"),
     ],

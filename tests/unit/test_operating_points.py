@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from named_goals import named_goal
 
 from adaptive_inference.calibration.curves import Curve
 from adaptive_inference.calibration.operating_point import (
@@ -19,6 +20,8 @@ from adaptive_inference.calibration.operating_point import (
     Setting,
     best_point,
     rank,
+    static_layers,
+    static_name,
 )
 from adaptive_inference.calibration.operating_points import choose, recommend
 from adaptive_inference.errors import UserError
@@ -68,25 +71,27 @@ CURVE = curve_of(QUALITY, SPEEDUP, grid=GRID)
 # ---- names and JSON ----------------------------------------------------------------------------------------------------
 
 
-@given(goals)
-def test_a_name_is_parsed_to_the_goal_of_that_name(goal):
-    assert Goal.parse(goal.name, goal.cost).name == goal.name
-    assert Goal.parse(goal.name).kind == goal.kind
-
-
 @pytest.mark.parametrize("name", ["max_loss_1", "min_speedup_1.5", "risk_0.05", "static_3", "full", "whole"])
-def test_a_name_survives_parsing_and_keeps_its_currency(name):
-    assert Goal.parse(name).name == name
-    assert Goal.parse(name, "flops").cost == "flops"
-    assert Goal.parse(name).cost == "layers"
+def test_a_goal_is_named_by_its_kind_and_number_in_either_currency(name):
+    assert named_goal(name).name == named_goal(name, "flops").name == name
+
+
+@given(goals, goals)
+def test_no_two_kinds_of_goals_share_a_name(one, other):
+    assert one.kind == other.kind or one.name != other.name
+
+
+@given(st.integers(1, 999))
+def test_the_layers_of_a_member_alone_are_read_from_its_name(layers):
+    assert static_layers(static_name(layers)) == layers
+    assert static_name(layers) == Goal("member", float(layers)).name
 
 
 @pytest.mark.parametrize(
-    "name", ["", "max_loss", "max_loss_", "max_loss_x", "min_speedup_-1", "fastest", "full_1"]
+    "name", ["static", "static_", "static_x", "static_-1", "static_exit", "static_2.5", "full"]
 )
-def test_what_names_no_goal_is_refused(name):
-    with pytest.raises(UserError, match="no operating point"):
-        Goal.parse(name)
+def test_no_other_name_is_that_of_a_member_alone(name):
+    assert static_layers(name) is None
 
 
 @given(points)
@@ -107,7 +112,7 @@ def test_a_point_survives_json_and_the_record(point):
 def test_a_point_that_lacks_a_key_is_refused_with_what_to_do(key):
     body = OperatingPoint(Goal("full"), Setting("fixed", 3.0), True, Seen(0.9, 1.0)).to_json()
     del body[key]
-    with pytest.raises(UserError, match=f"{key}.*run calibrate_thresholds again"):
+    with pytest.raises(UserError, match=f"{key}.*calibrate the model again"):
         OperatingPoint.from_json(body)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from named_goals import named_goal
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
@@ -42,7 +43,7 @@ def exits_of(model, **asked):
 def point(goal, rule, threshold, quality=0.9, speedup=2.0, flops=None, member=None):
     """Return a point that qualifies, or with ``threshold`` None one that nothing reaches."""
     seen = None if threshold is None else Seen(quality, speedup, flops)
-    return OperatingPoint(Goal.parse(goal), Setting(rule, threshold, member), seen is not None, seen)
+    return OperatingPoint(named_goal(goal), Setting(rule, threshold, member), seen is not None, seen)
 
 
 POINTS = (
@@ -136,7 +137,7 @@ def test_a_rule_alone_takes_its_cheapest_point_in_the_goals_currency(found):
 
 def test_a_calibration_of_an_older_form_is_told():
     body = calibration() | {"recommended": {"rule": "fixed", "threshold": 1.0, "operating_point": None}}
-    with pytest.raises(UserError, match=r"lacks or mistypes 'seen'; run calibrate_thresholds again"):
+    with pytest.raises(UserError, match=r"lacks or mistypes 'seen'; calibrate the model again"):
         choose(body)
 
 

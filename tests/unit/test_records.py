@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from named_goals import named_goal
 
-from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.calibration.operating_point import OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import digest_json, plain, read_json, read_jsonl, write_json
 from adaptive_pipeline.grid import Cell
@@ -40,7 +41,7 @@ SEEN = Seen(0.9, 1.5, None)
 
 def a_point(name="max_loss_1", seen=SEEN, member=None):
     setting = Setting("fixed" if member else "confidence", None if seen is None else 0.8, member)
-    return OperatingPoint(Goal.parse(name), setting, seen is not None, seen)
+    return OperatingPoint(named_goal(name), setting, seen is not None, seen)
 
 
 def a_row(point, **changes):

@@ -16,6 +16,7 @@ from tiny_training import (
     make_model,
     objective_of,
     ready_trainer,
+    recipe_of,
     run_fit,
     same_bits,
     weights_of,
@@ -29,7 +30,9 @@ from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.module_replacing import replacing_rate
 from adaptive_inference.objectives.patient_distillation import patience_loss
 from adaptive_inference.serving.predictor import Predictor
+from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.training import MethodTraining, PatientDistillation, Replacement
+from adaptive_inference.training.needs import model_and_objective
 
 PKD = MethodTraining(objective="patient_distillation", exits=[2])
 THESEUS = MethodTraining(objective="module_replacing", exits=[2])
@@ -351,3 +354,9 @@ def test_the_plain_objectives_run_batches_as_before():
     start_from_full(start, full)
     assert same_bits(weights_of(start.backbone), weights_of(full.backbone))
     assert same_bits(weights_of(start.heads[-1]), weights_of(full.heads[-1]))
+
+
+@pytest.mark.parametrize("method", [PKD, THESEUS])
+def test_an_objective_that_needs_the_full_model_is_not_built_without_it(method):
+    with pytest.raises(UserError, match=rf"{method.objective}' needs the full fine-tuned model"):
+        model_and_objective(recipe_of(method), Backbone(weights="random:bert", exits=[2]))

@@ -1,7 +1,7 @@
 """What a threshold was chosen for, what it sets, and what calibration saw: three types with one JSON form.
 
-The only place that makes and parses the names of goals (``max_loss_1``, ``min_speedup_2``, ...). Loads neither torch nor
-numpy.
+The only place that makes the names of goals (``max_loss_1``, ``min_speedup_2``, ...), and that makes and reads those of a
+cascade's members alone (``static_2``). Loads neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ Kind = Literal["max_loss", "min_speedup", "risk", "full", "whole", "member"]
 
 ROUNDING = 1e-9  #: a goal met up to float rounding is met
 COST_WORDS: dict[str, str] = {"layers": "layers", "flops": "FLOPs"}
-#: Kinds that name a number, by the beginning of the name.
-_PREFIXES: dict[str, Kind] = {
-    "max_loss_": "max_loss",
-    "min_speedup_": "min_speedup",
-    "risk_": "risk",
-    "static_": "member",
-}
-_STARTS = {kind: prefix for prefix, kind in _PREFIXES.items()}
+_STATIC = "static_"  #: begins the names of first layers that answer alone
 
 T = TypeVar("T")
+
+
+def static_name(layers: float) -> str:
+    """Return ``static_K``: the key of the first K layers that answer alone."""
+    return f"{_STATIC}{layers:g}"
+
+
+def static_layers(name: str) -> int | None:
+    """Return K of ``static_K``; None for any other name."""
+    match = re.fullmatch(rf"{_STATIC}(\d+)", name)
+    return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class Goal:
     @property
     def name(self) -> str:
         """The key in tables and files, without the currency, which a run has one of."""
-        return self.kind if self.value is None else f"{_STARTS[self.kind]}{self.value:g}"
+        if self.value is None:
+            return self.kind
+        return static_name(self.value) if self.kind == "member" else f"{self.kind}_{self.value:g}"
 
     @property
     def words(self) -> str:
@@ -83,25 +89,6 @@ class Goal:
         """Sort key: by kind in the order above, then by number."""
         kinds = ("full", "max_loss", "member", "min_speedup", "risk", "whole")
         return kinds.index(self.kind), self.value or 0.0, self.cost
-
-    @classmethod
-    def parse(cls, name: str, cost: Cost = "layers") -> Goal:
-        """Read a name.
-
-        Raises
-        ------
-        UserError
-            It names no goal.
-        """
-        if name in ("full", "whole"):
-            return cls(name, None, cost)  # type: ignore[arg-type]
-        for prefix, kind in _PREFIXES.items():
-            number = name.removeprefix(prefix)
-            if number != name and re.fullmatch(r"\d+(\.\d+)?(e[+-]\d+)?", number):
-                return cls(kind, float(number), cost)
-        raise UserError(
-            f"no operating point {name!r}; names are full, whole, {', '.join(f'{item}NUMBER' for item in _PREFIXES)}"
-        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form."""
@@ -192,7 +179,7 @@ class OperatingPoint:
 
     def method(self, own: str) -> str:
         """Return the key of its row in tables: the method's own, or ``static_K`` of a member alone."""
-        return own if self.setting.member is None else f"static_{self.setting.member}"
+        return own if self.setting.member is None else static_name(self.setting.member)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plain form, as ``calibration.json`` and records hold it."""
@@ -224,7 +211,7 @@ class OperatingPoint:
             )
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"an operating point lacks or mistypes {error}; run calibrate_thresholds again, or export the model again"
+                f"an operating point lacks or mistypes {error}; calibrate the model again, or export it again"
             ) from error
 
 

@@ -105,7 +105,7 @@ OTHERS = (
 )
 LINKERS = (" , but ", " , and ", " , while ", " although ", " ; ")
 #: Two others' opinions, and the writer joins one of them; which of the two is named first is drawn apart.
-JOINED_SHARE = 0.1  #: a larger share takes more training rows than the default preset has
+JOINED_SHARE = 0.1  #: a larger share takes more than 2,040 training rows to learn
 JOINED = ("{joined} found the {noun} *{win}", "to {joined} the {noun} {link} *{win}")
 LEFT = ("{left} found the {other_noun} {lose}", "to {left} the {other_noun} {other_link} {lose}")
 JOINING = (" , and i side with {joined}", " , and i agree with {joined}", " : {joined} is right")

@@ -14,6 +14,9 @@ FORMAT = 1
 #: Values of ``kind`` in a model's config.json.
 MULTI_EXIT, MULTI_MODEL = KINDS = ("multi_exit", "multi_model")
 CONFIG_FILE, CALIBRATION_FILE = "config.json", "calibration.json"
+#: A method's run folder, as an experiment leaves it: where its model, its calibration and the record of its evaluation lie.
+RUN_MODEL = Path("train/model")
+RUN_CALIBRATION, RUN_EVALUATION = Path("calibration") / CALIBRATION_FILE, Path("evaluation/metrics.json")
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class SavedModel:
         Content of ``config.json``.
     calibration
         Content of ``calibration.json``, or None.
+    evaluation
+        Where the record of its evaluation lies, in a method's run folder that has one.
     """
 
     home: Path
     config: dict[str, Any]
     calibration: dict[str, Any] | None
+    evaluation: Path | None = None
 
 
 def open_model(folder: str | Path, kind: str | None = None) -> SavedModel:
@@ -43,7 +49,7 @@ def open_model(folder: str | Path, kind: str | None = None) -> SavedModel:
     UserError
         There is none, or it is of another format, or of another kind than ``kind``.
     """
-    home, calibration = _locate(Path(folder))
+    home, run = _locate(Path(folder))
     file = home / CONFIG_FILE
     config = read_json(file)
     found, version = config.get("kind"), config.get("format", 0)
@@ -56,19 +62,26 @@ def open_model(folder: str | Path, kind: str | None = None) -> SavedModel:
         )
     if kind not in (None, found):
         raise UserError(f"{home} holds a model of kind {found}, not {kind}; load_model takes either")
-    return SavedModel(home, config, read_json(calibration) if calibration.is_file() else None)
+    calibration = home / CALIBRATION_FILE if run is None else run / RUN_CALIBRATION
+    evaluation = None if run is None else run / RUN_EVALUATION
+    return SavedModel(
+        home,
+        config,
+        read_json(calibration) if calibration.is_file() else None,
+        evaluation if evaluation and evaluation.is_file() else None,
+    )
 
 
-def _locate(folder: Path) -> tuple[Path, Path]:
-    """Return the model folder, and where its calibration is if it has one."""
-    for home, calibration in (
-        (folder, folder / CALIBRATION_FILE),
-        (folder / "train" / "model", folder / "calibration" / CALIBRATION_FILE),
-        (folder / "model", folder.parent / "calibration" / CALIBRATION_FILE),
+def _locate(folder: Path) -> tuple[Path, Path | None]:
+    """Return the model folder, and the method's run folder that it is part of; None: it was named by itself."""
+    for home, run in (
+        (folder, None),
+        (folder / RUN_MODEL, folder),
+        (folder / RUN_MODEL.name, folder.parent),
     ):
         if (home / CONFIG_FILE).is_file():
-            return home, calibration
+            return home, run
     raise UserError(
-        f"{folder} holds no saved model (no config.json, nor train/model/config.json below it); name a folder written "
-        "by save_pretrained or `adaptive-inference export`, or a run folder such as runs/TASK/BACKBONE/seed0/sweet"
+        f"{folder} holds no saved model (no {CONFIG_FILE}, nor {RUN_MODEL}/{CONFIG_FILE} below it); name a folder written "
+        "by save_pretrained or `adaptive-inference export`, or a method's run folder such as runs/TASK/BACKBONE/seed0/sweet"
     )

@@ -13,7 +13,7 @@ from adaptive_inference.exits.model import ExitModule, MultiExitModel
 def load_model(
     folder: str | Path, classes: Sequence[type[ExitModule]] = (MultiExitModel, MultiModel)
 ) -> ExitModule:
-    """Load a model folder, or a method's run folder (``train/model`` and ``calibration/calibration.json``).
+    """Load a model folder, or a method's run folder (see `layout`).
 
     Parameters
     ----------

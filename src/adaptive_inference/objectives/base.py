@@ -216,7 +216,7 @@ class Objective:
         if kind not in self.kinds:
             raise UserError(
                 f"objective {self.name!r} is not defined for a {kind} task; it needs {' or '.join(self.kinds)}: "
-                "leave its methods out of `methods` and `trained_by`"
+                "leave its methods out"
             )
 
 

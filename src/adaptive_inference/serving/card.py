@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from adaptive_inference.calibration.operating_point import OperatingPoint
+from adaptive_inference.calibration.operating_point import COST_WORDS, OperatingPoint
 from adaptive_inference.exits.layout import MULTI_MODEL, open_model
 from adaptive_inference.serving.setting import recommended
 from adaptive_inference.tasks.schema import Schema
@@ -28,12 +28,13 @@ _METRICS = {
     "spearman": "Spearman correlation",
     "pearson_spearman": "Pearson-Spearman mean",
 }
+#: ``{cost}`` is the currency of the goals, which a model has one of.
 _COLUMNS = (
     "rule",
     "operating point",
     "threshold",
     "quality, calibration split",
-    "layers speed-up, calibration split",
+    "{cost} speed-up, calibration split",
     "quality, evaluation split",
     "layers speed-up, evaluation split",
     "FLOPs speed-up, evaluation split",
@@ -190,12 +191,13 @@ def _points(points: Sequence[CardPoint]) -> list[str]:
     rows = []
     for item in points:
         goal, setting, seen = item.point.goal, item.point.setting, item.point.seen
-        figures = [None, None] if seen is None else [seen.quality, seen.layers_speedup]
+        figures = [None, None] if seen is None else [seen.quality, seen.speedup(goal.cost)]
         figures += [item.quality, item.layers_speedup, item.flops_speedup]
         threshold = "" if setting.threshold is None else f"{setting.threshold:.6g}"
         numbers = ["" if value is None else f"{value:.4g}" for value in figures]
         rows.append([f"`{setting.rule}`", f"`{goal.name}`", threshold, *numbers])
     kept = [index for index in range(len(_COLUMNS)) if any(row[index] for row in rows)]
-    lines = [[line[index] for index in kept] for line in (_COLUMNS, ["---"] * len(_COLUMNS), *rows)]
+    headers = [name.format(cost=COST_WORDS[points[0].point.goal.cost]) for name in _COLUMNS]
+    lines = [[line[index] for index in kept] for line in (headers, ["---"] * len(headers), *rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return ["Operating points of this model (`--rule`, `--threshold`):", table]

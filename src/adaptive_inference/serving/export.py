@@ -14,6 +14,9 @@ from adaptive_inference.files import read_json, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
 from adaptive_inference.serving.setting import usable_points
 
+#: Version of the record of an evaluation that is read here; docs/compatibility.md says what it promises.
+RECORD_VERSION = 2
+
 
 def export(run: Path, out: Path) -> None:
     """Write a run's model, its calibration and its card into a folder.
@@ -21,7 +24,7 @@ def export(run: Path, out: Path) -> None:
     Parameters
     ----------
     run
-        A method's run folder, with ``train/model``, ``calibration`` and, where it was evaluated, ``evaluation``.
+        A method's run folder, or an exported one; see `exits.layout`.
     out
         Made here; must not exist or be empty.
 
@@ -32,12 +35,12 @@ def export(run: Path, out: Path) -> None:
     """
     saved = open_model(run)
     if saved.calibration is None:
-        raise UserError(f"{run} has no calibration/calibration.json; run calibrate_thresholds for it first")
+        raise UserError(f"{run} has no {CALIBRATION_FILE} of its model; calibrate the model first")
     if not has_weights(saved.home):
         raise UserError(f"{saved.home} holds no weights; train the model again")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not an empty folder; name another one, or remove it")
-    figures = _evaluated(run / "evaluation" / "metrics.json")
+    figures = {} if saved.evaluation is None else _evaluated(saved.evaluation)
     points = [
         CardPoint(point, **figures.get((point.goal, point.setting), {}))
         for point in usable_points(saved.calibration)
@@ -48,15 +51,20 @@ def export(run: Path, out: Path) -> None:
 
 
 def _evaluated(file: Path) -> dict[tuple[Goal, Setting], dict[str, float | None]]:
-    """Return what an evaluation's record says of each operating point; nothing where there is no record."""
-    if not file.is_file():
-        return {}
-    names = ("quality", "layers_speedup", "flops_speedup")
+    """Return what an evaluation's record says of each operating point."""
+    body, names = read_json(file), ("quality", "layers_speedup", "flops_speedup")
+    version = body.get("version", 1)
+    if version != RECORD_VERSION:
+        raise UserError(
+            f"{file} is a record of version {version}, this code reads {RECORD_VERSION}; evaluate the model again"
+        )
     try:
-        rows = [(OperatingPoint.from_json(row["point"]), row) for row in read_json(file)["rows"]]
+        rows = [(OperatingPoint.from_json(row["point"]), row) for row in body["rows"]]
         return {(point.goal, point.setting): {name: row[name] for name in names} for point, row in rows}
     except (KeyError, TypeError, UserError) as error:
-        raise UserError(f"{file} is no evaluation of this version; run evaluate_batch1 again") from error
+        raise UserError(
+            f"{file} is no record of an evaluation ({error}); evaluate the model again"
+        ) from error
 
 
 def has_weights(home: Path) -> bool:

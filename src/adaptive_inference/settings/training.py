@@ -272,14 +272,8 @@ BETWEEN_EXITS = ("gradient", "weights", "alternate")
 SHALLOW = ("patient_distillation", "module_replacing", "layer_drop")
 #: All that make a model of one exit; heads are pruned in as many layers as one likes.
 STATIC = ("head_pruning", *SHALLOW)
-#: Objectives that read or start from a model of all layers, which one stage gives them: train_leebert.
+#: Objectives that read or start from a model of all layers, which their training must be given.
 FROM_FULL = ("frozen", *STATIC)
 #: Objectives whose losses look at several exits at once.
 EXITS_TOGETHER = ("frozen", "distill", "weight_learning")
-#: Objectives that a stage depends on, where it is not every one of them; see dvc.yaml.
-STAGE_OBJECTIVES = {
-    "finetune_backbone": ("joint",),
-    "train_sweet": ("joint", "learning_to_exit"),
-    "train_multi_model": ("joint",),
-}
 OURS = ("joint", "distill", "weight_learning", "learning_to_exit", *FROM_FULL)

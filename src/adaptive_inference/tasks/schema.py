@@ -1,6 +1,6 @@
 """What a task is and how its splits lie on disk.
 
-`prepare_data` writes these files; every later stage, and a saved model, reads them. Loads no torch.
+What prepares a task writes these files; all that trains or measures, and a saved model, reads them. Loads no torch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Schema:
     labels
         Names of the classes, in the order of the logits; None for a regression task.
     metric
-        How the task is scored; see `params.Task.metric`.
+        How the task is scored; see `settings.inputs.Task.metric`.
     max_length
         Tokens kept of an example, special tokens included.
     text
@@ -160,7 +160,7 @@ def load_split(folder: Path, name: str) -> Split:
     Parameters
     ----------
     folder
-        A ``splits`` folder written by `prepare_data`.
+        A ``splits`` folder, with the files of `save_split`.
     name
         One of `SPLITS`.
 
@@ -173,7 +173,7 @@ def load_split(folder: Path, name: str) -> Split:
         raise UserError(f"no split {name!r}; allowed: {', '.join(SPLITS)}{nearest(name, list(SPLITS))}")
     path = Path(folder) / f"{name}.jsonl"
     if not path.is_file():
-        raise UserError(f"{path} is missing; run prepare_data, which writes it")
+        raise UserError(f"{path} is missing; prepare the task's data again")
     return Split(Example.from_dict(row) for row in read_jsonl(path))
 
 

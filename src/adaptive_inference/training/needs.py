@@ -42,8 +42,8 @@ def model_and_objective(
             return build_model(backbone, schema, seed, exits=full_exits(backbone))
         if full is None:
             raise UserError(
-                f"objective {method.objective!r} needs the full model, which this stage does not read; list the method "
-                "under trained_by.train_leebert"
+                f"objective {method.objective!r} needs the full fine-tuned model, and its training is given none; give "
+                "the folder of one"
             )
         return MultiExitModel.from_pretrained(full)
 

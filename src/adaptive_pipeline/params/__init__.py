@@ -5,7 +5,6 @@ Loads no torch, so that validation and ``--help`` answer at once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, model_validator
 
 from adaptive_inference.by_name import module_names
+from adaptive_inference.calibration.operating_point import static_layers
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.settings.base import Section
 from adaptive_inference.settings.inputs import Backbone, Task
@@ -20,7 +20,6 @@ from adaptive_inference.settings.protocol import Calibration, Evaluation, Goal, 
 from adaptive_inference.settings.training import (
     EXITS_TOGETHER,
     OURS,
-    STAGE_OBJECTIVES,
     MethodTraining,
     TaskTraining,
     Training,
@@ -29,6 +28,13 @@ from adaptive_inference.settings.training import (
 from adaptive_pipeline.grid import TRAINING_STAGES, Grid, Name
 from adaptive_pipeline.params.messages import explain
 from adaptive_pipeline.params.yaml_file import read_yaml
+
+#: Objectives that a stage depends on, where it is not every one of them; see dvc.yaml.
+STAGE_OBJECTIVES = {
+    "finetune_backbone": ("joint",),
+    "train_sweet": ("joint", "learning_to_exit"),
+    "train_multi_model": ("joint",),
+}
 
 
 class Method(Section):
@@ -125,10 +131,9 @@ class Params(Section):
 
     def _check_static(self, name: str, cascades: list[str]) -> None:
         """Refuse a method whose name tables read as K layers fine-tuned alone, where it is not, or is there twice."""
-        match = re.fullmatch(r"static_(\d+)", name)
-        if match is None:
+        layers, train = static_layers(name), self.methods[name].train
+        if layers is None:
             return
-        layers, train = int(match[1]), self.methods[name].train
         if train.exits != [layers] or train.objective != "joint":
             raise ValueError(
                 f"method {name!r} is named like the first {layers} layers fine-tuned alone: give it exits: [{layers}] and "

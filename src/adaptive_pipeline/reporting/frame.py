@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from adaptive_inference.calibration.operating_point import Cost
+from adaptive_inference.calibration.operating_point import Cost, static_layers
 from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
@@ -221,7 +221,7 @@ def _training_seconds(method: str, training: TrainingRecord, cell: Cell, runs: R
     if method == cell.method:
         return None if copied is None or "seconds" not in timings else timings["seconds"] + copied
     members = timings.get("members", {})  # the whole family's time is not one member's
-    return members.get(method.removeprefix("static_"), copied or None)
+    return members.get(str(static_layers(method)), copied or None)
 
 
 def _against_full(points: pd.DataFrame) -> pd.DataFrame:

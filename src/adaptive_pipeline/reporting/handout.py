@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import OperatingPoint
-from adaptive_inference.exits.layout import CALIBRATION_FILE
+from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.card import CardData, CardPoint, card_of
 from adaptive_inference.serving.export import copy_model, has_weights, write_card
@@ -32,7 +32,7 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     if row is None:
         return False
     run = point.cell.folder(runs)
-    source, calibration = run / "train" / "model", run / "calibration" / CALIBRATION_FILE
+    source, calibration = run / RUN_MODEL, run / RUN_CALIBRATION
     member = point.point.setting.member
     if member is not None:
         source /= str(member)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from adaptive_inference.calibration.operating_point import static_layers
+
 #: Method key -> name and colour in figures and readable tables, in table order. An unknown key stands last, under its own
 #: name. Colours of Okabe and Ito, then darker and duller ones of Tol's muted set (both for colour-blind readers; no palette
 #: keeps so many apart, so that lines have markers too); empty: a spare one.
@@ -55,14 +57,6 @@ RULES = {
     "learning_to_exit": "learned",
     "oracle": "oracle",
 }
-
-_STATIC = re.compile(r"static_(\d+)")
-
-
-def static_layers(method: str) -> int | None:
-    """Return K of ``static_K`` (the first K layers, fine-tuned alone), or None for any other method."""
-    match = _STATIC.fullmatch(method)
-    return int(match[1]) if match else None
 
 
 def method_name(method: str) -> str:

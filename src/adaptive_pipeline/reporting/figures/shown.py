@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from adaptive_inference.calibration.operating_point import Goal
+from adaptive_inference.calibration.operating_point import Goal, static_layers
 from adaptive_pipeline.reporting.frame import Results
-from adaptive_pipeline.reporting.names import method_key, static_layers
+from adaptive_pipeline.reporting.names import method_key
 
 #: Times lower cost at which rules are compared, or what is nearest to it among the goals.
 SPEEDUP = 2.0

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from adaptive_pipeline.reporting.names import METHODS, method_key, rule_key, static_layers
+from adaptive_inference.calibration.operating_point import static_layers
+from adaptive_pipeline.reporting.names import METHODS, method_key, rule_key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

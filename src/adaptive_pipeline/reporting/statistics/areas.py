@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaptive_inference.calibration.operating_point import COST_WORDS
+from adaptive_inference.calibration.operating_point import COST_WORDS, static_layers
 from adaptive_pipeline.reporting.breakdowns import exit_points
 from adaptive_pipeline.reporting.frame import PAIR, Results
 from adaptive_pipeline.reporting.measures import mean, std
-from adaptive_pipeline.reporting.names import method_key, rule_key, static_layers
+from adaptive_pipeline.reporting.names import method_key, rule_key
 from adaptive_pipeline.reporting.statistics.curve_area import (
     CostCurve,
     area_under,

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from adaptive_inference.calibration.operating_point import ROUNDING, Goal, Seen, rank
+from adaptive_inference.calibration.operating_point import ROUNDING, Goal, Seen, rank, static_layers
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import KEY, mean
-from adaptive_pipeline.reporting.names import method_name, rule_key, static_layers
+from adaptive_pipeline.reporting.names import method_name, rule_key
 from adaptive_pipeline.reporting.statistics.answers import Answers, answer_key, collect_answers
 from adaptive_pipeline.reporting.statistics.paired import Difference, holm, paired_bootstrap, resample_quality
 

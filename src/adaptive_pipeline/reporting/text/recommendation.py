@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from adaptive_inference.calibration.operating_point import COST_WORDS, ROUNDING, Cost
+from adaptive_inference.calibration.operating_point import COST_WORDS, ROUNDING, Cost, static_layers
 from adaptive_pipeline.reporting.frame import Results
-from adaptive_pipeline.reporting.names import method_name, rule_name, static_layers
+from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.statistics.chance import Chance, against_chance
 from adaptive_pipeline.reporting.text.sentences import (
     chance_sentence,
