@@ -35,6 +35,16 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def tell_of_another_version() -> None:
+    """Name what `dvc repro` alone runs again because its code is elsewhere now; a run under Snakemake says it itself."""
+    if not Path("dvc.lock").is_file():
+        return  # nothing was built yet; DVC takes a second to load
+    from adaptive_pipeline import dvc_graph, progress
+
+    if names := dvc_graph.built_by_another_version():
+        progress.say(progress.run_again(names))
+
+
 def main() -> None:
     """Check both files, or say in a sentence what is wrong."""
     args = parse_args()
@@ -44,6 +54,7 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    tell_of_another_version()
     write_text(args.out, "The params were checked.\n")
 
 

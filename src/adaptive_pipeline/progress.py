@@ -66,13 +66,8 @@ def announce(
         say("a stage of an earlier run is still working, so how much is left is not known")
         return
     pending = set(stale_closure(stages))
-    if again := sorted(pending.intersection(built_elsewhere)):
-        families = Counter(name.partition("@")[0] for name in again)
-        say(
-            "built by a version of this project that had other files, these run again: "
-            f"{', '.join(f'{count} {family}' for family, count in families.items())}. To keep their records, stop now and "
-            "`make keep` first, in that version"
-        )
+    if again := pending.intersection(built_elsewhere):
+        say(run_again(again))
     rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
     entries = [
         {
@@ -94,6 +89,16 @@ def announce(
         say(f"{len(entries)} of {len(stages)} stages to run{_left(entries, cores)}{rough}")
     else:
         say("all stages are computed; only what sits on top of them is made anew")
+
+
+def run_again(names: Collection[str]) -> str:
+    """Tell which stages another version of this project built, and what to do before they run again."""
+    families = Counter(name.partition("@")[0] for name in sorted(names))
+    return (
+        "built by a version of this project that had other files, these run again: "
+        f"{', '.join(f'{count} {family}' for family, count in families.items())}. To keep their records, stop now and "
+        "`make keep` first, in that version"
+    )
 
 
 def guess(name: str, examples: int | None) -> float:

@@ -31,6 +31,14 @@ atexit.register(dump)
 """
 
 
+#: Edits of the smoke preset after which `check_params` looks at all that it can.
+CHECK_ALL = {
+    "early_exit: {train: {}": "early_exit: {train: {exits: [2, 4]}",
+    "goal:": "goal:\n  risk: {delta: 0.2}",
+    "precision: fp32": "precision: bf16",
+}
+
+
 @dataclass
 class Project:
     """A copy of the project in which commands are run as a user would."""
@@ -132,6 +140,18 @@ def shared(tmp_path_factory, worker_id):
     return base if worker_id == "master" else base.parent
 
 
+def trace_more(project, file, tracing):
+    """Trace what the run leaves out: the last stage of a search, and a check of all that can be checked."""
+    text = (project.root / "params.yaml").read_text()
+    for given, other in CHECK_ALL.items():
+        assert given in text
+        text = text.replace(given, other)
+    file.write_text(text)
+    check = ("pipeline_steps/check_params.py", "--params", str(file), "--out", str(file.with_name("checked")))
+    project.run("python", *check, **tracing)
+    project.run("python", "pipeline_steps/choose_point.py", "--help", **tracing)
+
+
 @pytest.fixture(scope="session")
 def built(fresh, shared):
     """The smoke preset built by one run on two cores, with live MLflow runs and a trace of the imports.
@@ -149,6 +169,7 @@ def built(fresh, shared):
                 "PYTHONPATH": f"{trace}{os.pathsep}{project.root / 'src'}",
                 "TRACE_FOLDER": str(trace / "imports"),
             }
+            trace_more(project, trace / "all.yaml", tracing)
             output = project.run("snakemake", "--cores", "2", **tracing)
             told.write_text(json.dumps({"output": output, "executed": project.executed()}))
     project, body = Project(root), json.loads(told.read_text())

@@ -8,7 +8,6 @@ import pytest
 
 pytestmark = pytest.mark.pipeline
 WRITER = """
-import sys
 from adaptive_pipeline import dvc_graph
 from dvc.dvcfile import load_file
 for _ in range(6):
@@ -18,7 +17,6 @@ for _ in range(6):
         load_file(repo, "dvc.yaml")._lockfile.dump(stage)
 """
 READER = """
-import sys
 from adaptive_pipeline import dvc_graph
 for _ in range(4):
     nodes = dvc_graph.read_graph(judge=False)
@@ -41,7 +39,6 @@ def test_locked_readers_never_see_half_a_lock_file(built):
 
 
 RECEIPTS = """
-import sys
 from adaptive_pipeline import dvc_graph
 from pathlib import Path
 for node in dvc_graph.read_graph(judge=False):
@@ -119,7 +116,6 @@ def test_a_preset_plans_its_graph(built, preset, jobs):
 
 
 COUNTED = """
-import sys
 from adaptive_pipeline import dvc_graph
 import dvc.dependency.param as param
 calls, load = [], param.load_path

@@ -6,13 +6,11 @@ import csv
 import subprocess
 import sys
 from collections import defaultdict
-from itertools import product
 
 import pytest
 from scipy.stats import spearmanr
 from synthetic_records import PROJECT
 
-from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import load_params
 from adaptive_pipeline.runs.store import open_runs
 from adaptive_pipeline.runs.validity import why_unusable
@@ -42,8 +40,10 @@ def test_tables_and_recommendation_are_rebuilt_from_the_records_alone(preset, tm
     kept, script = f"docs/results/{preset}", "pipeline_steps/make_tables.py"
     command = [sys.executable, script, "--params", f"presets/{preset}.yaml", "--runs", f"{kept}/records"]
     subprocess.run([*command, "--out", str(tmp_path)], cwd=PROJECT, check=True)
-    for file in sorted((tmp_path / "tables").iterdir()):
-        assert file.read_bytes() == (PROJECT / kept / "tables" / file.name).read_bytes(), file.name
+    made, there = (sorted((folder / "tables").iterdir()) for folder in (tmp_path, PROJECT / kept))
+    assert [file.name for file in made] == [file.name for file in there]
+    for file, other in zip(made, there, strict=True):
+        assert file.read_bytes() == other.read_bytes(), file.name
     for name in ("recommendation.md", "recommendation.json"):
         assert (tmp_path / name).read_bytes() == (PROJECT / kept / name).read_bytes(), name
     drawn = {file.name for file in (tmp_path / "figures").glob("*-overview.png")}  # git keeps no other
@@ -55,8 +55,7 @@ def test_every_cell_was_run(preset):
     params = load_params(PROJECT / f"presets/{preset}.yaml")
     assert read_csv(preset, "missing") == []
     runs = open_runs(PROJECT / f"docs/results/{preset}/records")
-    grid = product(params.tasks, params.backbones, params.seeds, params.methods)
-    for cell in (Cell(*place) for place in grid):
+    for cell in params.grid.cells():
         assert why_unusable("evaluate_batch1", cell, runs, params) == "", cell
         timed = runs.companion("evaluate_batch1", cell, "timings")["rows"]
         assert cell.seed in params.evaluation.timed_seeds or not timed, cell

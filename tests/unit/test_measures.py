@@ -15,6 +15,8 @@ from synthetic_records import invented_params, write_run
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.measures import MEASURES, exit_share, joined, mean, over_seeds, std
 from adaptive_pipeline.reporting.statistics.comparisons import compare
+from adaptive_pipeline.reporting.statistics.curve_area import band
+from adaptive_pipeline.reporting.statistics.paired import Scored, paired_bootstrap
 from adaptive_pipeline.reporting.tables.csv import MAIN_COLUMNS
 from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.text.recommendation import recommend
@@ -33,6 +35,15 @@ def test_one_missing_value_makes_mean_and_spread_missing(values, missing, place)
 def test_equal_values_have_no_spread_at_all(value, count):
     assert std([value] * count) == 0.0
     assert mean([value] * count) == pytest.approx(value)
+
+
+@given(st.floats(-1, 1), st.lists(st.floats(-1e-14, 1e-14), min_size=2, max_size=6))
+def test_values_that_rounding_alone_parts_have_no_spread_wherever_one_is_told(value, rounding):
+    values = np.array([value + one for one in rounding])
+    first, second = (Scored(quality, quality[:, None]) for quality in (values, np.zeros(len(values))))
+    assert std(values) == 0.0
+    assert paired_bootstrap(first, second).std == 0.0
+    assert not band([[1.0, 2.0]] * len(values), [[one, one] for one in values], points=3).std.any()
 
 
 @given(numbers)

@@ -358,9 +358,9 @@ def test_the_stage_refuses_a_folder_that_is_not_there(tmp_path):
 
 def test_the_stage_loads_no_heavy_library(small, tmp_path):
     code = (
-        "import sys; sys.path.insert(0, 'pipeline_steps'); import make_tables\n"
+        "import runpy, sys\n"
         "sys.argv = ['make_tables', '--runs', sys.argv[1], '--params', sys.argv[2], '--out', sys.argv[3]]\n"
-        "make_tables.main()\n"
+        "runpy.run_path('pipeline_steps/make_tables.py', run_name='__main__')\n"
         "heavy = {'torch', 'transformers', 'mlflow', 'datasets', 'scipy', 'sklearn'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -1,5 +1,6 @@
 """What stage scripts share, run in this process."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -49,3 +50,15 @@ def test_a_result_whose_params_were_edited_meanwhile_is_not_kept(before, after, 
 
 def test_an_edit_of_what_the_stage_does_not_read_is_no_harm(script):
     assert (script("max_loss: 1.0", "max_loss: 2.0") / "metrics.json").is_file()
+
+
+def test_no_package_imports_a_script():
+    """Scripts and workflow are on top; `lint-imports` knows the packages alone."""
+    folders = ("pipeline_steps", "workflow")
+    above = {*folders, *(file.stem for folder in folders for file in (ROOT / folder).glob("*.py"))}
+    assert {"train_sweet", "run_stage"} <= above
+    for file in (ROOT / "src").rglob("*.py"):
+        nodes = list(ast.walk(ast.parse(file.read_text())))
+        named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        named += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert above.isdisjoint(name.partition(".")[0] for name in named), file

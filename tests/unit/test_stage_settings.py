@@ -54,7 +54,7 @@ def test_a_small_encoder_asks_for_less_memory_than_one_of_the_hub():
 
 
 SNAKEFILE = """
-import sys, psutil
+import psutil
 from adaptive_pipeline import settings
 settings.limit_memory(workflow)
 
@@ -65,13 +65,13 @@ for name in ("a", "b"):
     rule:
         output: name
         resources: mem_mb=psutil.virtual_memory().total // 2**20 * 6 // 10
-        shell: "date +%s%N > {{output}}; sleep 1; date +%s%N >> {{output}}"
+        shell: "date +%s%N > {output}; sleep 1; date +%s%N >> {output}"
 """
 
 
 @pytest.mark.parametrize("given", [[], ["--resources", f"mem_mb={10**9}"]])
 def test_no_more_stages_start_than_fit_in_memory_unless_told_otherwise(tmp_path, given):
-    (tmp_path / "Snakefile").write_text(SNAKEFILE.format(root=ROOT))
+    (tmp_path / "Snakefile").write_text(SNAKEFILE)
     command = [sys.executable, "-m", "snakemake", "--cores", "4", "--quiet", "all", *given]
     subprocess.run(command, cwd=tmp_path, check=True)
     first, second = sorted(

@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
 # ---- averages --------------------------------------------------------------------------------------------------------
+
+NO_SPREAD = 1e-12  #: a deviation below it is that of equal values
 
 
 def _numbers(values: Iterable[float | None]) -> list[float]:
@@ -31,9 +33,12 @@ def mean(values: Iterable[float | None]) -> float:
 
 
 def std(values: Iterable[float | None]) -> float:
-    """Return the sample standard deviation (n - 1), NaN for fewer than two values; exactly 0 for equal ones."""
+    """Return the sample standard deviation (n - 1), NaN for fewer than two values; 0 where rounding alone parts them."""
     numbers = _numbers(values)
-    return stdev(numbers) if len(numbers) > 1 and not any(map(math.isnan, numbers)) else math.nan
+    if len(numbers) < 2 or any(map(math.isnan, numbers)):
+        return math.nan
+    spread = stdev(numbers)
+    return spread if spread >= NO_SPREAD else 0.0
 
 
 def lowest(values: pd.Series) -> float:
@@ -80,6 +85,7 @@ def exit_share(counts: Iterable[dict[str, int]]) -> dict[int, float]:
 Among = Literal["evaluated", "measured", "timed", "with_full"]
 #: In the order in which readable tables have them.
 Unit = Literal["fraction", "times", "share", ""]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from adaptive_pipeline.reporting.measures import std
+
 #: Shares of the full model's FLOPs at which methods are scored: evenly spaced, so that no region weighs more because a
 #: rule's thresholds crowd there (pabee_leebert.md, section 6).
 SHARES = np.arange(1, 21) / 20
@@ -132,5 +134,5 @@ def band(
     low, high = reached
     grid = np.linspace(high, low, points if high > low else 1)
     values = np.stack([curve.at(grid) for curve in curves])
-    std = values.std(axis=0, ddof=1) if len(curves) > 1 else None
-    return Band(1.0 / grid, values.mean(axis=0), std, len(curves))
+    spread = np.apply_along_axis(std, 0, values) if len(curves) > 1 else None
+    return Band(1.0 / grid, values.mean(axis=0), spread, len(curves))

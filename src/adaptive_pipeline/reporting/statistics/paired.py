@@ -14,6 +14,7 @@ import numpy as np
 
 from adaptive_inference.evaluation.statistics import CHUNK, LEVEL
 from adaptive_inference.tasks.quality import quality
+from adaptive_pipeline.reporting.measures import std
 
 
 @dataclass(frozen=True)
@@ -99,26 +100,27 @@ def paired_bootstrap(first: Scored, second: Scored, seed: int = 0) -> Difference
     values = centre + wider * (np.take_along_axis(resampled, drawn, axis=0).mean(0) - centre)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     fewer = min((values <= 0).sum(), (values >= 0).sum())
-    std = float(difference.std(ddof=1)) if seeds > 1 else None
+    spread = std(difference) if seeds > 1 else None
     return Difference(
         mean=float(difference.mean()),
-        std=std,
+        std=spread,
         low=float(low),
         high=float(high),
         p_value=max(
-            float(min(1.0, 2 * (1 + fewer) / (1 + resamples))), _t_test(float(difference.mean()), std, seeds)
+            float(min(1.0, 2 * (1 + fewer) / (1 + resamples))),
+            _t_test(float(difference.mean()), spread, seeds),
         ),
         seeds=seeds,
     )
 
 
-def _t_test(mean: float, std: float | None, seeds: int) -> float:
+def _t_test(mean: float, spread: float | None, seeds: int) -> float:
     """Return the two-sided p-value of a mean over seeds; 0 where they do not spread, or there is one."""
-    if not std:
+    if not spread:
         return 0.0
     from scipy.special import stdtr
 
-    return float(2 * stdtr(seeds - 1, -abs(mean) / (std / np.sqrt(seeds))))
+    return float(2 * stdtr(seeds - 1, -abs(mean) / (spread / np.sqrt(seeds))))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

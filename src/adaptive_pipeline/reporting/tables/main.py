@@ -11,7 +11,7 @@ import pandas as pd
 
 from adaptive_pipeline.reporting.breakdowns import exits, first_exit_difference
 from adaptive_pipeline.reporting.frame import Results
-from adaptive_pipeline.reporting.measures import KEY, MEASURES, Measure
+from adaptive_pipeline.reporting.measures import KEY, MEASURES, UNITS, Measure
 from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.text.markdown import notes_list, number, spread_text, table
 from adaptive_pipeline.reporting.text.notes import first_exit_sentence, main_notes, signs
@@ -19,7 +19,6 @@ from adaptive_pipeline.reporting.text.recommendation import Choice
 from adaptive_pipeline.reporting.text.sentences import chance_sentence
 
 HEADERS = ["Method", "Rule", "Operating point"]
-UNITS = ("fraction", "times", "share")  #: in the order of the columns
 #: Signs of significant differences stand with the figure that they speak of.
 SIGNED = {"quality_mean": "early_exit", "quality_difference": "full"}
 
