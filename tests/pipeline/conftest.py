@@ -34,6 +34,7 @@ atexit.register(dump)
 #: Edits of the smoke preset after which `check_params` looks at all that it can.
 CHECK_ALL = {
     "early_exit: {train: {}": "early_exit: {train: {exits: [2, 4]}",
+    "objective: weight_learning, epochs: 2, score_every: 2": "objective: frozen",
     "goal:": "goal:\n  risk: {delta: 0.2}",
     "precision: fp32": "precision: bf16",
 }
