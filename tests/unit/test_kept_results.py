@@ -35,6 +35,7 @@ def read_csv(preset, table):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.pipeline
 @pytest.mark.parametrize("preset", KEPT)
 def test_tables_and_recommendation_are_rebuilt_from_the_records_alone(preset, tmp_path):
     kept, script = f"docs/results/{preset}", "pipeline_steps/make_tables.py"
