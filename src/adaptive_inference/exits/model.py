@@ -5,6 +5,7 @@ Shape suffixes: B rows, N tokens, H hidden width, E exits, C outputs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class ExitBatch:
     certainty: Tensor | None
 
 
-class ExitModule(nn.Module):
+class ExitModule(nn.Module, ABC):
     """What a multi-exit model and a cascade of models have in common, for engines and evaluation.
 
     Attributes
@@ -56,18 +57,18 @@ class ExitModule(nn.Module):
     calibration: dict[str, Any] | None
 
     @property
+    @abstractmethod
     def layers_cost(self) -> tuple[int, ...]:
         """Layers run in total by a row that leaves at each exit."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def has_certainty(self) -> bool:
         """Whether exits say how sure they are (LTE)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, batch: Batch, gradient: str = "shared") -> Forward:
         """Start a batch on its way; nothing is run before the first `Forward.advance` but what all exits need."""
-        raise NotImplementedError
 
     def forward(
         self,
@@ -84,9 +85,9 @@ class ExitModule(nn.Module):
         stacked = None if certainty[0] is None else torch.stack(certainty, dim=1)
         return ExitBatch(torch.stack(logits, dim=1), stacked)
 
+    @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write configuration, weights, tokenizer, schema and calibration; files of an earlier model are replaced."""
-        raise NotImplementedError
+        """Write configuration, weights, tokenizer, schema and calibration."""
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -103,8 +104,9 @@ class ExitModule(nn.Module):
         return model.eval()
 
     @classmethod
+    @abstractmethod
     def _from_saved(cls, saved: SavedModel) -> Self:
-        raise NotImplementedError
+        """Build the model of a folder that was opened."""
 
     @property
     def device(self) -> torch.device:

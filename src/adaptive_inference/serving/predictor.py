@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.tasks.encode import collate, encode_texts
 from adaptive_inference.tasks.schema import Schema
@@ -191,5 +192,5 @@ def check_text(text: Text, schema: Schema) -> tuple[str, ...]:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
+    exponentials = shifted_exponentials(logits)[1]
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Trainer
 
+from adaptive_inference.backbones.load import WEIGHT_FILE
 from adaptive_inference.exits.weights import full_disk_is_os_error, load_weights, save_weights
 from adaptive_inference.objectives.base import Objective
 from adaptive_inference.training.progress import Progress
 
-WEIGHT_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"
 OBJECTIVE_FILE = "objective.safetensors"
 
