@@ -3,6 +3,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 CORES ?= all
+EXTRAS ?= dev
 NAME ?=
 PORT ?= 5000
 
@@ -25,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(BIN)/python" -m pip --version >/dev/null 2>&1 || { $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: $(PYTHON) is not Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }; \
 	  $(PYTHON) -m venv --clear $(VENV); }
-	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 run: $(STAMP) ## Bring everything in params.yaml up to date, then print table and recommendation

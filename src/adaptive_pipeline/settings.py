@@ -90,7 +90,7 @@ def resources(stage: StageNode, params: Params) -> dict[str, Any]:
     )
     asked = RESOURCES.get(stage.family, {"mem_mb": 2000, "runtime": 60})
     backbone = params.backbones.get(stage.argument("backbone") or "")
-    if backbone and weights_kind(backbone.weights) in ("packaged", "random"):
+    if backbone and (backbone.weights == "packaged" or weights_kind(backbone.weights) == "random"):
         asked = asked | {"mem_mb": min(SMALL_MB, asked["mem_mb"])}
     return asked | {"gpu": int(on_gpu and stage.family in ON_GPU)}
 

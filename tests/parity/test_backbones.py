@@ -22,6 +22,7 @@ HEAD = {
     "distilbert": ("pre_classifier", "classifier"),
     "deberta": ("pooler.dense", "classifier"),
     "deberta-v2": ("pooler.dense", "classifier"),
+    "mpnet": ("classifier.dense", "classifier.out_proj"),
 }
 #: Variations that change which code of the stock layers runs.
 VARIANTS = [
@@ -31,6 +32,7 @@ VARIANTS = [
     ("deberta", {"position_biased_input": True, "type_vocab_size": 2}),
     ("deberta", {"relative_attention": False}),
     ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+    ("mpnet", {"relative_attention_num_buckets": 40}),
     ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none", "position_buckets": -1}),
 ]
 

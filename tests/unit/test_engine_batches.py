@@ -32,7 +32,7 @@ RULES = (
     "learning_to_exit",
     "fixed",
 )
-FAMILIES = ("bert", "roberta", "distilbert", "albert", "deberta", "deberta-v2")
+FAMILIES = ("bert", "roberta", "distilbert", "albert", "deberta", "deberta-v2", "mpnet")
 KINDS = (*FAMILIES, "mean", "attention", "cascade")
 CASES = [
     (kind, rule) for kind in KINDS for rule in RULES if (kind, rule) != ("attention", "learning_to_exit")

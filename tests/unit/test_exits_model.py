@@ -48,7 +48,7 @@ def loss_of(model, index, gradient):
 
 
 @pytest.mark.parametrize("index", range(len(EXITS)))
-@pytest.mark.parametrize("family", ["bert", "deberta", "deberta-v2", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "deberta", "deberta-v2", "roberta", "distilbert", "mpnet"])
 def test_with_detach_a_loss_trains_every_layer_of_its_own_block_and_no_other(family, index):
     """Properties 1 and 2 of sweet.md."""
     model = build(weights=f"random:{family}")

@@ -11,7 +11,7 @@ from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
 EXITS = (1, 2, 4)
-FAMILIES = ("bert", "albert", "distilbert", "deberta", "deberta-v2", "roberta")
+FAMILIES = ("bert", "albert", "distilbert", "deberta", "deberta-v2", "roberta", "mpnet")
 GRADIENTS = ("shared", "blockwise", "equilibrium")
 LENGTHS = (9, 4, 6, 1)
 

@@ -117,7 +117,7 @@ def test_weights_and_flops_of_a_head_are_gone():
     assert saved.tolist() == [2 * n * WIDTH * half * 4 + 2 * 2 * n * n * half for n in (5, 9)]
 
 
-@pytest.mark.parametrize("family", ["albert", "distilbert", "deberta", "deberta-v2"])
+@pytest.mark.parametrize("family", ["albert", "distilbert", "deberta", "deberta-v2", "mpnet"])
 def test_other_families_are_refused_by_name(family, tmp_path):
     with pytest.raises(UserError, match=f"heads of {family} cannot"):
         run_fit(make_model(family, exits=(4,)), PRUNED, tmp_path)

