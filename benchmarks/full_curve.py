@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from adaptive_inference.by_name import module_names
-from adaptive_inference.calibration.curves import Yardstick, calibrate
+from adaptive_inference.calibration.curves import calibrate
 from adaptive_inference.calibration.fit import fit_calibrator
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.exits import MultiExitModel, build_model

@@ -1,17 +1,13 @@
 r"""Measure a method on the reported split: quality, layers, FLOPs, and batch-1 wall-clock against the full model.
 
-All exits' logits are computed once; every threshold of every rule comes from them. The operating points were chosen on
-the calibration split; here they are only measured. On ``evaluation.timed_seeds`` the engine then runs each point at
-batch 1, interleaved with the full model in this process, and must stop where the offline sweep says.
+The answers of all exits were collected before (`collect_answers`); every threshold of every rule comes from them. The
+operating points were chosen on the calibration split; here they are only measured. On ``evaluation.timed_seeds`` the engine
+then runs each point at batch 1, interleaved with the full model in this process, and must stop where the sweep says.
 
-    python pipeline_steps/evaluate_batch1.py --task tiers --backbone minilm --seed 0 --method sweet \
-        --data runs/tiers/minilm/seed0/data/splits --full runs/tiers/minilm/seed0/full/train/model \
-        --model runs/tiers/minilm/seed0/sweet/train/model --timings runs/tiers/minilm/seed0/sweet/timings.json \
-        --calibration runs/tiers/minilm/seed0/sweet/calibration/calibration.json \
-        --out runs/tiers/minilm/seed0/sweet/evaluation
+    python pipeline_steps/evaluate_batch1.py --task tiers --backbone minilm --seed 0 --method sweet
     python pipeline_steps/evaluate_batch1.py --params presets/smoke.yaml --task tiers --backbone tiny --seed 0 \
-        --method full --data splits --full full/model --model full/model --calibration calibration.json \
-        --timings /tmp/timings.json --out /tmp/evaluation
+        --method full --data splits --full full/model --model full/model --answers full/answers \
+        --calibration calibration.json --timings /tmp/timings.json --out /tmp/evaluation
 """
 
 from __future__ import annotations
@@ -20,10 +16,10 @@ from adaptive_pipeline.stage import Stage, run_stage
 
 
 def main(stage: Stage) -> None:
-    """Collect, sweep, time, write."""
-    from adaptive_inference.calibration.answers import ANSWERS_FILE, save_answers
+    """Sweep, time, write."""
+    from adaptive_inference.calibration.answers import Answers
     from adaptive_inference.calibration.calibrator import Calibrator
-    from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality
+    from adaptive_inference.calibration.curves import calibrate, exit_quality
     from adaptive_inference.calibration.operating_point import OperatingPoint
     from adaptive_inference.cost.flops import parameter_count
     from adaptive_inference.engine import Engine
@@ -34,7 +30,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.evaluation.wallclock import WallClock, time_points
     from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.exits import load_model
-    from adaptive_inference.exits.outputs import collect_outputs, pick_device
+    from adaptive_inference.exits.outputs import pick_device
     from adaptive_inference.files import read_json, write_json, write_text
     from adaptive_inference.tasks.encode import encode
     from adaptive_inference.tasks.quality import predict
@@ -51,12 +47,10 @@ def main(stage: Stage) -> None:
     device = pick_device(params.runtime.device)
     full = load_model(stage.inputs["full"]).to(device)
     model = full if method == "full" else load_model(stage.inputs["model"]).to(device)
-    record = stage.begin("evaluation", f"methods.{method}.rules", "calibration.thresholds", "runtime")
-    schema, split = load_schema(data), load_split(data, "evaluation")
-    features = encode(split, model.tokenizer, schema.max_length)
-    raw = collect_outputs(model, features, protocol.batch_size, split.tiers)
-    yardstick = Yardstick.of(schema, full, model, raw)
-    save_answers(stage.out / ANSWERS_FILE, raw, yardstick)
+    answers = Answers.load(stage.inputs["answers"] / "evaluation.safetensors")
+    keys = ("evaluation", f"methods.{method}.rules", "calibration.thresholds", "runtime")
+    record = stage.begin(*keys, made_from=answers.made_from)
+    raw, yardstick = answers.outputs, answers.yardstick
 
     calibration = read_json(stage.inputs["calibration"])
     calibrator = Calibrator.from_json(calibration)
@@ -65,13 +59,15 @@ def main(stage: Stage) -> None:
     write_json(stage.out / "curves.json", {name: curve.to_json() for name, curve in curves.items()})
     points = [OperatingPoint.from_json(item) for item in calibration["operating_points"]]
     answering = [(point, own.answering(point)) for point in points]
-    answers = [point_predictions(point, candidate) for point, candidate in answering]
-    write_text(stage.out / "predictions.json", predictions_text(own, answers))
+    predictions = [point_predictions(point, candidate) for point, candidate in answering]
+    write_text(stage.out / "predictions.json", predictions_text(own, predictions))
 
     parameters = parameter_count(full)
     rows = [measure_point(*item, parameters, protocol.bootstrap, seed) for item in answering]
     timed, agreement = [], []
     if seed in protocol.timed_seeds:
+        schema = load_schema(data)
+        features = encode(load_split(data, "evaluation"), model.tokenizer, schema.max_length)
         clock = WallClock(Engine(full, "fixed"), features, protocol, seed)
         timed, agreement = time_points(clock, answering, Engine)
     if calibration["recommended"]:
@@ -84,12 +80,16 @@ def main(stage: Stage) -> None:
     record.agreement = [Agreement(**item) for item in agreement]
     record.exits = [ExitRow(**item) for item in exit_quality(own.outputs, yardstick)]
     record.metrics |= {f"exit{item.layer}_quality": item.quality for item in record.exits}
-    if schema.kind == "classification":
-        answers_NE = predict(own.outputs.logits, schema.kind)
+    if yardstick.kind == "classification":
+        answers_NE = predict(own.outputs.logits, yardstick.kind)
         record.overthinking = overthinking(answers_NE, raw.labels, raw.exits)
 
 
 if __name__ == "__main__":
     run_stage(
-        main, __doc__ or "", inputs=("data", "full", "model", "calibration"), per_method=True, timings=True
+        main,
+        __doc__ or "",
+        inputs=("data", "full", "model", "answers", "calibration"),
+        per_method=True,
+        timings=True,
     )

@@ -25,7 +25,8 @@ RESOURCES = {
     "train_sweet": {"mem_mb": 6000, "runtime": 720},
     "train_leebert": {"mem_mb": 6000, "runtime": 720},
     "train_multi_model": {"mem_mb": 6000, "runtime": 1440},
-    "calibrate_thresholds": {"mem_mb": 4000, "runtime": 120},
+    "collect_answers": {"mem_mb": 4000, "runtime": 240},
+    "calibrate_thresholds": {"mem_mb": 2000, "runtime": 60},
     "evaluate_batch1": {"mem_mb": 4000, "runtime": 240},
     "make_tables": {"mem_mb": 2000, "runtime": 30},
 }
@@ -35,7 +36,7 @@ ON_GPU = (
     "train_sweet",
     "train_leebert",
     "train_multi_model",
-    "calibrate_thresholds",
+    "collect_answers",
     "evaluate_batch1",
 )
 

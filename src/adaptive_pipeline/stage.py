@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,24 @@ class Stage:
     options: dict[str, str] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  #: params that the record holds, dotted
 
-    def begin(self, *keys: str, **given: Any) -> Any:
+    def begin(self, *keys: str, made_from: Mapping[str, str] | None = None, **given: Any) -> Any:
         """Open the record, of the type of the stage's family; call it once all imports are done and before any work.
 
-        ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted; ``given`` is what else it was given.
+        ``keys`` are the params that ``dvc.yaml`` declares for this stage, dotted; ``given`` is what else it was given;
+        ``made_from`` are digests of what its input was made from, by name: the record stands on them too.
+
+        Raises
+        ------
+        UserError
+            An input is not what another one was made from.
         """
         digests = {name: digest_path(path) for name, path in self.inputs.items()}
+        for name, digest in (made_from or {}).items():
+            if digests.setdefault(name, digest) != digest:
+                raise UserError(
+                    f"the answers in {self.inputs['answers']} were made from another {name} than {self.inputs[name]}; run "
+                    "collect_answers again"
+                )
         self.keys = keys
         params = self.params.echo(keys) | given
         family = FAMILIES.get(self.name, Record)

@@ -1,4 +1,4 @@
-"""Runs `calibrate_thresholds` and `evaluate_batch1` on small untrained models, in this process."""
+"""Runs `collect_answers`, `calibrate_thresholds` and `evaluate_batch1` on small untrained models, in this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import calibrate_thresholds
+import collect_answers
 import evaluate_batch1
 from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.exits import MultiModel, build_model
@@ -94,23 +95,29 @@ def run(
     seed=0,
     **sections,
 ):
-    """Run both stages; return calibration.json, the evaluation's record, its curves and its timings."""
+    """Run the three stages; return calibration.json, the evaluation's record, its curves and its timings."""
     monkeypatch.setenv("ADAPTIVE_INFERENCE_TRACKING", "off")
     params, home = params_of(method, list(rules), kind, **sections), folder / kind
     inputs = {"data": home, "full": home / "full", "model": home / method}
-    stages = []
-    for module in (calibrate_thresholds, evaluate_batch1):
-        out = tmp_path / module.__name__
+
+    def stage(module, names, method=method, place=""):
+        out = tmp_path / (place or module.__name__)
         out.mkdir(parents=True)
-        cell = Cell("toy", "tiny", seed, method)
-        stage = Stage(module.__name__, cell, params, dict(inputs), out, out, {}, module.__file__)
+        cell, given = Cell("toy", "tiny", seed, method), {name: inputs[name] for name in names}
+        stage = Stage(module.__name__, cell, params, given, out, out, {}, module.__file__)
         module.main(stage)
         stage.record.save(out)
-        inputs["calibration"] = out / "calibration.json"
-        stages.append(stage)
-    calibration = json.loads((tmp_path / "calibrate_thresholds" / "calibration.json").read_text())
+        return stage
+
+    models = ("data", "full", "model")
+    inputs["answers"] = stage(collect_answers, models).out
+    inputs["full_answers"] = stage(collect_answers, models, "full", "full_answers").out
+    stage(calibrate_thresholds, ("answers", "full_answers"))
+    inputs["calibration"] = tmp_path / "calibrate_thresholds" / "calibration.json"
+    evaluated = stage(evaluate_batch1, (*models, "answers", "calibration"))
+    calibration = json.loads(inputs["calibration"].read_text())
     curves = json.loads((tmp_path / "evaluate_batch1" / "curves.json").read_text())
-    return calibration, stages[1].record, curves, stages[1].timings
+    return calibration, evaluated.record, curves, evaluated.timings
 
 
 def points_of(body):

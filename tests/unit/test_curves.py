@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_inference.calibration.answers import load_answers, save_answers
+from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.calibrator import Calibrator
-from adaptive_inference.calibration.curves import Yardstick, calibrate, exit_quality, sweep
+from adaptive_inference.calibration.curves import calibrate, exit_quality, sweep
 from adaptive_inference.calibration.fit import fit_calibrator
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.cost.flops import flops_by_exit
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.engine import Engine
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.candidate import Candidate
@@ -288,9 +289,12 @@ def test_answers_come_back_bit_by_bit_from_a_file_of_equal_bytes(tmp_path, certa
     for name in ("a", "b"):
         outputs = collect_outputs(model, features_of(), 8, tiers)
         yardstick = Yardstick.of(SCHEMA, full, model, outputs)
-        save_answers(tmp_path / name, outputs, yardstick)
+        made = Answers(outputs, yardstick, certainty, {"model": "0", "data": "1"})
+        made.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    for wanted, found in zip((outputs, yardstick), load_answers(tmp_path / "a"), strict=True):
+    back = Answers.load(tmp_path / "a")
+    assert (back.cascade, back.made_from) == (made.cascade, made.made_from)
+    for wanted, found in ((outputs, back.outputs), (yardstick, back.yardstick)):
         for field in fields(wanted):
             one, other = getattr(wanted, field.name), getattr(found, field.name)
             assert type(one) is type(other)
@@ -304,13 +308,13 @@ def test_a_file_without_answers_is_refused(tmp_path, content):
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UserError, match=r"answers\.safetensors holds no answers .*run its stage again"):
-        load_answers(file)
+        Answers.load(file)
 
 
 def test_weights_are_no_answers(tmp_path):
     model_of().save_pretrained(tmp_path)
     with pytest.raises(UserError, match="holds no answers"):
-        load_answers(next(tmp_path.glob("*.safetensors")))
+        Answers.load(next(tmp_path.glob("*.safetensors")))
 
 
 def test_wrong_rule_for_model_or_task_is_refused_before_any_figure():

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from calibrated_stages import make_folder, names, points_of, run
+from calibrated_stages import make_folder, names, params_of, points_of, run
 
-from adaptive_inference.calibration.answers import load_answers
+from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.curves import calibrate, sweep_all
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
@@ -18,6 +18,9 @@ from adaptive_inference.evaluation.predictions import point_predictions, predict
 from adaptive_inference.exit_rules import load_rule, load_rules
 from adaptive_inference.files import plain
 from adaptive_inference.tasks.quality import quality
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.runs.records import digest_path
+from adaptive_pipeline.stage import Stage
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +133,9 @@ def test_goals_are_met_in_the_currency_of_the_params(folder, tmp_path, monkeypat
     assert body["cost"] == cost
     points = points_of(body)
     assert {point.goal.cost for point in points} == {cost}
-    outputs, yardstick = load_answers(tmp_path / "calibrate_thresholds/answers.safetensors")
-    curve = sweep_all(
-        {"confidence": load_rule("confidence")}, calibrate(outputs, Calibrator.from_json(body)), yardstick, 8
-    )["confidence"]
+    answers = Answers.load(tmp_path / "collect_answers/calibration.safetensors")
+    outputs = calibrate(answers.outputs, Calibrator.from_json(body))
+    curve = sweep_all({"confidence": load_rule("confidence")}, outputs, answers.yardstick, 8)["confidence"]
     speed = curve.layers_speedup if cost == "layers" else curve.flops_speedup
     for point in points:
         if point.goal.kind == "max_loss":
@@ -159,14 +161,15 @@ def test_curves_and_predictions_derive_from_the_answers_alone(folder, tmp_path, 
         rules += ("learning_to_exit",)
     body, _, curves, _ = run(folder, tmp_path, monkeypatch, method, rules, kind, seed=1)
     out = tmp_path / "evaluate_batch1"
-    outputs, yardstick = load_answers(out / "answers.safetensors")
+    file = tmp_path / "collect_answers/evaluation.safetensors"
+    answers = Answers.load(file)
     calibrator = Calibrator.from_json(body)
-    own = Candidate(method, None, calibrate(outputs, calibrator), calibrator, yardstick)
+    own = Candidate(method, None, calibrate(answers.outputs, calibrator), calibrator, answers.yardstick)
     again = {name: curve.to_json() for name, curve in own.curves(load_rules(rules), 8).items()}
     assert plain(again) == curves
-    answers = [point_predictions(point, own.answering(point)) for point in points_of(body)]
-    assert predictions_text(own, answers) == (out / "predictions.json").read_text()
-    assert (out / "answers.safetensors").stat().st_size < 20_000
+    predictions = [point_predictions(point, own.answering(point)) for point in points_of(body)]
+    assert predictions_text(own, predictions) == (out / "predictions.json").read_text()
+    assert file.stat().st_size < 20_000
 
 
 def test_another_rule_of_a_model_without_exits_keeps_its_goals(folder, tmp_path, monkeypatch):
@@ -205,14 +208,28 @@ def test_nothing_is_timed_and_records_are_equal_for_other_seeds_and_again(folder
     run(folder, tmp_path / "b", monkeypatch, seed=1)
     for file in (
         "calibrate_thresholds/calibration.json",
-        "calibrate_thresholds/answers.safetensors",
+        "collect_answers/calibration.safetensors",
+        "collect_answers/evaluation.safetensors",
+        "collect_answers/metrics.json",
         "calibrate_thresholds/metrics.json",
         "evaluate_batch1/metrics.json",
         "evaluate_batch1/curves.json",
         "evaluate_batch1/predictions.json",
-        "evaluate_batch1/answers.safetensors",
     ):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_answers_of_another_model_are_refused(folder, tmp_path, monkeypatch):
+    run(folder, tmp_path, monkeypatch)
+    inputs = {"model": folder / "classification/pkd", "answers": tmp_path / "collect_answers"}
+    made_from = Answers.load(inputs["answers"] / "evaluation.safetensors").made_from
+    assert made_from["model"] == digest_path(folder / "classification/sweet")
+    params = params_of("sweet", ["confidence"], "classification")
+    stage = Stage(
+        "evaluate_batch1", Cell("toy", "tiny", 0, "sweet"), params, inputs, tmp_path, tmp_path, {}, __file__
+    )
+    with pytest.raises(UserError, match=r"made from another model than .*pkd; run collect_answers again"):
+        stage.begin("runtime", made_from=made_from)
 
 
 def test_calibrating_on_the_reported_split_is_said(folder, tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_exit_rules import case, online_exits
 
-from adaptive_inference.calibration.curves import Yardstick, sweep
+from adaptive_inference.calibration.curves import sweep
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.points import check_agreement
 from adaptive_inference.exit_rules import load_rule, load_rules

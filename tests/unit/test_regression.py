@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
 
 import calibrate_thresholds
+import collect_answers
 import evaluate_batch1
 import finetune_backbone
 import prepare_data
@@ -126,7 +127,10 @@ def run(tmp_path_factory) -> Path:
         stage(train_multi_model, home / "multi_model/train", "multi_model", **rows, **full)
         for method in params.methods:
             given_ = rows | full | {"model": home / method / "train/model"}
-            stage(calibrate_thresholds, home / method / "calibration", method, **given_)
+            given_["answers"] = home / method / "answers"
+            stage(collect_answers, given_["answers"], method, **rows, **full, model=given_["model"])
+            answers = {"answers": given_["answers"], "full_answers": home / "full/answers"}
+            stage(calibrate_thresholds, home / method / "calibration", method, **answers)
             given_["calibration"] = home / method / "calibration/calibration.json"
             stage(evaluate_batch1, home / method / "evaluation", method, **given_)
     make_report(root / "runs", params, root / "results")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adaptive_inference.calibration.curves import Yardstick, exit_quality, sweep, sweep_all
+from adaptive_inference.calibration.curves import exit_quality, sweep, sweep_all
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.calibration.operating_points import choose, meets, risk_point
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.exit_rules import load_rule
 
 if TYPE_CHECKING:

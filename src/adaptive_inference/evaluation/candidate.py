@@ -8,8 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from adaptive_inference.calibration.calibrator import Calibrator
-from adaptive_inference.calibration.curves import Curve, Yardstick, sweep_all
+from adaptive_inference.calibration.curves import Curve, sweep_all
 from adaptive_inference.cost.flops import parameter_count
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.exit_rules import ExitRule
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_inference.calibration.curves import Curve, Yardstick, sweep
+from adaptive_inference.calibration.curves import Curve, sweep
 from adaptive_inference.calibration.operating_point import OperatingPoint, best_point
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exit_rules import load_rule

@@ -19,7 +19,16 @@ from adaptive_inference.errors import UserError
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.presets import preset_of, records_folder
 from adaptive_pipeline.runs.records import digest_path
-from adaptive_pipeline.runs.store import Finished, Key, Runs, kept_file, open_runs, read_kept, write_kept
+from adaptive_pipeline.runs.store import (
+    KEPT,
+    Finished,
+    Key,
+    Runs,
+    kept_file,
+    open_runs,
+    read_kept,
+    write_kept,
+)
 from adaptive_pipeline.runs.validity import why_unusable
 
 
@@ -35,10 +44,11 @@ def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
         Number of records kept, and of those that other params or models made.
     """
     runs = open_runs(root)
+    keepable = {key: item for key, item in runs.finished.items() if key[0] in KEPT}
     retrained = _retrained(runs)
     fit = [
         item
-        for (stage, cell), item in runs.finished.items()
+        for (stage, cell), item in keepable.items()
         if cell in params.grid
         and (stage, cell) not in retrained
         and not why_unusable(stage, cell, runs, params)
@@ -49,7 +59,7 @@ def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
     for file, items in files.items():
         there = read_kept(file) if file.is_file() else []
         write_kept(file, {item.key: item for item in (*there, *items)}.values())
-    return len(fit), len(runs.finished) - len(fit)
+    return len(fit), len(keepable) - len(fit)
 
 
 def _retrained(runs: Runs) -> set[Key]:

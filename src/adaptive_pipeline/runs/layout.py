@@ -13,12 +13,15 @@ INPUTS = {
     "data": "data/splits",
     "full": "full/train/model",
     "model": "{method}/train/model",
+    "answers": "{method}/answers",
+    "full_answers": "full/answers",
     "calibration": "{method}/calibration/calibration.json",
 }
 #: Stage -> the folder that it writes, below the method's (`prepare_data`: the seed's).
 FOLDERS = {
     "prepare_data": "data",
     **dict.fromkeys(("finetune_backbone", *TRAINING_STAGES), "train"),
+    "collect_answers": "answers",
     "calibrate_thresholds": "calibration",
     "evaluate_batch1": "evaluation",
 }

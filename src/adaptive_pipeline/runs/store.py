@@ -34,6 +34,8 @@ COMPANIONS = {
         "predictions": "predictions.json",
     },
 }
+#: Families whose records git keeps, in the order of a kept file's lines, so that what is alike lies together.
+KEPT = ("prepare_data", "train", "calibrate_thresholds", "evaluate_batch1")
 #: Ends the names of kept files; what stands before is for people, the records say what they are of.
 KEPT_ENDING = ".jsonl.gz"
 
@@ -171,6 +173,5 @@ def _line(item: Finished) -> bytes:
 
 
 def _order(item: Finished) -> tuple[Any, ...]:
-    """Sort key of the lines: stage after stage, so that what is alike lies together."""
-    stages = ("prepare_data", "train", "calibrate_thresholds", "evaluate_batch1")
-    return stages.index(item.key[0]), item.key[1].method
+    """Sort key of the lines: stage after stage."""
+    return KEPT.index(item.key[0]), item.key[1].method

@@ -18,9 +18,10 @@ def chain(stage: str, cell: Cell) -> list[Key]:
         return [data]
     if stage == "train":
         return [data, train]
-    links = [data, ("train", replace(cell, method="full")), train, ("calibrate_thresholds", cell)]
+    links = [data, ("train", replace(cell, method="full")), train]
     if stage == "evaluate_batch1":
-        links.append((stage, cell))
+        links.append(("calibrate_thresholds", cell))
+    links.append((stage, cell))
     return list(dict.fromkeys(links))
 
 
