@@ -1,4 +1,4 @@
-"""The classification head that a fine-tuned checkpoint brings along: is it there, and does it answer the task?"""
+"""The classification head that a fine-tuned checkpoint brings along: whether it is there and answers the task."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def check_own_head(backbone: BackboneParams, task: str, kind: str, labels: Seque
     outputs = [_rows(folder, f"{module}.weight") for module in adapter(config.model_type).stock_head][-1]
     if outputs != config.num_labels:
         raise UserError(
-            f"{folder}: the head has {outputs} outputs, and config.json names {config.num_labels} ({_listed(_names(config))}); "
-            "correct its `id2label`"
+            f"{folder}: the head has {outputs} outputs, and config.json names {config.num_labels} "
+            f"({_listed(_names(config))}); correct its `id2label`"
         )
     if kind == "regression" or labels is not None:
         try:
@@ -79,8 +79,8 @@ def class_order(config: PreTrainedConfig, labels: Sequence[str] | None) -> list[
         if len(theirs) == 1:
             return [0]
         raise UserError(
-            f"the task asks for a score, and the checkpoint's own head tells {len(theirs)} classes apart ({_listed(theirs)}); "
-            "leave out `head: checkpoint`, or use `kind: classification`"
+            f"the task asks for a score, and the checkpoint's own head tells {len(theirs)} classes apart "
+            f"({_listed(theirs)}); leave out `head: checkpoint`, or use `kind: classification`"
         )
     if config.problem_type == "multi_label_classification":
         raise UserError(

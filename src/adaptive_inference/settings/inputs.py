@@ -149,8 +149,8 @@ class Backbone(Section):
     )
     head: Literal["new", "checkpoint"] = Field(
         "new",
-        description="Head of the exit after the last layer: a new one, or the `checkpoint`'s own, where it was fine-tuned for "
-        "this very task (docs/backbones.md).",
+        description="Head of the exit after the last layer: a new one, or the `checkpoint`'s own, where that was fine-tuned "
+        "for the task (docs/backbones.md).",
     )
 
     @model_validator(mode="after")

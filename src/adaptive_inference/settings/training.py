@@ -232,7 +232,9 @@ class MethodTraining(TrainingOverride):
             raise ValueError(
                 f"backward: block_local needs losses that stand alone; objective: {self.objective} compares exits"
             )
-        if self.epochs == 0 and (others := self.model_fields_set & TrainingOverride.model_fields.keys() - {"epochs"}):
+        if self.epochs == 0 and (
+            others := self.model_fields_set & TrainingOverride.model_fields.keys() - {"epochs"}
+        ):
             raise ValueError(f"`{min(others)}` has no meaning for epochs: 0, which trains nothing; remove it")
         if self.exits is not None and list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")

@@ -38,9 +38,9 @@ def fit(
     """Train in place and return what was measured; the model ends with the weights of its best epoch.
 
     The best epoch has the highest mean over exits of the task's metric on the development split, the earliest of
-    several; with ``epochs: 0`` the model stays as it is, and is only scored. Every ``training.save_every`` steps and after each epoch, all that the rest of the run depends on goes to
+    several. Every ``training.save_every`` steps and after each epoch, all that the rest of the run depends on goes to
     ``scratch``; called again with the same arguments after a kill, the run gives the same weights and history, bit by
-    bit, as one that was never killed.
+    bit, as one that was never killed. With ``training.epochs`` 0 the model is scored and left as it is.
 
     Parameters
     ----------
@@ -96,7 +96,9 @@ def _as_it_is(model: MultiExitModel, rows: Rows, recipe: Recipe, on_log: OnLog) 
                 model.to(pick_device(recipe.runtime.device)), rows.development, recipe.schema
             )
         except FloatingPointError as error:
-            raise UserError(f"{error}: the checkpoint is damaged, or no model for these inputs; fetch it again") from error
+            raise UserError(
+                f"{error}: the checkpoint is damaged, or no model for these inputs; fetch it again"
+            ) from error
     progress.write_row(0, 0.0, quality)
     progress.is_best(quality, 0)
     return progress

@@ -32,7 +32,8 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
     Raises
     ------
     UserError
-        A name, a key, a value, a rule, an exit, a checkpoint's own head, a precision, a risk or a folder of data cannot be used.
+        A name, a key, a value, a rule, an exit, a checkpoint's own head, a precision, a risk or a folder of data cannot be
+        used.
     """
     params = load_params(path)
     check_rules(params)
