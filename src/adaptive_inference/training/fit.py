@@ -90,15 +90,14 @@ def fit(
 def _as_it_is(model: MultiExitModel, rows: Rows, recipe: Recipe, on_log: OnLog) -> Progress:
     """Score a model that came fine-tuned; its history is this one row, and no time counts as training."""
     progress = Progress(model.exits, on_log)
-    with fast_cpu(recipe.runtime.threads):
-        try:
-            quality = exit_qualities(
-                model.to(pick_device(recipe.runtime.device)), rows.development, recipe.schema
-            )
-        except FloatingPointError as error:
-            raise UserError(
-                f"{error}: the checkpoint is damaged, or no model for these inputs; fetch it again"
-            ) from error
+    model.to(pick_device(recipe.runtime.device))
+    try:
+        with fast_cpu(recipe.runtime.threads):
+            quality = exit_qualities(model, rows.development, recipe.schema)
+    except FloatingPointError as error:
+        raise UserError(
+            f"{error}, though nothing was trained: the checkpoint is damaged; fetch it again"
+        ) from error
     progress.write_row(0, 0.0, quality)
     progress.is_best(quality, 0)
     return progress
