@@ -18,6 +18,8 @@ from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.params import parse_params
 
+pytestmark = pytest.mark.pipeline
+
 STEPS = Path(__file__).parents[2] / "pipeline_steps"
 SEED = Path("runs/words/tiny/seed0")
 STAGES = {"full": "finetune_backbone", "deebert": "train_leebert", "early_exit": "train_sweet"}
@@ -72,7 +74,7 @@ def project(tmp_path_factory):
         for method, stage in STAGES.items():
             run(stage, *cell, *(() if method == "full" else ("--method", method)))
         for method in STAGES:
-            for stage in ("calibrate_thresholds", "evaluate_batch1"):
+            for stage in ("collect_answers", "calibrate_thresholds", "evaluate_batch1"):
                 run(stage, *cell, "--method", method)
         run("make_tables", "--runs", "runs", "--out", "results")
     return folder, stock, section
