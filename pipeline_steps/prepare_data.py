@@ -17,6 +17,7 @@ from adaptive_pipeline.stage import Stage, run_stage
 
 def main(stage: Stage) -> None:
     """Write the splits, their schema and their statistics."""
+    from adaptive_inference.backbones._own_head import check_own_head
     from adaptive_inference.backbones.load import check_fit, load_tokenizer
     from adaptive_inference.data.splits import data_files, make_splits
     from adaptive_inference.data.statistics import describe, shared_texts
@@ -30,6 +31,7 @@ def main(stage: Stage) -> None:
     stage.inputs = data_files(task, folder)
     record = stage.begin(f"tasks.{name}", f"backbones.{stage.cell.backbone}")
     schema, splits = make_splits(name, task, folder, stage.cell.seed)
+    check_own_head(backbone, name, schema.kind, schema.labels)
     statistics = {split: describe(examples, schema, tokenizer) for split, examples in splits.items()}
     shared = shared_texts(splits)
 

@@ -106,7 +106,7 @@ def guess(name: str, examples: int | None) -> float:
     """Return the seconds that a stage will take: what it took last time, else the reference, scaled to its examples."""
     past = _took(name)
     seconds, then = past or (REFERENCE.get(name.partition("@")[0], 30.0), REFERENCE_EXAMPLES)
-    if not examples or not then:
+    if examples is None or not then:
         return seconds
     start = min(START, seconds)
     return start + (seconds - start) * examples / then

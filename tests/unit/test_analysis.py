@@ -170,6 +170,19 @@ def test_a_method_that_starts_from_the_full_model_took_its_training_too(tmp_path
     assert {row.training_seconds for row in results.main.itertuples() if row.method == "pabee"} == {100.5}
 
 
+def test_nothing_is_a_multiple_of_the_training_of_a_full_model_that_came_fine_tuned(tmp_path, params):
+    write_run(tmp_path, params)
+    for seed in params.seeds:
+        folder = tmp_path / FOLDER / f"seed{seed}"
+        change_record(folder / "full/train", steps=0)
+        change_record(folder / "pabee/train", steps=30, builds_on_full=True)
+        write_json(folder / "full/train_timings.json", {"environment": ENVIRONMENT, "seconds": 0.0})
+    rows = {row["method"]: row for row in table(analysis_tables(collect(tmp_path, params)), "cost.csv")}
+    assert (rows["full"]["training_steps"], rows["pabee"]["training_steps"]) == ("0", "30")
+    assert rows["pabee"]["training_seconds_mean"] == rows["sweet"]["training_seconds_mean"] == "100.5"
+    assert {row["training_ratio_mean"] for row in rows.values()} == {""}
+
+
 def test_steps_and_time_are_missing_where_the_full_model_that_is_a_part_is(tmp_path, params):
     write_run(tmp_path, params)
     folder = tmp_path / FOLDER / "seed0"

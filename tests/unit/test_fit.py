@@ -340,3 +340,30 @@ def test_progress_survives_its_file(tmp_path):
     again.restore(tmp_path)
     assert again.pending == [[0.1], [0.2], [1 / 3]]
     assert again.is_best([0.0], 1)
+
+
+def fit_without_epochs(model, scratch):
+    recipe = recipe_of()
+    recipe = replace(recipe, training=recipe.training.model_copy(update={"epochs": 0}))
+    return fit(model, objective_of(EE), make_split_rows(model), recipe, scratch)
+
+
+def test_a_training_of_no_epochs_scores_the_model_and_leaves_it_as_it_is(tmp_path):
+    model = make_model(exits=(4,), dropout=0.5)
+    before = weights_of(model)
+    result = fit_without_epochs(model, tmp_path / "scratch")
+    assert same_bits(weights_of(model), before)
+    assert result.history == [
+        {"step": 0, "epoch": 0.0, "learning_rate": 0.0}
+        | dict.fromkeys(("development4_quality", "development_quality"), result.quality[0])
+    ]
+    assert result.metrics == {"development4_quality": result.quality[0], "best_epoch": 0}
+    assert (result.steps, result.timings["seconds"]) == (0, 0.0)
+    assert not (tmp_path / "scratch").exists()
+
+
+def test_a_checkpoint_that_answers_no_numbers_is_refused_though_nothing_is_trained(tmp_path):
+    model = make_model(exits=(4,))
+    model.heads[0].classifier.weight.data[0, 0] = float("nan")
+    with pytest.raises(UserError, match="not finite, though nothing was trained: the checkpoint is damaged"):
+        fit_without_epochs(model, tmp_path)

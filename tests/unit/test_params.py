@@ -144,6 +144,44 @@ def test_weights_that_may_change_and_pins_without_effect_are_refused(keys, says)
         parse_params(changed("backbones.tiny", {"exits": [2, 4]} | keys))
 
 
+OWN_HEAD = {"weights": "./mine", "sha256": "0" * 64, "exits": [2, 4], "head": "checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"read": "mean"}, "read: mean does not fit `head: checkpoint`"),
+        ({"pooler": "none"}, "pooler: none does not fit `head: checkpoint`"),
+        ({"weights": "packaged"}, "'packaged' have no classification head"),
+        ({"weights": "random:bert", "sha256": None}, "'random:bert' have no classification head"),
+        ({"head": "old"}, "'new' or 'checkpoint'"),
+    ],
+)
+def test_what_a_checkpoints_own_head_does_not_do_is_refused(keys, says):
+    parse_params(changed("backbones.tiny", OWN_HEAD))
+    with pytest.raises(UserError, match=says):
+        parse_params(changed("backbones.tiny", OWN_HEAD | keys))
+
+
+def test_only_a_full_model_that_came_fine_tuned_may_go_without_epochs():
+    body = changed("methods.full.train", {"epochs": 0})
+    with pytest.raises(
+        UserError, match=r"backbones\.tiny starts with a new head; set head: checkpoint there"
+    ):
+        parse_params(body)
+    body["backbones"]["tiny"] = OWN_HEAD
+    training, _ = parse_params(body).training_of("tiers", "full")
+    assert training.epochs == 0
+    body["methods"]["full"]["train"]["learning_rate"] = 1e-4
+    with pytest.raises(UserError, match="`learning_rate` has no meaning for epochs: 0"):
+        parse_params(body)
+    for path in ("methods.sweet.train.epochs", "training.epochs"):
+        with pytest.raises(
+            UserError, match=r"epochs: 0 is for `full` alone|training\.epochs.*greater than or equal to 1"
+        ):
+            parse_params(changed(path, 0) | {"backbones": {"tiny": OWN_HEAD}})
+
+
 def test_what_weights_name_is_told_without_a_network_or_a_disk():
     names = ["packaged", "random:bert", "org/bert", "bert", "./bert", "/a/b", "a/b/c", "~/b", "a\\b"]
     kinds = ["packaged", "random", "hub", "hub", *["folder"] * 5]
@@ -288,7 +326,13 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     assert section(Goal) == {"cost": "layers", "max_loss": 1.0, "min_speedup": [2.0], "risk": None}
     assert section(Runtime) == {"device": "auto", "threads": 1, "precision": "fp32"}
     assert section(Generated) == {"rows": 4000, "evaluation_rows": 1000, "label_noise": 0.0}
-    assert section(Backbone) == {"revision": None, "sha256": None, "pooler": "per_exit", "read": "first"}
+    assert section(Backbone) == {
+        "revision": None,
+        "sha256": None,
+        "pooler": "per_exit",
+        "read": "first",
+        "head": "new",
+    }
     task = section(Task)
     assert {name: task[name] for name in task if task[name] is not None} == {
         "text": ["text"], "label": "label", "kind": "classification", "metric": "accuracy", "max_length": 128,

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from fine_tuned import fine_tuned
+from transformers import AutoModel
 
+from adaptive_inference.backbones._tiny import tiny_config
 from adaptive_inference.errors import UserError
 from adaptive_pipeline.params import load_params, parse_params, preflight
 
@@ -182,3 +185,39 @@ def test_a_risk_of_a_regression_is_refused_before_the_run_and_names_the_task():
     task |= {"kind": "regression", "metric": "pearson"}
     with pytest.raises(UserError, match=r"tasks\.tiers: goal\.risk.*regression"):
         preflight.check_risk(with_risk(task, delta=0.1))
+
+
+LOCAL = {"source": "local", "generated": None, "train": "a.csv", "labels": None}
+
+
+def with_own_head(folder, names, **task):
+    body = SMOKE.model_dump(mode="json")
+    body["backbones"] = {"mine": fine_tuned("bert", folder, names)[1] | {"exits": [2, 4]}}
+    body["tasks"]["tiers"] |= task
+    for method in body["methods"].values():
+        method["rules"] = ["fixed"]
+    return parse_params(body)
+
+
+@pytest.mark.parametrize(
+    ("names", "task", "message"),
+    [
+        (("no", "yes"), {}, "answers no, yes, and the task's classes are negative, positive"),
+        (("no", "yes"), LOCAL | {"kind": "regression", "metric": "pearson"}, "asks for a score"),
+        (("LABEL_0",), {}, "answers LABEL_0, and the task's"),
+    ],
+)
+def test_a_folders_own_head_that_does_not_answer_a_task_is_refused_before_the_run(
+    names, task, message, tmp_path
+):
+    preflight.check_own_heads(with_own_head(tmp_path / "right", ("Positive", "NEGATIVE")))
+    with pytest.raises(UserError, match=rf"backbones\.mine: task tiers: .*{message}"):
+        preflight.check_own_heads(with_own_head(tmp_path / "wrong", names, **task))
+
+
+def test_a_folder_without_a_head_is_refused_before_the_run_whatever_the_classes(tmp_path):
+    params = with_own_head(tmp_path, ("no", "yes"), **LOCAL)
+    preflight.check_own_heads(params)  # which classes the file names is seen when the data are prepared
+    AutoModel.from_config(tiny_config("bert")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"backbones\.mine: .* holds no classification head"):
+        preflight.check_own_heads(params)

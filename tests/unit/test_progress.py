@@ -113,6 +113,7 @@ def test_what_a_stage_took_before_is_scaled_to_what_it_reads_now(tmp_path, monke
     (tmp_path / "logs/durations/train_sweet@a.json").write_text('{"seconds": 210.0, "examples": 1000}')
     assert progress.guess("train_sweet@a", 1000) == pytest.approx(210.0)
     assert progress.guess("train_sweet@a", 2000) == pytest.approx(410.0)
+    assert progress.guess("finetune_backbone@a", 0) == progress.START  # `epochs: 0`
     assert progress.guess("evaluate_batch1@a", None) == progress.REFERENCE["evaluate_batch1"]
 
 

@@ -119,16 +119,20 @@ class Backbone(nn.Module):
         True where layers are built like BERT's, so that single attention heads can be taken out of them.
     autocasts
         False where the stock layers cannot run under autocast to bf16.
+    stock_head
+        Where the family's ``...ForSequenceClassification`` keeps the dense layer of its head, and the classifier.
     """
 
     shares_layers: ClassVar[bool] = False
     removable_heads: ClassVar[bool] = False
     autocasts: ClassVar[bool] = True
+    stock_head: ClassVar[tuple[str, str]] = ("pooler.dense", "classifier")
 
     def __init__(self, model: PreTrainedModel, num_layers: int | None = None) -> None:
         super().__init__()
         # In a tuple, so that the pooler is no sub-module: it would be a dead parameter of the optimiser.
-        self._pooler = (self._take_pooler(model),)
+        self._pooler: tuple[nn.Linear | None] = (self._take_pooler(model),)
+        self._classifier: tuple[nn.Linear | None] = (None,)
         self.model = model
         # A plain list beside the registered modules: indexing a ModuleList costs a string conversion per layer.
         self._layers = list(self._stock_layers(model))
@@ -227,6 +231,14 @@ class Backbone(nn.Module):
     def pool_dense(self) -> nn.Linear | None:
         """Return the pre-trained pooler's dense layer, to be copied into heads, or None where there is none."""
         return self._pooler[0]
+
+    def classifier(self) -> nn.Linear | None:
+        """Return a fine-tuned checkpoint's own classifier after the last layer, to be copied, or None; see `bring_head`."""
+        return self._classifier[0]
+
+    def bring_head(self, dense: nn.Linear, classifier: nn.Linear | None) -> None:
+        """Keep a fine-tuned checkpoint's own head for the exits; no classifier where its layer was not loaded."""
+        self._pooler, self._classifier = (dense,), (classifier,)
 
     def layer_parameters(self, start: int, stop: int) -> list[nn.Parameter]:
         """Return the parameters of layers ``start`` to ``stop - 1``, each once."""

@@ -11,6 +11,8 @@ from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
 class DistilBertBackbone(Backbone):
     """Drives ``transformers.DistilBertModel``."""
 
+    stock_head = ("pre_classifier", "classifier")
+
     @staticmethod
     def _take_pooler(model: PreTrainedModel) -> None:
         return None

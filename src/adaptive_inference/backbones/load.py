@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from adaptive_inference.backbones.base import Backbone
@@ -127,6 +134,7 @@ def load_backbone(
     sha256: str | None = None,
     num_layers: int | None = None,
     seed: int = 0,
+    head: str = "new",
 ) -> Backbone:
     """Load an encoder, or its first layers.
 
@@ -142,6 +150,8 @@ def load_backbone(
         Layers kept, the lowest ones; the others are never loaded. Default: all.
     seed
         Of ``random:FAMILY`` alone: stands for the pre-trained weights, so keep it over the seeds of a grid.
+    head
+        ``checkpoint``: bring the classification head of a fine-tuned checkpoint along, see `Backbone.bring_head`.
 
     Raises
     ------
@@ -161,9 +171,11 @@ def load_backbone(
     check_sha256(folder, sha256)
     if kept < total:
         kind.truncate(config, kept)
+    own_head = head == "checkpoint"
     try:
         with _quiet(), torch.random.fork_rng(devices=[]):
-            model, report = AutoModel.from_pretrained(
+            stock = AutoModelForSequenceClassification if own_head else AutoModel
+            model, report = stock.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,
@@ -175,13 +187,18 @@ def load_backbone(
     except OSError as error:
         raise UserError(f"cannot load weights from {folder}: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
-    if any(not name.startswith("pooler.") for name in missing):
+    if any(own_head or not name.startswith("pooler.") for name in missing):
         raise UserError(
             f"{folder}/{WEIGHT_FILE} lacks {missing[0]!r} and is no {config.model_type} checkpoint"
         )
     if missing:  # transformers made up a pooler at random: heads are better off with their own seed
         model.pooler = None
-    return kind(model, kept)
+    if not own_head:
+        return kind(model, kept)
+    dense, classifier = (model.get_submodule(name) for name in kind.stock_head)
+    backbone = kind(model.base_model, kept)
+    backbone.bring_head(dense, classifier if kept == total else None)
+    return backbone
 
 
 def _random_backbone(kind: type[Backbone], config: PreTrainedConfig, kept: int, seed: int) -> Backbone:

@@ -13,6 +13,8 @@ class MpnetBackbone(Backbone):
     detached (`Context.detach`), so that a loss reaches its own block only.
     """
 
+    stock_head = ("classifier.dense", "classifier.out_proj")
+
     @classmethod
     def longest(cls, config: PreTrainedConfig) -> int:
         """Positions start at 2: the stock embedding counts from its padding index, 1, on."""

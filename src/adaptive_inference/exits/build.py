@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from adaptive_inference.backbones._own_head import check_own_head, class_order, order_told
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import check_fit, layer_count, load_backbone, load_tokenizer
 from adaptive_inference.errors import UserError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adaptive_inference.settings.inputs import Backbone as BackboneParams
+
+logger = logging.getLogger("adaptive_inference")
 
 _CLASSIFIER, _POOLER, _CERTAINTY, _STUDENT = range(4)  # streams of one exit's generator
 
@@ -32,7 +36,7 @@ def build_model(
     num_layers: int | None = None,
     inner_head: str = "as_backbone",
 ) -> MultiExitModel:
-    """Load the encoder and give it fresh heads.
+    """Load the encoder and give it fresh heads, or the checkpoint's own after the last layer.
 
     Layers above the last exit are not loaded. Fresh weights depend on the seed and the exit's layer only, so the
     heads of EE, SWEET and of the multi-model's members start equal.
@@ -57,15 +61,18 @@ def build_model(
     Raises
     ------
     UserError
-        An exit lies outside 1..L, or the task's inputs are longer than the encoder's positions.
+        An exit lies outside 1..L, the task's inputs are longer than the encoder's positions, or the checkpoint's own head
+        does not answer the task.
     """
     exits = tuple(backbone_params.exits if exits is None else exits)
     check_fit(backbone_params, exits, schema.task, schema.max_length)
+    check_own_head(backbone_params, schema.task, schema.kind, schema.labels)
     backbone = load_backbone(
         backbone_params.weights,
         backbone_params.revision,
         backbone_params.sha256,
         num_layers=exits[-1] if num_layers is None else num_layers,
+        head=backbone_params.head,
     )
     tokenizer = load_tokenizer(backbone_params.weights, backbone_params.revision)
     pooler, read = backbone_params.pooler, backbone_params.read
@@ -83,7 +90,7 @@ def add_exits(
     tokenizer: PreTrainedTokenizerBase | None = None,
     inner_head: str = "as_backbone",
 ) -> MultiExitModel:
-    """Put fresh heads on a loaded encoder; see `build_model`."""
+    """Put heads on a loaded encoder; see `build_model`."""
     width, pretrained = backbone.hidden_size, backbone.pool_dense()
     with torch.random.fork_rng(
         devices=[]
@@ -96,9 +103,22 @@ def add_exits(
                     fresh_linear(linear, seeded(seed, layer, _STUDENT, index))
             elif head.dense is not None:
                 head.dense = pooler_copy(pretrained, width, seeded(seed, layer, _POOLER))
+        own = backbone.classifier()
+        if own is not None and exits[-1] == backbone.num_layers:
+            _copy_classes(own, heads[-1].classifier, backbone, schema)
         shared = pooler_copy(pretrained, width, seeded(seed, 0, _POOLER)) if pooler == "shared" else None
         sure = [fresh_linear(nn.Linear(width, 1), seeded(seed, layer, _CERTAINTY)) for layer in exits]
     return MultiExitModel(backbone, exits, heads, shared, sure if certainty else None, schema, tokenizer)
+
+
+def _copy_classes(own: nn.Linear, classifier: nn.Linear, backbone: Backbone, schema: Schema) -> None:
+    """Fill a classifier with a checkpoint's own, its outputs in the order of the task's classes."""
+    order = class_order(backbone.config, schema.labels)
+    if told := order_told(backbone.config, schema.labels, order):
+        logger.info(told)
+    with torch.no_grad():
+        classifier.weight.copy_(own.weight[order])
+        classifier.bias.copy_(own.bias[order])
 
 
 def start_from_full(model: MultiExitModel, full: MultiExitModel) -> None:

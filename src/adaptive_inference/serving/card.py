@@ -125,7 +125,7 @@ def render(data: CardData) -> str:
         *_points(data.points),
         *(["## Quality and speed", *data.remarks] if data.remarks else []),
         "## Limits",
-        f"Fine-tuned on task `{schema.task}` alone, on inputs of up to {schema.max_length} tokens (longer ones are cut). "
+        f"Made for task `{schema.task}` alone, and for inputs of up to {schema.max_length} tokens (longer ones are cut). "
         "Thresholds were chosen on held-out calibration rows of the same task: on other text both quality and speed-up "
         "may differ.",
     ]

@@ -147,6 +147,11 @@ class Backbone(Section):
     read: Literal["first", "mean"] = Field(
         "first", description="What a head reads: the first token, or the mean over the tokens."
     )
+    head: Literal["new", "checkpoint"] = Field(
+        "new",
+        description="Head of the exit after the last layer: a new one, or the `checkpoint`'s own, where that was fine-tuned "
+        "for the task (docs/backbones.md).",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Backbone:
@@ -167,6 +172,24 @@ class Backbone(Section):
         _refuse_moving(self.revision)
         if self.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
             raise ValueError(f"sha256 {self.sha256!r} is none: 64 hexadecimal digits")
+        if self.head == "checkpoint":
+            self._check_own_head(kind)
         if list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
         return self
+
+    def _check_own_head(self, kind: str) -> None:
+        """Refuse what keeps a checkpoint's own head from being the last exit's."""
+        if kind in ("packaged", "random"):
+            raise ValueError(
+                f"weights {self.weights!r} have no classification head; leave out `head: checkpoint`, or give a fine-tuned "
+                "model, a folder or a hub id"
+            )
+        if self.read != "first":
+            raise ValueError(
+                f"read: {self.read} does not fit `head: checkpoint`, which reads the first token; use read: first"
+            )
+        if self.pooler == "none":
+            raise ValueError(
+                "pooler: none does not fit `head: checkpoint`, which has a dense layer; use per_exit or shared"
+            )

@@ -161,6 +161,10 @@ class TaskTraining(TrainingOverride):
 class MethodTraining(TrainingOverride):
     """How one method is trained; a change here trains it again."""
 
+    epochs: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="See `training.epochs`; 0, for `full` on encoders with `head: checkpoint`: not trained any more.",
+    )
     objective: str = Field("joint", description="File of `objectives/` that gives the loss.")
     gradient: Literal["shared", "blockwise", "equilibrium"] = Field(
         "shared",
@@ -228,6 +232,10 @@ class MethodTraining(TrainingOverride):
             raise ValueError(
                 f"backward: block_local needs losses that stand alone; objective: {self.objective} compares exits"
             )
+        if self.epochs == 0 and (
+            others := self.model_fields_set & TrainingOverride.model_fields.keys() - {"epochs"}
+        ):
+            raise ValueError(f"`{min(others)}` has no meaning for epochs: 0, which trains nothing; remove it")
         if self.exits is not None and list(self.exits) != sorted(set(self.exits)):
             raise ValueError(f"exits {self.exits} must be ascending and without repeats, e.g. [2, 4, 6]")
         if self.objective in STATIC and len(self.exits or []) != 1:

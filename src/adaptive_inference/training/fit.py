@@ -20,6 +20,7 @@ from adaptive_inference.training.checkpoints import BEST_FILE
 from adaptive_inference.training.progress import OnLog, Progress
 from adaptive_inference.training.recipe import Recipe
 from adaptive_inference.training.rows import Rows
+from adaptive_inference.training.score import exit_qualities
 from adaptive_inference.training.trainer import ExitTrainer
 
 logger = logging.getLogger("adaptive_inference")
@@ -39,7 +40,7 @@ def fit(
     The best epoch has the highest mean over exits of the task's metric on the development split, the earliest of
     several. Every ``training.save_every`` steps and after each epoch, all that the rest of the run depends on goes to
     ``scratch``; called again with the same arguments after a kill, the run gives the same weights and history, bit by
-    bit, as one that was never killed.
+    bit, as one that was never killed. With ``training.epochs`` 0 the model is scored and left as it is.
 
     Parameters
     ----------
@@ -65,6 +66,8 @@ def fit(
         The training is refused by `check`, or a loss is not finite.
     """
     check(model, objective, rows, recipe)
+    if recipe.training.epochs == 0:
+        return _as_it_is(model, rows, recipe, on_log)
     seen = [
         [row["id"], row["label"], row["input_ids"]] for part in (rows.train, rows.development) for row in part
     ]
@@ -81,6 +84,22 @@ def fit(
         load_weights(model, scratch / BEST_FILE)
         objective.surgery.finish(model)
     progress.stop_clock()
+    return progress
+
+
+def _as_it_is(model: MultiExitModel, rows: Rows, recipe: Recipe, on_log: OnLog) -> Progress:
+    """Score a model that came fine-tuned; its history is this one row, and no time counts as training."""
+    progress = Progress(model.exits, on_log)
+    model.to(pick_device(recipe.runtime.device))
+    try:
+        with fast_cpu(recipe.runtime.threads):
+            quality = exit_qualities(model, rows.development, recipe.schema)
+    except FloatingPointError as error:
+        raise UserError(
+            f"{error}, though nothing was trained: the checkpoint is damaged; fetch it again"
+        ) from error
+    progress.write_row(0, 0.0, quality)
+    progress.is_best(quality, 0)
     return progress
 
 

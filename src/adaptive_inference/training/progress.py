@@ -132,9 +132,10 @@ class Progress:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The record's metrics: deterministic figures by their names."""
+        """The record's metrics: deterministic figures by their names; no loss where no step was made."""
         named = {f"development{layer}_quality": value for layer, value in self._by_layer(self.quality)}
-        return named | {"best_epoch": self.best_epoch, "train_loss": self.train_loss}
+        loss = {"train_loss": self.train_loss} if self.steps else {}
+        return named | {"best_epoch": self.best_epoch} | loss
 
     @property
     def loss_weights(self) -> dict[str, float] | None:

@@ -97,6 +97,8 @@ class Params(Section):
             if self.methods[name].train.exits is not None:
                 raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
         for name, method in self.methods.items():
+            if method.train.epochs == 0:
+                self._check_untrained(name)
             for where, backbone in self.backbones.items():
                 exits = method.train.exits or backbone.exits
                 if method.train.objective in EXITS_TOGETHER and len(exits) < 2:
@@ -143,6 +145,17 @@ class Params(Section):
             raise ValueError(
                 f"method {name!r} would share its rows with the member of {cascades[0]} that has {layers} layers; remove it"
             )
+
+    def _check_untrained(self, name: str) -> None:
+        """Refuse `epochs: 0` where it would leave a head that nothing was learned by."""
+        if name != "full":
+            raise ValueError(f"methods.{name}.train: epochs: 0 is for `full` alone; give at least 1")
+        for where, backbone in self.backbones.items():
+            if backbone.head == "new":
+                raise ValueError(
+                    f"methods.full.train: epochs: 0 keeps the model as its checkpoint has it, but backbones.{where} starts "
+                    "with a new head; set head: checkpoint there, or give at least 1"
+                )
 
     def _check_references(self, name: str) -> None:
         """Refuse a comparison that cannot be made."""

@@ -32,13 +32,15 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
     Raises
     ------
     UserError
-        A name, a key, a value, a rule, an exit, a precision, a risk or a folder of data cannot be used.
+        A name, a key, a value, a rule, an exit, a checkpoint's own head, a precision, a risk or a folder of data cannot be
+        used.
     """
     params = load_params(path)
     check_rules(params)
     if encoders:
         check_bf16(params)
         check_exits(params)
+        check_own_heads(params)
     check_risk(params)
     check_data(DATA)
     return params
@@ -91,6 +93,25 @@ def check_exits(params: Params) -> None:
                 check_fit(backbone, exits, task, settings.max_length)
             surgery = load_objective(train.objective, train).surgery
             surgery.check_exits(exits, layer_count(backbone.weights))
+
+
+def check_own_heads(params: Params) -> None:
+    """Refuse a folder whose own head does not answer a task, as far as the params tell.
+
+    `prepare_data` looks again: there the weights of a hub are at hand, and the classes that a file names.
+    """
+    own = {
+        name: backbone
+        for name, backbone in params.backbones.items()
+        if backbone.head == "checkpoint" and weights_kind(backbone.weights) == "folder"
+    }
+    if not own:
+        return
+    from adaptive_inference.backbones._own_head import check_own_head
+
+    for (name, backbone), (task, settings) in product(own.items(), params.tasks.items()):
+        with _named(f"backbones.{name}"):
+            check_own_head(backbone, task, settings.kind, settings.labels)
 
 
 def check_bf16(params: Params) -> None:

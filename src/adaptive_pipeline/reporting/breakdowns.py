@@ -139,8 +139,9 @@ def cost(results: Results) -> pd.DataFrame:
     def read(cell: Cell) -> Iterable[dict[str, Any]]:
         record, timings = results.training(cell), results.runs.companion("train", cell, "timings")
         steps = [record.steps, *(member.steps for member in record.members)]
+        known = [count for count in steps if count is not None]
         yield {
-            "steps": float(sum(filter(None, steps))) or None,
+            "steps": float(sum(known)) if known else None,
             "builds": record.builds_on_full,
             "with_full": record.builds_on_full or record.has_copy_of_full,
             "machine": machine_name(timings.get("environment", {})),
@@ -155,6 +156,7 @@ def cost(results: Results) -> pd.DataFrame:
     found.training_seconds += found.training_seconds_of_full.where(found.builds, 0.0)
     found["training_steps"] = found.steps + found.steps_of_full.where(found.with_full, 0.0)
     same = (found.machine != "") & (found.machine == found.machine_of_full)
+    same &= found.training_seconds_of_full > 0  # 0: the full model came fine-tuned
     found["training_ratio"] = (found.training_seconds / found.training_seconds_of_full).where(same)
     carried = {"added_parameters": first, "training_steps": mean, "with_full": first, "machine": joined}
     table = over_seeds(found, CELL, ["training_seconds", "training_ratio"], **carried)
