@@ -8,6 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+#: What a checkout keeps for itself: locks, and copies of DVC's lock files. Not in git, and never removed by `make clean`.
+STATE = Path(".pipeline")
+
 
 def use_this_environment(base: str | Path) -> None:
     """Let ``python`` and ``dvc`` in a command be those that run Snakemake, whether or not it was activated."""
@@ -29,7 +32,7 @@ def first_parse() -> bool:
 def only_run_here() -> None:
     """Refuse a second run in this folder. The lock goes with the process, however it ends."""
     global _run_lock
-    _run_lock = FileLock("logs/.run.lock")
+    _run_lock = FileLock(STATE / "run.lock")
     try:
         _run_lock.acquire(timeout=0)
     except Timeout:
