@@ -20,15 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adaptive_pipeline import dvc_graph, progress
-from adaptive_pipeline.one_run import STATE
+from adaptive_pipeline.one_run import lock_file
 
 
 @contextmanager
 def only_one(stage: str) -> Iterator[int]:
     """Hold the lock of a stage; yield its file descriptor, for the child that must hold it too."""
-    path = STATE / "stages" / stage
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    descriptor = lock_file(f"stages/{stage}")
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

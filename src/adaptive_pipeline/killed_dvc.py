@@ -44,8 +44,8 @@ def mend_lock_files(root: str | Path) -> None:
         elif copy is not None and not _MERGE.search(text):
             write_text(file, copy)
             print(
-                f"adaptive-inference: {name} was cut by a kill while DVC wrote it, so its last whole copy is back; what ended "
-                "after that, DVC restores from its cache",
+                f"adaptive-inference: {name} was cut by a kill while DVC wrote it, so its last whole copy is back; what "
+                "ended after that, DVC restores from its cache",
                 file=sys.stderr,
                 flush=True,
             )
@@ -95,12 +95,12 @@ def _is_readable(text: str, name: str) -> bool:
 def _remedy(name: str, text: str) -> str:
     if _MERGE.search(text):
         return (
-            f"{name} holds both sides of a merge; take one of them whole, `git checkout --ours {name}` or --theirs, and start "
-            "again: what the other had is restored from DVC's cache, or made again"
+            f"{name} holds both sides of a merge; take one of them whole, `git checkout --ours {name}` or --theirs, and "
+            "start again: what the other had is restored from DVC's cache, or made again"
         )
     return (
-        f"{name} cannot be read, and no whole copy of it was kept here; bring back the committed one, `git checkout {name}`, or "
-        "delete it where there is none, and start again: what was made here is restored from DVC's cache"
+        f"{name} cannot be read, and no whole copy of it was kept here; bring back the committed one, `git checkout {name}`"
+        ", or delete it where there is none, and start again: what was made here is restored from DVC's cache"
     )
 
 

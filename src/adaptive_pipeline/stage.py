@@ -137,7 +137,7 @@ def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> Non
 
 
 def _keep_lock_files() -> None:
-    """Keep what DVC noted of the stages before this one, where ``dvc repro`` alone runs it; else the scheduler's job does."""
+    """Keep what DVC noted of the stages before this one, if ``dvc repro`` alone runs it; else Snakemake's job does so."""
     if "DVC_STAGE" in os.environ and "ADAPTIVE_INFERENCE_RUN" not in os.environ:
         from adaptive_pipeline import dvc_graph  # half a second
 

@@ -68,13 +68,13 @@ def run(name: str) -> None:
     Both would slow each other down, and a run measures wall-clock.
     """
     one_run.use_this_environment(Path.cwd())
-    one_run.only_run_here()
+    lock = one_run.only_run_here()
     start(name)
     dvc_graph.mend_lock_files()
     # On Ctrl-C DVC ends first. A handler, unlike SIG_IGN, is not what DVC and the trainings inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]
-    if status := subprocess.run(command, check=False).returncode:
+    if status := subprocess.run(command, pass_fds=[lock], check=False).returncode:
         sys.exit(status)
     show(name)
 
