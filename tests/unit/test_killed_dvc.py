@@ -56,7 +56,7 @@ def test_a_lock_file_that_a_kill_cut_is_brought_back_in_one_sentence(project, le
     assert stale() == {"first": False, "second": False}
     assert lock.read_text() == whole
     (said,) = capsys.readouterr().err.splitlines()
-    assert "dvc.lock was cut by a kill" in said
+    assert "dvc.lock was not whole" in said
     assert stale() == {"first": False, "second": False}
     assert capsys.readouterr().err == ""
 
@@ -71,6 +71,14 @@ def test_a_cut_at_any_place_within_a_line_is_mended(project):
         lock.write_text(whole[:length])
         killed_dvc.mend_lock_files(project)
         assert lock.read_text() == whole, length
+
+
+def test_a_stage_that_stands_twice_is_not_whole_either(project):
+    lock = Path("dvc.lock")
+    whole = lock.read_text()
+    lock.write_text(whole + whole[whole.index("  first:") :])
+    assert stale() == {"first": False, "second": False}
+    assert lock.read_text() == whole
 
 
 def test_what_ended_after_the_copy_is_restored_and_not_run_again(project):
