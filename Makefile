@@ -82,4 +82,4 @@ publish: $(STAMP) ## Give MLflow the runs that it lacks
 	@python -m adaptive_pipeline.tracking.publish
 
 clean: ## Remove what is cheap to rebuild: receipts, logs, report, MLflow's view (results and DVC's cache stay)
-	rm -rf receipts logs report report.html .snakemake mlflow.db mlartifacts .mlflow.lock
+	rm -rf receipts logs report report.html .snakemake mlflow.db mlartifacts

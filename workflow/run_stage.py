@@ -20,14 +20,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adaptive_pipeline import dvc_graph, progress
+from adaptive_pipeline.one_run import lock_file
 
 
 @contextmanager
 def only_one(stage: str) -> Iterator[int]:
     """Hold the lock of a stage; yield its file descriptor, for the child that must hold it too."""
-    path = Path("logs/locks") / stage
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    descriptor = lock_file(f"stages/{stage}")
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,6 +43,7 @@ def run_stage(stage: str, receipt: Path, log: Path, signature: str) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     with only_one(stage) as lock, log.open("w", encoding="utf-8") as stream:
         began = time.monotonic()
+        dvc_graph.mend_lock_files()  # another job's DVC may have been killed since the run began
         command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
         status = subprocess.run(
             command, stdout=stream, stderr=stream, pass_fds=[lock], check=False

@@ -1,4 +1,4 @@
-"""The stages as DVC knows them: the only file that touches DVC's Python API.
+"""The stages as DVC knows them: with `killed_dvc`, the only file that touches DVC's Python API.
 
 Snakemake's rules are generated from what `read_graph` returns. Index and ``dvc.lock`` are read under DVC's own lock,
 because DVC rewrites ``dvc.lock`` in place and a reader without the lock sometimes sees half a file.
@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from adaptive_pipeline import killed_dvc
 
 RECEIPTS = Path("receipts")
 #: The stage on which all others depend. Nothing but its failure matters, since its output never changes, so it is no node:
@@ -68,7 +70,8 @@ def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
     Parameters
     ----------
     judge
-        Ask DVC which stages are stale, as ``dvc status`` does. It does not answer while another process runs a stage.
+        Ask DVC which stages are stale, as ``dvc status`` does. It does not answer while another process runs a stage; which
+        outputs are gone is known all the same.
     """
     with _locked(root) as repo:
         graph = repo.index.graph
@@ -76,10 +79,16 @@ def read_graph(root: str | Path = ".", judge: bool = True) -> list[StageNode]:
         own = [stage for stage in graph if stage.path_in_repo == "dvc.yaml" and stage.addressing != CHECK]
         given = _Given(own)
         nodes = [
-            _node(stage, graph, given, None if status is None else status.get(stage.addressing, []))
+            _node(stage, graph, given, None if status is None else status.get(stage.addressing, []), judge)
             for stage in own
         ]
     return _sorted(nodes)
+
+
+def mend_lock_files() -> None:
+    """Keep copies of DVC's lock files, or bring them back (`killed_dvc`), as everything here does before it reads them."""
+    with _locked("."):
+        pass
 
 
 def stale_closure(nodes: list[StageNode]) -> list[str]:
@@ -152,10 +161,11 @@ def write_receipt(name: str, path: Path, signature: str) -> None:
 
 @contextmanager
 def _locked(root: str | Path) -> Iterator[Any]:
-    # No promised interface: dvc's minor version is pinned, and only this file uses it.
+    # No promised interface: dvc's minor version is pinned.
     from dvc.repo import Repo, lock_repo
 
     with Repo(str(root), _wait_for_lock=True) as repo, lock_repo(repo):
+        killed_dvc.mend_lock_files(repo.root_dir)
         yield repo
 
 
@@ -170,6 +180,7 @@ def _status(repo: Any) -> dict[str, list[Any]] | None:
     from dvc.exceptions import DvcException
     from dvc.lock import LockError
 
+    killed_dvc.free_paths(repo)
     try:
         return dict(repo.status())
     except LockError:  # a stage is running
@@ -178,7 +189,9 @@ def _status(repo: Any) -> dict[str, list[Any]] | None:
         raise SystemExit(f"error: {error}") from None
 
 
-def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any] | None) -> StageNode:
+def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any] | None, judge: bool) -> StageNode:
+    # Without an answer each output is looked at: no answer never means that all is there.
+    gone = judge and reasons is None and any(out.status() for out in stage.outs)
     produced = {out.fs_path for up in graph.successors(stage) for out in up.outs}
     return StageNode(
         name=stage.addressing,
@@ -187,7 +200,7 @@ def _node(stage: Any, graph: Any, given: _Given, reasons: list[Any] | None) -> S
         signature=_signature(stage, produced, given),
         outs=_outs(stage),
         stale=None if reasons is None else bool(reasons),
-        outs_gone=any("changed outs" in reason for reason in reasons or []),
+        outs_gone=gone or any("changed outs" in reason for reason in reasons or []),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+#: What a checkout keeps for itself: locks, and copies of DVC's lock files. Not in git, and never removed by `make clean`.
+STATE = Path(".pipeline")
 
 
 def use_this_environment(base: str | Path) -> None:
@@ -26,16 +28,21 @@ def first_parse() -> bool:
     return first or os.environ["ADAPTIVE_INFERENCE_RUN"] == str(os.getpid())
 
 
-def only_run_here() -> None:
-    """Refuse a second run in this folder. The lock goes with the process, however it ends."""
-    global _run_lock
-    _run_lock = FileLock("logs/.run.lock")
+def lock_file(name: str) -> int:
+    """Open a file of `STATE` for ``flock``; the lock goes with the last process that has the descriptor, however it ends."""
+    path = STATE / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_CREAT | os.O_RDWR)
+
+
+def only_run_here() -> int:
+    """Refuse a second run in this folder while this process lives; return the descriptor, for a child that holds it too."""
+    descriptor = lock_file("run.lock")
     try:
-        _run_lock.acquire(timeout=0)
-    except Timeout:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
         raise SystemExit(
             "error: another run or search is working in this folder; wait for it to end or stop it"
         ) from None
-
-
-_run_lock: FileLock | None = None
+    return descriptor

@@ -106,6 +106,7 @@ def run_stage(
         _fill_in(args, name, cell)
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
+        _keep_lock_files()
         with _exclusive(out.parent / f".{out.name}.lock"):
             _run(main, name, cell, params, args, inputs, options, out, script)
     except UserError as error:
@@ -133,6 +134,14 @@ def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> Non
             f"{file} was edited while this stage ran, in one of {', '.join(keys)}; its result was not kept: run it "
             "again, and edit between runs"
         )
+
+
+def _keep_lock_files() -> None:
+    """Keep what DVC noted of the stages before this one, if ``dvc repro`` alone runs it; else Snakemake's job does so."""
+    if "DVC_STAGE" in os.environ and "ADAPTIVE_INFERENCE_RUN" not in os.environ:
+        from adaptive_pipeline import dvc_graph  # half a second
+
+        dvc_graph.mend_lock_files()
 
 
 _DISK_ERRNOS = (28, 122, 30)  # no space, quota, read-only

@@ -26,6 +26,7 @@ COMMON = (
     "src/adaptive_inference/settings",
     "src/adaptive_pipeline/__init__.py",
     "src/adaptive_pipeline/grid.py",
+    "src/adaptive_pipeline/one_run.py",  # for where locks lie
     "src/adaptive_pipeline/params",
     "src/adaptive_pipeline/tracking",
 )

@@ -165,6 +165,8 @@ def test_a_search_is_planned_run_and_shown_and_a_failure_is_passed_on(project, m
     monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     called = []
 
+    monkeypatch.setattr(command.dvc_graph, "mend_lock_files", lambda: called.append(["mend"]))
+
     def dvc(arguments, **_):
         called.append(arguments[1:])
         assert read_section(Plan, Path("search/params.yaml")).search == ["mine"]
@@ -180,7 +182,7 @@ def test_a_search_is_planned_run_and_shown_and_a_failure_is_passed_on(project, m
         assert stopped.value.code == status
     else:
         command.run("mine")
-    assert called == [["-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]]
+    assert called == [["mend"], ["-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]]
     out = capsys.readouterr().out
     assert "2 points x 2 folds = 4 trainings of 'leebert'" in out
     assert ("the patch.yaml" in out) == (status == 0)

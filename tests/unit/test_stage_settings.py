@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
+import run_stage
 from adaptive_pipeline import dvc_graph, one_run, settings
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.search import __main__ as search
@@ -86,12 +88,69 @@ def test_a_second_run_in_a_folder_and_a_search_beside_a_run_are_refused(tmp_path
     before = (tmp_path / "search/params.yaml").read_text()
     for name in ("PATH", "PYTHONPATH"):
         monkeypatch.setenv(name, "")  # put back afterwards
-    with FileLock("logs/.run.lock"):
+    running = one_run.only_run_here()
+    try:
         with pytest.raises(SystemExit, match="another run or search is working"):
             one_run.only_run_here()
         with pytest.raises(SystemExit, match="another run or search is working"):
             search.run("leebert")
+    finally:
+        os.close(running)
+    os.close(one_run.only_run_here())
     assert (tmp_path / "search/params.yaml").read_text() == before
+
+
+def test_a_clean_beside_a_run_lets_no_second_one_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "Makefile", "Makefile")
+    running = one_run.only_run_here()
+    try:
+        subprocess.run(["make", "clean"], check=True)
+        with pytest.raises(SystemExit, match="another run or search is working"):
+            one_run.only_run_here()
+    finally:
+        os.close(running)
+
+
+SECOND = "import run_stage\nwith run_stage.only_one('train_sweet@a'): print('it runs', flush=True)"
+
+
+def test_a_clean_beside_a_stage_lets_no_second_process_of_it_start(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(ROOT / "Makefile", "Makefile")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "workflow"), str(ROOT / "src")]))
+    with run_stage.only_one("train_sweet@a"):
+        subprocess.run(["make", "clean"], check=True)
+        second = subprocess.Popen(
+            [sys.executable, "-c", SECOND], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert "still running from a run that was killed" in second.stdout.readline()
+    assert second.communicate()[0] == "it runs\n"
+
+
+KILLED_SEARCH = """
+from adaptive_pipeline.search import __main__ as search
+search.start = search.dvc_graph.mend_lock_files = lambda *_: None
+search.sys.executable = "./dvc"
+search.run("mine")
+"""
+
+
+def test_no_run_starts_beside_the_dvc_of_a_search_that_was_killed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc").write_text("#!/bin/sh\necho $$ > pid.new && mv pid.new pid && exec sleep 60\n")
+    (tmp_path / "dvc").chmod(0o755)
+    killed = subprocess.Popen([sys.executable, "-c", KILLED_SEARCH])
+    while not Path("pid").is_file():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    try:
+        with pytest.raises(SystemExit, match="another run or search is working"):
+            one_run.only_run_here()
+    finally:
+        os.kill(int(Path("pid").read_text()), signal.SIGKILL)
 
 
 def test_what_is_missing_takes_all_upstream_of_it_along():

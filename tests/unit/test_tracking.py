@@ -3,6 +3,7 @@
 import http.server
 import shutil
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -239,6 +240,14 @@ def test_records_of_several_folders_are_published(project):
     assert publish_records.publish(project / "runs", project / "search", project / "none") == (2, 2)
     assert publish_records.publish(project / "runs", project / "search") == (0, 2)
     assert {run[2]["method"] for run in runs_of(project)} == {"sweet", "pabee"}
+
+
+def test_without_being_told_the_runs_of_searches_are_published_too(project, monkeypatch, capsys):
+    a_folder(project / "runs", a_record(), {})
+    a_folder(project / "search/mine/points/p1", a_record("pabee"), {})
+    monkeypatch.setattr(sys, "argv", ["publish"])
+    publish_records.main()
+    assert "MLflow has 2 runs, 2 of them new" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("address", ["https://ghp_secret@host/x", "http://user:pa/secret@host:5"])

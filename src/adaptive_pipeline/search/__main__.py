@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.files import write_text
-from adaptive_pipeline import one_run
+from adaptive_pipeline import dvc_graph, one_run
 from adaptive_pipeline.grid import as_name
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.params.yaml_file import read_yaml
@@ -68,12 +68,13 @@ def run(name: str) -> None:
     Both would slow each other down, and a run measures wall-clock.
     """
     one_run.use_this_environment(Path.cwd())
-    one_run.only_run_here()
+    lock = one_run.only_run_here()
     start(name)
+    dvc_graph.mend_lock_files()
     # On Ctrl-C DVC ends first. A handler, unlike SIG_IGN, is not what DVC and the trainings inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]
-    if status := subprocess.run(command, check=False).returncode:
+    if status := subprocess.run(command, pass_fds=[lock], check=False).returncode:
         sys.exit(status)
     show(name)
 

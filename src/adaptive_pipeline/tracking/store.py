@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from adaptive_inference.errors import UserError
+from adaptive_pipeline.one_run import STATE
 from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.tracking.points import Point, all_points, flat_params, given_tag, run_tags
@@ -35,7 +36,7 @@ class Store:
         default = f"sqlite:///{(root / 'mlflow.db').as_posix()}"
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or default
         self.artifacts = (root / "mlartifacts").as_uri() if self.uri.startswith("sqlite:") else None
-        self.lock = FileLock(root / ".mlflow.lock")
+        self.lock = FileLock(root / STATE / "mlflow.lock")
         self.experiments: dict[str, str] = {}
         os.environ.pop("MLFLOW_RUN_ID", None)  # a parent's run id would capture ours
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
