@@ -37,8 +37,8 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
     Raises
     ------
     UserError
-        A name, a key, a value, a rule, an encoder, an exit, a checkpoint's own head, a precision, a risk, a number of rows, or
-        a file or folder of data cannot be used.
+        A name, a key, a value, a rule, an encoder, an exit, a checkpoint's own head, a precision, a risk, a number of
+        rows, or a file or folder of data cannot be used.
     """
     params = load_params(path)
     check_rules(params)
