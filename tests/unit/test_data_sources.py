@@ -233,7 +233,6 @@ def test_scores_are_floats_and_bad_ones_are_named(data):
     lines[5]["label"] = float("nan")
     refuse(data, "row 5: score nan", task(**score), lines)
     refuse(data, "one score only", task(**score), rows(label=2.5))
-    refuse(data, "regression; remove", task(**score | {"labels": ["a", "b"]}), rows())
 
 
 HUB = {

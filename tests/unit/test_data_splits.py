@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_inference.data.splits import make_splits, most_calibration_rows
+from adaptive_inference.data.splits import check_generated_rows, make_splits, most_calibration_rows
 from adaptive_inference.data.statistics import describe, shared_texts
 from adaptive_inference.errors import UserError
 from adaptive_inference.settings.inputs import Generated, Task
@@ -105,7 +105,6 @@ def test_a_given_evaluation_file_is_reported_whole_and_in_order(tmp_path):
         (11, {}, "leaves 9 rows .* at least 10"),
         (100, {"evaluation_rows": 200}, "leaves 0 rows"),
         (100, {"train_rows": 90}, r"train_rows: 90 asked for, but 56 are left"),
-        (100, {"evaluation": "train.jsonl", "evaluation_rows": 5}, "remove one"),
     ],
 )
 def test_too_few_rows_are_refused_with_the_count(tmp_path, count, changes, match):
@@ -130,16 +129,29 @@ def test_the_generated_task_needs_no_file_and_keeps_its_evaluation_rows_over_see
     assert (schema.label_noise, len(schema.tiers), schema.labels) == (0.1, 5, ("negative", "positive"))
 
 
-def test_the_generated_task_refuses_what_it_cannot_be(tmp_path):
-    def splits(**changes):
-        return make_splits("tiers", Task(source="generated", **changes), tmp_path, seed=0)
+@pytest.mark.parametrize(
+    ("rows", "train_rows", "match"),
+    [
+        (100, None, "'tiers' of 100 rows leaves 0 rows .* at least 10 are needed"),
+        (109, None, "leaves 9 rows"),
+        (200, 71, r"tasks\.tiers\.train_rows: 71 asked for, but 70 are left"),
+    ],
+)
+def test_a_generated_task_of_too_few_rows_is_refused_before_and_while_it_is_split(
+    tmp_path, rows, train_rows, match
+):
+    asked = Generated(rows=rows, evaluation_rows=100)
+    task = Task(source="generated", generated=asked, train_rows=train_rows)
+    with pytest.raises(UserError, match=match):
+        check_generated_rows("tiers", task)
+    with pytest.raises(UserError, match=match.replace("'tiers' of 100 rows", "'tiers'")):
+        make_splits("tiers", task, tmp_path, seed=0)
 
-    with pytest.raises(UserError, match="must exceed"):
-        splits(generated=Generated(rows=100, evaluation_rows=100))
-    with pytest.raises(UserError, match="two labels"):
-        splits(labels=["a", "b", "c"])
-    with pytest.raises(UserError, match=r"generated\.evaluation_rows"):
-        splits(evaluation_rows=50)
+
+def test_a_generated_task_of_just_enough_rows_is_split(tmp_path):
+    task = Task(source="generated", generated=Generated(rows=200, evaluation_rows=100), train_rows=70)
+    check_generated_rows("tiers", task)
+    assert len(make_splits("tiers", task, tmp_path, seed=0)[1]["train"]) == 70
 
 
 def test_splits_and_schema_survive_the_disk(tmp_path):

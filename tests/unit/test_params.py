@@ -21,6 +21,7 @@ from adaptive_inference.settings.training import (
 )
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.runs.records import digest_params
+from adaptive_pipeline.runs.validity import changed_params
 
 ROOT = Path(__file__).parents[2]
 SMOKE = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
@@ -75,6 +76,42 @@ def changed(path, value):
             "methods: the name 'a\\nb' becomes",
         ),
         ("seeds", [0, 0], "repeat"),
+        ("seeds", [0, 2**32], "seeds.1: Input should be less than 4294967296 (given: 4294967296)"),
+        ("seeds", [-1], "seeds.0: Input should be greater than or equal to 0 (given: -1)"),
+        (
+            "training.epochs",
+            5000,
+            "training.epochs: Input should be less than or equal to 1000 (given: 5000)",
+        ),
+        ("methods.sweet.train.epochs", 1001, "less than or equal to 1000 (given: 1001)"),
+        (
+            "training.learning_rate",
+            float("inf"),
+            "learning_rate: Input should be a finite number (given: inf)",
+        ),
+        (
+            "training.learning_rate",
+            float("nan"),
+            "learning_rate: Input should be a finite number (given: nan)",
+        ),
+        ("training.learning_rate", "inf", "learning_rate: Input should be a finite number (given: 'inf')"),
+        ("training.max_grad_norm", float("inf"), "max_grad_norm: Input should be a finite number"),
+        ("goal.max_loss", float("inf"), "goal.max_loss: Input should be a finite number (given: inf)"),
+        ("goal.min_speedup", [float("inf")], "goal.min_speedup.0: Input should be a finite number"),
+        ("tasks.tiers.evaluation_rows", 50, "set `generated.evaluation_rows`"),
+        ("tasks.tiers.text", ["sentence"], "one column, text: [text], by label: label, with two labels"),
+        ("tasks.tiers.label", "stars", "one column, text: [text], by label: label, with two labels"),
+        ("tasks.tiers.labels", ["a", "b", "c"], "with two labels"),
+        (
+            "methods.full.train.gradient",
+            "equilibrium",
+            "`gradient` has no meaning for methods.full, whose models have one exit",
+        ),
+        (
+            "methods.multi_model.train.weights",
+            "depth",
+            "`weights` has no meaning for methods.multi_model, whose models",
+        ),
         ("evaluation.timed_seeds", [3], "not among seeds"),
         ("goal.min_speedup", [2, 2.0000001], "goal.min_speedup (2, 2) has a value twice"),
         ("methods.full", None, "needs `full`"),
@@ -119,9 +156,15 @@ def test_a_hub_task_needs_a_pinned_revision():
         ({"source": "generated", "revision": "0" * 40}, "`revision` has no meaning for source: generated"),
         ({"source": "local", "train": "a.csv", "generated": {}}, "`generated` has no meaning for source: local"),
         ({"source": "hub", "train": "t", "hub_id": "a/b", "revision": "main"}, "'main' may change: give the commit"),
+        ({"source": "local", "train": "a.csv", "evaluation": "a.csv"}, "`evaluation` is 'a.csv', which `train` is too"),
+        ({"source": "local", "train": "a.csv", "evaluation": "./a.csv"}, "leave `evaluation` out"),
+        ({"source": "hub", "train": "t", "evaluation": "t", "hub_id": "a/b", "revision": "0" * 40}, "which `train` is too"),
+        ({"source": "local", "train": "a.csv", "evaluation": "b.csv", "evaluation_rows": 5}, "'b.csv'; remove one"),
+        ({"source": "local", "train": "a.csv", "kind": "regression", "metric": "pearson", "labels": ["a", "b"]},
+         "name classes, but the task is a regression; remove them"),
     ],
 )  # fmt: skip
-def test_keys_of_another_source_and_moving_revisions_are_refused(keys, says):
+def test_keys_of_another_source_or_kind_and_moving_revisions_are_refused(keys, says):
     with pytest.raises(UserError, match=says):
         parse_params(changed("tasks", {"mine": keys}))
 
@@ -208,11 +251,28 @@ def test_what_weights_name_is_told_without_a_network_or_a_disk():
         ({"exits": [4], "gradient": "blockwise"}, r"`gradient` has no meaning for the single exit \[4\]"),
         ({"exits": [4], "weights": "depth"}, r"`weights` has no meaning for the single exit \[4\]"),
         ({"gradient": "equilibrum"}, "gradient"),
+        ({"objective": "weight_learning", "weight_learning": {"scheme": "blo", "group": 2}},
+         "`group` has no meaning for scheme: blo, only for clo_v2; remove it"),
+        ({"objective": "weight_learning", "weight_learning": {"scheme": "clo_v1", "between": "algorithm"}},
+         "`between` has no meaning for scheme: clo_v1"),
+        ({"objective": "weight_learning", "weight_learning": {"scheme": "slo", "mixing": "equal"}},
+         "`mixing` has no meaning for scheme: slo, only for clo_v1 and clo_v2"),
     ],
 )  # fmt: skip
 def test_keys_of_another_objective_and_impossible_values_are_refused(train, says):
     with pytest.raises(UserError, match=says):
         parse_params(changed("methods.early_exit.train", train))
+
+
+def test_how_exits_share_a_model_has_no_meaning_where_no_backbone_has_two():
+    body = changed("backbones.tiny.exits", [4])
+    body["methods"]["leebert"]["train"]["exits"] = [2, 4]
+    with pytest.raises(
+        UserError, match=r"`gradient` has no meaning for methods\.sweet, since no backbone has a second exit"
+    ):
+        parse_params(body)
+    body["backbones"]["other"] = body["backbones"]["tiny"] | {"exits": [2, 4]}
+    parse_params(body)
 
 
 def test_exits_that_learn_from_each_other_are_at_least_two():
@@ -271,6 +331,20 @@ def test_writing_out_a_default_changes_no_digest():
     key = "methods.sweet.train"
     plain, written = parse_params(SMOKE), parse_params(changed(f"{key}.clip", "global"))
     assert digest_params(plain.echo([key])) == digest_params(written.echo([key]))
+
+
+@pytest.mark.parametrize("section", ["weight_learning", "distillation"])
+def test_a_section_of_defaults_and_an_absent_one_are_the_same_params(section):
+    key = "methods.leebert.train"
+    absent, empty = (parse_params(raw).echo([key]) for raw in (SMOKE, changed(f"{key}.{section}", {})))
+    assert changed_params(absent, empty) == changed_params(empty, absent) == []
+    other = {"weight_learning": {"scheme": "slo"}, "distillation": {"teachers": "last"}}[section]
+    set_ = parse_params(changed(f"{key}.{section}", other)).echo([key])
+    assert (
+        changed_params(absent, set_)
+        == changed_params(set_, empty)
+        == [f"{key}.{section}.{next(iter(other))}"]
+    )
 
 
 def test_the_currency_of_goals_is_layers_unless_said_and_flops_are_other_results():

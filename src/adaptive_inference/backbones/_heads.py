@@ -11,7 +11,7 @@ from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.errors import UserError
 
 
-def check_removable(backbone: Backbone) -> None:
+def check_removable(kind: type[Backbone]) -> None:
     """Refuse families whose stock layers do not read the number of heads off their weights.
 
     Raises
@@ -19,9 +19,9 @@ def check_removable(backbone: Backbone) -> None:
     UserError
         Names the family.
     """
-    if not backbone.removable_heads:
+    if not kind.removable_heads:
         raise UserError(
-            f"attention heads of {backbone.config.model_type} cannot be taken out one by one; use bert or roberta"
+            f"attention heads of {kind.family()} cannot be taken out one by one; use bert or roberta"
         )
 
 

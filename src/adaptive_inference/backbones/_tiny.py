@@ -1,11 +1,15 @@
-"""Tiny random encoders and a small tokenizer, made from code alone: for tests and the smoke preset."""
+"""Tiny random encoders and a small tokenizer, made from code alone: for tests and the smoke preset.
+
+Loads torch with the first of them, not before: the check of the params reads `tiny_settings`.
+"""
 
 from __future__ import annotations
 
 import string
+from typing import TYPE_CHECKING
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 LAYERS, WIDTH, HEADS, POSITIONS = 4, 32, 4, 512
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -40,6 +44,9 @@ def takes_token_types(family: str) -> bool:
 
 def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
     """Return a lower-casing word-piece tokenizer that knows every ASCII text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     vocab = vocabulary()
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -65,6 +72,13 @@ def tiny_tokenizer(family: str) -> PreTrainedTokenizerBase:
 
 def tiny_config(family: str, **changes: object) -> PreTrainedConfig:
     """Return a configuration of 4 layers, 32 wide; ``changes`` override any key."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(family, **(tiny_settings(family) | changes))
+
+
+def tiny_settings(family: str) -> dict[str, object]:
+    """Return what a tiny encoder of a family says otherwise than the family's own defaults."""
     size = len(vocabulary())
     if family == "distilbert":
         settings: dict[str, object] = {
@@ -82,7 +96,7 @@ def tiny_config(family: str, **changes: object) -> PreTrainedConfig:
             "type_vocab_size": 2 if takes_token_types(family) else 1 if family == "roberta" else 0,
         }
     if family == "albert":
-        settings |= {"embedding_size": WIDTH // 2}
+        settings |= {"embedding_size": WIDTH // 2, "num_hidden_groups": 1}
     if family.startswith("deberta"):
         settings |= {
             "relative_attention": True,
@@ -93,5 +107,4 @@ def tiny_config(family: str, **changes: object) -> PreTrainedConfig:
         settings |= {"position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True}
     settings |= {"vocab_size": size, "max_position_embeddings": POSITIONS + 2, "pad_token_id": 0}
     # A wider spread than BERT's 0.02, so that untrained logits differ from row to row.
-    settings |= {"initializer_range": 0.1, "bos_token_id": 2, "eos_token_id": 3}
-    return AutoConfig.for_model(family, **(settings | changes))
+    return settings | {"initializer_range": 0.1, "bos_token_id": 2, "eos_token_id": 3}

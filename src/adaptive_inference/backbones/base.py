@@ -138,6 +138,11 @@ class Backbone(nn.Module):
         self._layers = list(self._stock_layers(model))
         self.num_layers = len(self._layers) if num_layers is None else num_layers
 
+    @classmethod
+    def family(cls) -> str:
+        """Name of the family, as transformers spells its ``model_type``."""
+        return cls.__module__.rpartition(".")[2].replace("_", "-")
+
     # ------------------------------------------------------------------ what an adapter says
 
     @classmethod

@@ -124,8 +124,16 @@ def check_fit(backbone: BackboneParams, exits: Sequence[int], task: str, max_len
 def check_precision(kind: type[Backbone], precision: str) -> None:
     """Refuse ``bf16`` for an adapter whose stock layers cannot run in it."""
     if precision == "bf16" and not kind.autocasts:
-        family = kind.__module__.rpartition(".")[2].replace("_", "-")
-        raise UserError(f"runtime.precision: bf16 cannot be used with model type {family}; use fp32")
+        raise UserError(f"runtime.precision: bf16 cannot be used with model type {kind.family()}; use fp32")
+
+
+def check_gradient(kind: type[Backbone], gradient: str, exits: Sequence[int]) -> None:
+    """Refuse blockwise gradients for a family whose layers are one set of weights: it has no blocks."""
+    if gradient == "blockwise" and kind.shares_layers and len(exits) > 1:
+        raise UserError(
+            f"gradient: blockwise needs layers of their own for each block, and {kind.family()} runs the same weights in "
+            "all of them; use gradient: shared, or an encoder such as BERT"
+        )
 
 
 def load_backbone(

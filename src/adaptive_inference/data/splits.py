@@ -59,13 +59,6 @@ def make_splits(name: str, task: Task, folder: Path, seed: int) -> tuple[Schema,
     UserError
         Whatever makes the data unusable; the message names file, row and column.
     """
-    given = (
-        "generated; set `generated.evaluation_rows`" if task.source == "generated" else "given; remove one"
-    )
-    if task.evaluation_rows is not None and (task.source == "generated" or task.evaluation is not None):
-        raise UserError(
-            f"tasks.{name}: `evaluation_rows` carves the reported rows from train, but the evaluation split is {given}"
-        )
     source = _generated(name, task, seed) if task.source == "generated" else _read(name, task, folder)
     rest, evaluation = list(source.train), source.evaluation
     if evaluation is None:
@@ -117,6 +110,20 @@ def most_training_rows(task: Task, folder: Path) -> int | None:
     return max(0, rest - min(task.development_rows, rest // 10) - min(task.calibration_rows, rest // 5))
 
 
+def check_generated_rows(name: str, task: Task) -> None:
+    """Refuse a generated task whose rows are too few for the splits that are asked of it; no row is generated.
+
+    Raises
+    ------
+    UserError
+        Names the rows that are left and those that are needed.
+    """
+    asked = task.generated or Generated()
+    _enough(f"the generated task {name!r} of {asked.rows} rows", asked.rows - asked.evaluation_rows)
+    all_left = task.model_copy(update={"train_rows": None})
+    _enough_to_train(name, task.train_rows, most_training_rows(all_left, Path()) or 0)
+
+
 def _rows_beside_evaluation(task: Task, folder: Path) -> int | None:
     if task.source == "hub":
         return None
@@ -137,6 +144,14 @@ def _enough(origin: str, rows: int) -> None:
         )
 
 
+def _enough_to_train(name: str, asked: int | None, left: int) -> None:
+    if asked is not None and asked > left:
+        raise UserError(
+            f"tasks.{name}.train_rows: {asked} asked for, but {left} are left beside the other splits; ask for "
+            "at most that many, or remove `train_rows` to use all"
+        )
+
+
 def _carve(rows: Sequence[Example], count: int, random: Random) -> tuple[Split, list[Example]]:
     """Draw ``count`` rows at random, all rows of one text or none; return them and the rest, both in source order."""
     groups: dict[tuple[str, ...], list[Example]] = {}
@@ -152,13 +167,9 @@ def _carve(rows: Sequence[Example], count: int, random: Random) -> tuple[Split, 
 
 
 def _subset(rows: Sequence[Example], count: int | None, random: Random, name: str) -> Split:
+    _enough_to_train(name, count, len(rows))
     if count is None or count == len(rows):
         return Split(rows)
-    if count > len(rows):
-        raise UserError(
-            f"tasks.{name}.train_rows: {count} asked for, but {len(rows)} are left beside the other splits; ask for "
-            "at most that many, or remove `train_rows` to use all"
-        )
     chosen = set(random.sample([example.id for example in rows], count))
     return Split(example for example in rows if example.id in chosen)
 
@@ -166,15 +177,6 @@ def _subset(rows: Sequence[Example], count: int | None, random: Random, name: st
 def _generated(name: str, task: Task, seed: int) -> Source:
     """Draw the evaluation sentences from a fixed stream, the others from the seed; no sentence is in both."""
     asked = task.generated or Generated()
-    if asked.rows <= asked.evaluation_rows:
-        raise UserError(
-            f"tasks.{name}.generated: rows ({asked.rows}) count all four splits and must exceed evaluation_rows "
-            f"({asked.evaluation_rows})"
-        )
-    if task.kind != "classification" or task.text != ["text"] or len(task.labels or generated.LABELS) != 2:
-        raise UserError(
-            f"tasks.{name}: the generated task is a classification of one column, text: [text], with two labels"
-        )
     evaluation = generated.generate(asked.evaluation_rows, "evaluation", asked.label_noise)
     seen = {example.texts[0] for example in evaluation}
     rest = generated.generate(asked.rows - asked.evaluation_rows, f"train {seed}", asked.label_noise, seen)
@@ -189,8 +191,6 @@ def _read(name: str, task: Task, folder: Path) -> Source:
     labels: tuple[str, ...] | None = None
     if task.kind == "classification":
         labels = tuple(task.labels) if task.labels else class_names(train, task.label)
-    elif task.labels:
-        raise UserError(f"tasks.{name}: `labels` name classes, but the task is a regression; remove them")
     schema = _schema(name, task, labels)
     rows = _examples(train, task, labels)
     refuse_one_class([example.label for example in rows], labels, train.origin)

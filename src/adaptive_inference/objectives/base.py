@@ -15,7 +15,9 @@ from torch import Tensor
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
-    from adaptive_inference.backbones.base import Batch, Layers
+    from transformers import PreTrainedConfig
+
+    from adaptive_inference.backbones.base import Backbone, Batch, Layers
     from adaptive_inference.exits.forward import EncoderForward, ExitAnswer
     from adaptive_inference.exits.model import MultiExitModel
     from adaptive_inference.settings.training import MethodTraining
@@ -104,6 +106,15 @@ class Surgery:
 
     def finish(self, model: MultiExitModel) -> None:
         """Take off what served the training alone; called once, on the weights of the best epoch."""
+
+    def check_encoder(self, kind: type[Backbone], config: PreTrainedConfig) -> None:
+        """Refuse an encoder that cannot be changed so.
+
+        Raises
+        ------
+        UserError
+            Says what it lacks.
+        """
 
     def check_exits(self, exits: Sequence[int], layers: int) -> None:
         """Refuse exit layers, all within 1..L, that cannot be trained so in an encoder of L layers.

@@ -22,7 +22,9 @@ from adaptive_inference.objectives.joint import Joint
 from adaptive_inference.settings.training import HeadPruning as Settings
 
 if TYPE_CHECKING:
-    from adaptive_inference.backbones.base import Batch
+    from transformers import PreTrainedConfig
+
+    from adaptive_inference.backbones.base import Backbone, Batch
     from adaptive_inference.exits.model import MultiExitModel
     from adaptive_inference.objectives.base import Whole
     from adaptive_inference.settings.training import MethodTraining
@@ -37,12 +39,16 @@ class FewerHeads(FromFull):
 
     def operate(self, model: MultiExitModel, seed: int, batches: Iterable[Batch]) -> None:
         """Measure and take out heads; see `Surgery.operate`."""
-        check_removable(model.backbone)
+        self.check_encoder(type(model.backbone), model.backbone.config)
         super().operate(model, seed, batches)
         importance_LA = head_importance(model, first_rows(batches, self.settings.rows))
         kept = heads_kept(importance_LA, self.settings.share)
         for layer, heads in zip(model.backbone.layers, kept, strict=True):
             keep_heads(layer, heads)
+
+    def check_encoder(self, kind: type[Backbone], config: PreTrainedConfig) -> None:
+        """See `Surgery.check_encoder`: single heads can be taken out."""
+        check_removable(kind)
 
 
 class HeadPruning(Joint):

@@ -20,6 +20,8 @@ from adaptive_inference.objectives._shallow import Shallow
 from adaptive_inference.objectives.base import Objective
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from adaptive_inference.backbones.base import Backbone, Batch, Context
     from adaptive_inference.exits.model import MultiExitModel
     from adaptive_inference.objectives.base import Whole
@@ -50,6 +52,7 @@ class DroppedLayers(Shallow):
         """Put the layers in place; see `Surgery.operate`."""
         super().operate(model, seed, batches)
         whole = self.full.backbone
+        self.check_encoder(type(whole), whole.config)
         kept, layers = model.exits[-1], range(self.full.exits[-1])
         start_from_layers(model, self.full, layers[:: self.group])
         if not whole.shares_layers:
@@ -57,16 +60,19 @@ class DroppedLayers(Shallow):
             model.backbone.lend([copy.deepcopy(whole.layers[i]).requires_grad_(True).train() for i in others])
             places = {layer: kept + index for index, layer in enumerate(others)}
             places |= {layer: layer // self.group for layer in layers[:: self.group]}
-        elif len(set(map(id, whole.layers))) == 1:
-            places = dict.fromkeys(layers, 0)  # the same weights at every depth
         else:
-            raise UserError(
-                f"objective {self.name!r} needs layers that share all weights or none; this {whole.config.model_type} has "
-                "several groups of layers"
-            )
+            places = dict.fromkeys(layers, 0)  # the same weights at every depth
         self.runs = [True] * len(layers)
         self.layers = _Dropping(model.backbone, self, places)
         self.full = None  # its weights were copied
+
+    def check_encoder(self, kind: type[Backbone], config: PreTrainedConfig) -> None:
+        """See `Surgery.check_encoder`: layers share all weights or none."""
+        if kind.shares_layers and config.num_hidden_groups > 1:
+            raise UserError(
+                f"objective {self.name!r} needs layers that share all weights or none; this {kind.family()} has "
+                f"{config.num_hidden_groups} groups of layers: use another encoder, or leave the method out"
+            )
 
     def begin(self, step: int, total: int) -> None:
         """Draw what is left out, from seed and step alone; see `Surgery.begin`."""

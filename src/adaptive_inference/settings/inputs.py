@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -118,12 +119,40 @@ class Task(Section):
         if self.source == "hub" and not (self.hub_id and self.revision):
             raise ValueError("source: hub needs `hub_id` and a pinned `revision` (a commit of the dataset)")
         _refuse_moving(self.revision)
+        if self.evaluation is not None and PurePath(self.evaluation) == PurePath(self.train or ""):
+            raise ValueError(
+                f"`evaluation` is {self.evaluation!r}, which `train` is too: rows that were trained on would be reported; "
+                "name another one, or leave `evaluation` out, which carves it from train"
+            )
+        if self.evaluation_rows is not None and self.evaluation is not None:
+            raise ValueError(
+                f"`evaluation_rows` carves the reported rows from train, but `evaluation` names them: {self.evaluation!r}; "
+                "remove one"
+            )
+        if self.labels is not None and self.kind == "regression":
+            raise ValueError("`labels` name classes, but the task is a regression; remove them")
         allowed = CLASSIFICATION_METRICS if self.kind == "classification" else REGRESSION_METRICS
         if self.metric not in allowed:
             raise ValueError(f"metric {self.metric!r} does not fit a {self.kind} task; use one of {allowed}")
         if self.labels is not None and (len(self.labels) < 2 or len(set(self.labels)) != len(self.labels)):
             raise ValueError("`labels` must name at least two classes, each once")
+        if self.source == "generated":
+            self._check_generated()
         return self
+
+    def _check_generated(self) -> None:
+        """Refuse what the generated task is not."""
+        if self.evaluation_rows is not None:
+            raise ValueError(
+                "`evaluation_rows` carves the reported rows from train, but those of the generated task are generated; set "
+                "`generated.evaluation_rows`"
+            )
+        one_text = self.text == ["text"] and self.label == "label"
+        if self.kind != "classification" or not one_text or len(self.labels or "ab") != 2:
+            raise ValueError(
+                "the generated task is a classification of one column, text: [text], by label: label, with two "
+                "labels; remove what says otherwise"
+            )
 
 
 class Backbone(Section):

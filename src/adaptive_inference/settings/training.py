@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from adaptive_inference.settings.base import Count, Fraction, Positive, Section
+from adaptive_inference.settings.base import MOST_EPOCHS, Count, Epochs, Fraction, Positive, Section
 
 
 class Training(Section):
     """Optimisation, shared by all methods; a method may override any key in its own `training`."""
 
-    epochs: Count = Field(3, description="Passes over the training rows.")
+    epochs: Epochs = Field(3, description="Passes over the training rows, at most 1000.")
     batch_size: Count = Field(
         16, description="Rows per batch; times `gradient_accumulation` per optimiser step."
     )
@@ -39,7 +39,7 @@ class Training(Section):
 class TrainingOverride(Section):
     """Keys of `training` that one method sets otherwise."""
 
-    epochs: Count | None = Field(None, description="See `training.epochs`.")
+    epochs: Epochs | None = Field(None, description="See `training.epochs`.")
     batch_size: Count | None = Field(None, description="See `training.batch_size`.")
     gradient_accumulation: Count | None = Field(None, description="See `training.gradient_accumulation`.")
     learning_rate: Positive | None = Field(None, description="See `training.learning_rate`.")
@@ -110,6 +110,12 @@ class WeightLearning(Section):
             raise ValueError(
                 f"`minimum` has no meaning for parametrisation: {self.parametrisation}; remove it"
             )
+        for key, schemes in READ_BY_SCHEME.items():
+            unset = getattr(self, key) == type(self).model_fields[key].default
+            if not unset and self.scheme not in schemes:
+                raise ValueError(
+                    f"`{key}` has no meaning for scheme: {self.scheme}, only for {' and '.join(schemes)}; remove it"
+                )
         return self
 
 
@@ -161,7 +167,7 @@ class TaskTraining(TrainingOverride):
 class MethodTraining(TrainingOverride):
     """How one method is trained; a change here trains it again."""
 
-    epochs: Annotated[int, Field(ge=0)] | None = Field(
+    epochs: Annotated[int, Field(ge=0, le=MOST_EPOCHS)] | None = Field(
         None,
         description="See `training.epochs`; 0, for `full` on encoders with `head: checkpoint`: not trained any more.",
     )
@@ -248,16 +254,29 @@ class MethodTraining(TrainingOverride):
                 raise ValueError(
                     f"`{key}` has no meaning for objective: {self.objective}, only for {' and '.join(objectives)}; remove it"
                 )
-            if not unset and key in BETWEEN_EXITS and len(self.exits or []) == 1 and self.objective in OURS:
-                raise ValueError(
-                    f"`{key}` has no meaning for the single exit {self.exits}: it says how exits share a model; remove it"
-                )
+        if len(self.exits or []) == 1:
+            self.check_single_exit(f"the single exit {self.exits}")
         for value, objectives in (("random", ("joint",)), ("depth", ("distill",))):
             if self.weights == value and self.objective in objectives:
                 raise ValueError(
                     f"weights: {value} has no meaning for objective: {self.objective}; use uniform"
                 )
         return self
+
+    def check_single_exit(self, what: str) -> None:
+        """Refuse keys that say how several exits share a model, for a model of one.
+
+        Raises
+        ------
+        ValueError
+            Names the key and ``what`` has the single exit.
+        """
+        for key in BETWEEN_EXITS:
+            unset = getattr(self, key) == type(self).model_fields[key].default
+            if not unset and self.objective in OURS:
+                raise ValueError(
+                    f"`{key}` has no meaning for {what}: it says how exits share a model; remove it"
+                )
 
 
 #: Objectives of this project that read a key; one from elsewhere may read any.
@@ -274,6 +293,8 @@ READ_BY = {
     "drop_rate": ("layer_drop",),
     "pruning": ("head_pruning",),
 }
+#: Schemes of `weight_learning` that read a key.
+READ_BY_SCHEME = {"group": ("clo_v2",), "between": ("clo_v2",), "mixing": ("clo_v1", "clo_v2")}
 #: Keys that say how several exits share a model.
 BETWEEN_EXITS = ("gradient", "weights", "alternate")
 #: Objectives that make a static model of fewer layers.

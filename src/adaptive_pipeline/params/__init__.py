@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
 from adaptive_inference.by_name import module_names
 from adaptive_inference.calibration.operating_point import static_layers
 from adaptive_inference.errors import UserError, nearest
-from adaptive_inference.settings.base import Section
+from adaptive_inference.settings.base import Section, Seed
 from adaptive_inference.settings.inputs import Backbone, Task
 from adaptive_inference.settings.protocol import Calibration, Evaluation, Goal, Runtime
 from adaptive_inference.settings.training import (
@@ -52,7 +52,7 @@ class Params(Section):
 
     tasks: dict[Name, Task] = Field(min_length=1, description="Name -> task.")
     backbones: dict[Name, Backbone] = Field(min_length=1, description="Name -> backbone.")
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="An axis of the grid.")
+    seeds: list[Seed] = Field(min_length=1, description="An axis of the grid; each 0 to 4294967295.")
     training: Training = Field(Training(), description="Optimisation.")
     trained_by: dict[str, list[str]] = Field(description="Stage -> the methods that it trains.")
     methods: dict[Name, Method] = Field(min_length=1, description="Name -> method; `full` is always one.")
@@ -111,6 +111,7 @@ class Params(Section):
             raise ValueError(
                 f"trained_by.train_multi_model: {cascades} would share the rows static_K; name one"
             )
+        self._check_single_exits(cascades)
         for name in self.methods:
             self._check_static(name, cascades)
         for name in self.methods:
@@ -130,6 +131,15 @@ class Params(Section):
             for rule in method.rules:
                 _require_module("exit_rules", rule.partition("(")[0], f"methods.{name}.rules")
         return self
+
+    def _check_single_exits(self, cascades: list[str]) -> None:
+        """Refuse keys that say how exits share a model where every model of the method has one exit."""
+        for name in ("full", *cascades):
+            self.methods[name].train.check_single_exit(f"methods.{name}, whose models have one exit each")
+        if all(len(backbone.exits) == 1 for backbone in self.backbones.values()):
+            for name, method in self.methods.items():
+                if method.train.exits is None:
+                    method.train.check_single_exit(f"methods.{name}, since no backbone has a second exit")
 
     def _check_static(self, name: str, cascades: list[str]) -> None:
         """Refuse a method whose name tables read as K layers fine-tuned alone, where it is not, or is there twice."""

@@ -6,19 +6,24 @@ its rules. All that is wrong with the params is a `UserError`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
+from adaptive_inference.backbones._at_a_glance import surely_fits
+from adaptive_inference.data.splits import check_generated_rows, most_calibration_rows
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.objectives import load_objective
-from adaptive_inference.settings.inputs import weights_kind
-from adaptive_inference.settings.training import FROM_FULL
+from adaptive_inference.settings.inputs import Backbone, weights_kind
+from adaptive_inference.settings.training import FROM_FULL, OURS
 from adaptive_pipeline.params import Params, load_params
 
 DATA = Path("data")
+#: Objectives that ask nothing of an encoder.
+PLAIN = set(OURS) - set(FROM_FULL)
 
 
 def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> Params:
@@ -27,22 +32,24 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
     Parameters
     ----------
     encoders
-        Look at the encoders too, which takes seconds.
+        Look at the encoders too, which takes seconds where `surely_fits` does not answer.
 
     Raises
     ------
     UserError
-        A name, a key, a value, a rule, an exit, a checkpoint's own head, a precision, a risk or a folder of data cannot be
-        used.
+        A name, a key, a value, a rule, an encoder, an exit, a checkpoint's own head, a precision, a risk, a number of
+        rows, or a file or folder of data cannot be used.
     """
     params = load_params(path)
     check_rules(params)
+    check_generated(params)
     if encoders:
-        check_bf16(params)
-        check_exits(params)
-        check_own_heads(params)
+        with _told():
+            check_encoders(params)
+            check_own_heads(params)
     check_risk(params)
     check_data(DATA)
+    check_evaluation_files(params)
     return params
 
 
@@ -72,27 +79,74 @@ def check_rules(params: Params) -> None:
                     rule.check(task.kind, certain or load_objective(train.objective, train).needs_certainty)
 
 
-def check_exits(params: Params) -> None:
-    """Refuse a method's own exits, and those of an objective that needs certain ones, where they do not fit an encoder.
+def check_generated(params: Params) -> None:
+    """Refuse a generated task with too few rows for the splits that are asked of it."""
+    for name, task in params.tasks.items():
+        if task.source == "generated":
+            check_generated_rows(name, task)
 
-    The layers of a hub's checkpoint are known when `prepare_data` has fetched it; each training looks again.
+
+def check_evaluation_files(params: Params) -> None:
+    """Refuse a task whose training file is reported too, under another name; a missing file is told by `prepare_data`."""
+    for name, task in params.tasks.items():
+        if task.source == "local" and task.train and task.evaluation:
+            train, evaluation = DATA / task.train, DATA / task.evaluation
+            if train.is_file() and evaluation.is_file() and train.samefile(evaluation):
+                raise UserError(
+                    f"tasks.{name}: evaluation {task.evaluation!r} and train {task.train!r} are one file: rows that were "
+                    "trained on would be reported; name another file, or leave `evaluation` out, which carves it from train"
+                )
+
+
+def check_encoders(params: Params) -> None:
+    """Refuse an encoder at hand that cannot be read, and what is asked of one that it cannot have.
+
+    That is exits, the length of inputs, the precision, blocks of its own, and what an objective needs. A checkpoint of the
+    hub is known when `prepare_data` has fetched it; each training looks again.
     """
-    trained = {name: method.train for name, method in params.methods.items()}
-    asked = {name: train for name, train in trained.items() if train.exits or train.objective in FROM_FULL}
-    if not asked:
-        return
-    from adaptive_inference.backbones.load import check_fit, layer_count
+    for name, backbone in params.backbones.items():
+        if weights_kind(backbone.weights) != "hub" and not _plainly_fits(params, backbone):
+            _check_encoder(params, name, backbone)
 
-    at_hand = {
-        at: backbone for at, backbone in params.backbones.items() if weights_kind(backbone.weights) != "hub"
-    }
-    for (at, backbone), (name, train) in product(at_hand.items(), asked.items()):
-        exits = train.exits or backbone.exits
-        with _named(f"methods.{name} on backbones.{at}"):
-            for task, settings in params.tasks.items():
-                check_fit(backbone, exits, task, settings.max_length)
+
+def _plainly_fits(params: Params, backbone: Backbone) -> bool:
+    """Say whether nothing is asked that an encoder could lack, as far as can be told without torch."""
+    trained = [method.train for method in params.methods.values()]
+    if params.runtime.precision != "fp32" or any(train.objective not in PLAIN for train in trained):
+        return False
+    exits = [layer for train in trained for layer in train.exits or []] + backbone.exits
+    length = max(task.max_length for task in params.tasks.values())
+    return surely_fits(
+        backbone.weights, exits, length, any(train.gradient == "blockwise" for train in trained)
+    )
+
+
+def _check_encoder(params: Params, name: str, backbone: Backbone) -> None:
+    from adaptive_inference.backbones.load import (
+        adapter,
+        check_fit,
+        check_gradient,
+        check_precision,
+        load_config,
+    )
+
+    def fits(exits: list[int]) -> None:
+        for task, settings in params.tasks.items():
+            check_fit(backbone, exits, task, settings.max_length)
+
+    with _named(f"backbones.{name}"):
+        config = load_config(backbone.weights)
+        kind = adapter(config.model_type)
+        check_precision(kind, params.runtime.precision)
+        fits(backbone.exits)
+    for method, train in ((method, item.train) for method, item in params.methods.items()):
+        with _named(f"methods.{method} on backbones.{name}"):
+            exits = train.exits or backbone.exits
+            fits(exits)
+            check_gradient(kind, train.gradient, exits)
             surgery = load_objective(train.objective, train).surgery
-            surgery.check_exits(exits, layer_count(backbone.weights))
+            surgery.check_encoder(kind, config)
+            surgery.check_exits(exits, int(config.num_hidden_layers))
 
 
 def check_own_heads(params: Params) -> None:
@@ -114,31 +168,33 @@ def check_own_heads(params: Params) -> None:
             check_own_head(backbone, task, settings.kind, settings.labels)
 
 
-def check_bf16(params: Params) -> None:
-    """Refuse an encoder that is at hand and cannot be trained in bf16, where that is asked for."""
-    if params.runtime.precision == "fp32":
-        return
-    from adaptive_inference.backbones.load import adapter, check_precision, load_config
-
-    for name, backbone in params.backbones.items():
-        if weights_kind(backbone.weights) != "hub":
-            with _named(f"backbones.{name}"):
-                check_precision(adapter(load_config(backbone.weights).model_type), params.runtime.precision)
-
-
 def check_risk(params: Params) -> None:
     """Refuse to certify a risk on a task that has no such risk, or too few rows for it."""
     risk = params.goal.risk
     if risk is None:
         return
     from adaptive_inference.calibration.risk_control import check_kind, check_rows
-    from adaptive_inference.data.splits import most_calibration_rows
 
     for name, task in params.tasks.items():
         with _named(f"tasks.{name}"):
             check_kind(task.kind)
             if params.calibration.calibrate_on == "calibration":
                 check_rows(most_calibration_rows(task, DATA), risk.delta, risk.epsilon)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Show what the library says meanwhile: an encoder that lies in pieces is joined on its first use."""
+    logger, handler = logging.getLogger("adaptive_inference"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("adaptive-inference: %(message)s"))
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -51,9 +51,12 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
 def changed_params(recorded: Any, current: Any, prefix: str = "") -> list[str]:
     """Return the dotted keys in which a record's params differ from the params at hand.
 
-    Both are as `Params.echo` gives them: values that equal the default left out.
+    Both are as `Params.echo` gives them: values that equal the default left out. A section that is absent says the same as
+    one of nothing but defaults.
     """
-    if isinstance(recorded, Mapping) and isinstance(current, Mapping):
+    given = [value for value in (recorded, current) if value is not None]
+    if given and all(isinstance(value, Mapping) for value in given):
+        recorded, current = recorded or {}, current or {}
         return [
             name
             for key in sorted(set(recorded) | set(current))

@@ -1,0 +1,53 @@
+"""What the settings of an encoder tell without torch, which takes seconds to load: enough to pass most params."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from adaptive_inference.backbones._tiny import tiny_settings
+from adaptive_inference.backbones.packaged import packaged
+from adaptive_inference.by_name import module_names
+from adaptive_inference.errors import UserError
+from adaptive_inference.settings.inputs import weights_kind
+
+#: Positions that a family may keep for itself, beyond the one of its padding.
+KEPT = 2
+
+
+def surely_fits(weights: str, exits: Sequence[int], max_length: int, blockwise: bool) -> bool:
+    """Say whether an encoder has these exits, positions and blocks, whatever its family does with its settings.
+
+    No more than a short cut: where it does not answer yes, `load.check_fit` and `load.check_gradient` decide.
+
+    Parameters
+    ----------
+    weights
+        As the params name them, no hub id.
+    exits
+        Exit layers, at least one.
+    max_length
+        Longest input, in tokens.
+    blockwise
+        Blocks need layers of their own.
+    """
+    try:
+        settings = _settings(weights)
+        layers, positions = int(settings["num_hidden_layers"]), int(settings["max_position_embeddings"])
+        longest = positions - int(settings["pad_token_id"]) - KEPT
+        known = settings["model_type"].replace("-", "_") in module_names("backbones")
+    except (KeyError, TypeError, AttributeError, ValueError, OSError, UserError):
+        return False
+    shares = blockwise and "num_hidden_groups" in settings
+    return known and not shares and min(exits) >= 1 and max(exits) <= layers and max_length <= longest
+
+
+def _settings(weights: str) -> dict[str, Any]:
+    kind = weights_kind(weights)
+    if kind == "random":
+        family = weights.removeprefix("random:")
+        return tiny_settings(family) | {"model_type": family}
+    folder = packaged(weights).folder() if kind == "packaged" else Path(weights)
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
