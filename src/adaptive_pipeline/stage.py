@@ -29,6 +29,7 @@ from adaptive_pipeline.runs import layout
 from adaptive_pipeline.runs.records import FAMILIES, Record, code_digest, digest_path
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.tracking.live import Tracker, start_tracking
+from adaptive_pipeline.tracking.secrets import mask_output
 
 logger = logging.getLogger("adaptive_inference")
 
@@ -91,9 +92,10 @@ def run_stage(
 
     The output folder appears whole or not at all. A second process of the same stage waits for the first,
     because a killed scheduler leaves its child alive and DVC would start another one into the same folder.
-    A `UserError` is printed without traceback, exit status 2.
+    A `UserError` is printed without traceback, exit status 2. No secret of the tracking store is printed.
     """
     script = sys.argv[0]
+    mask_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     name = Path(script).stem
     args = _parser(name, doc, inputs, options, per_method, timings).parse_args()
