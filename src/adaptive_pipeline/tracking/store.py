@@ -40,7 +40,7 @@ class Store:
         self.experiments: dict[str, str] = {}
         os.environ.pop("MLFLOW_RUN_ID", None)  # a parent's run id would capture ours
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        if urllib.parse.urlsplit(self.uri).scheme in ("http", "https"):
+        if self.uri.startswith(("http://", "https://")):
             _must_answer(self.uri)
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(ANSWER_SECONDS)))
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
