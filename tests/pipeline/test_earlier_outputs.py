@@ -59,7 +59,7 @@ def flip_a_byte(file):
 
 
 def test_a_model_that_dvc_restores_damaged_is_told_of_and_the_command_told_makes_it_good(project):
-    calibrate = ("dvc", "repro", "calibrate_thresholds@tiers-tiny-full-0")
+    collect = ("dvc", "repro", "collect_answers@tiers-tiny-full-0")
     project.run("dvc", "repro", "finetune_backbone")
     before = project.digests()
     listed = (project.root / MODEL).parents[1] / "MD5SUMS"
@@ -67,10 +67,10 @@ def test_a_model_that_dvc_restores_damaged_is_told_of_and_the_command_told_makes
     flip_a_byte(project.root / ".dvc/cache/files/md5" / md5[:2] / md5[2:])
     shutil.rmtree((project.root / MODEL).parents[1])
 
-    output = project.run(*calibrate, check=False)
+    output = project.run(*collect, check=False)
     assert "is cached - skipping run" in output  # DVC sees nothing
     assert f"error: {MODEL} is damaged" in output
     (remedy,) = re.findall("`(rm .*?)`", output)
     project.run("bash", "-c", remedy)
-    project.run(*calibrate)
+    project.run(*collect)
     assert before.items() <= project.digests().items()

@@ -66,6 +66,14 @@ def test_a_damaged_input_is_refused_and_named_with_both_checksums(damage, writte
     assert not read_by_a_stage.out.exists()
 
 
+def test_a_stages_whole_folder_is_an_input_too(written, read_by_a_stage, capsys):
+    file = written / "metrics.json"
+    file.write_text("damaged")
+    with pytest.raises(SystemExit):
+        read_by_a_stage(written)
+    assert f"error: {file} is damaged" in capsys.readouterr().err
+
+
 def test_damage_to_what_the_stage_does_not_read_is_no_harm(written, read_by_a_stage):
     (written / "metrics.json").write_text("damaged")
     assert read_by_a_stage(written / "model") == ["config.json", "model.safetensors"]

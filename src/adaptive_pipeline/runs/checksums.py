@@ -23,7 +23,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def refuse_damaged(path: Path) -> None:
-    """Refuse a file or folder right below a stage's folder that is not as the stage wrote it.
+    """Refuse what is not as its stage wrote it: a stage's folder, or a file or folder right below it.
 
     What no stage wrote has no checksums, and is taken as it is.
 
@@ -32,7 +32,7 @@ def refuse_damaged(path: Path) -> None:
     UserError
         Names the file, both checksums and the commands that make it anew.
     """
-    stage = path.parent
+    stage = path if (path / CHECKSUMS).is_file() else path.parent
     if not (stage / CHECKSUMS).is_file():
         return
     for line in (stage / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
