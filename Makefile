@@ -53,11 +53,12 @@ format: $(STAMP) ## Format code and rules, and write what is generated from the 
 	snakefmt Snakefile workflow/rules
 	python -m adaptive_pipeline.params.describe
 
+# By the environment: other users of this machine see a command's arguments, and the address may hold a password.
 ui: $(STAMP) ## Show the runs in MLflow (this machine only)
 	@case "$${MLFLOW_TRACKING_URI:-}" in \
-	  http*) echo "the runs are shown at $$(sed "s#//.*@#//#" <<< "$$MLFLOW_TRACKING_URI")";; \
-	  *) mlflow ui --host 127.0.0.1 --port $(PORT) \
-	    --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}";; \
+	  http*) python -m adaptive_pipeline.tracking.secrets;; \
+	  *) MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
+	    mlflow ui --host 127.0.0.1 --port $(PORT);; \
 	esac
 
 preset: $(STAMP) ## NAME=...: make a preset of presets/ the current params.yaml

@@ -16,6 +16,8 @@ WHOLE_RUN = one_run.first_parse()
 PARAMS = settings.checked_params(WHOLE_RUN)
 STAGES = dvc_graph.read_graph(judge=WHOLE_RUN)
 dvc_graph.drop_false_receipts(STAGES)
+if WHOLE_RUN:
+    progress.tell_of_other_versions(STAGES)
 MISSING = settings.unkept(STAGES, PARAMS)
 FIRST = settings.with_upstream(MISSING, STAGES)
 

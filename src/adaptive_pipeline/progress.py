@@ -23,6 +23,7 @@ from adaptive_inference.data.splits import most_training_rows
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
 from adaptive_inference.settings.training import WeightLearning
+from adaptive_pipeline.runs.environment import installed, other_versions
 
 if TYPE_CHECKING:
     from adaptive_inference.settings.inputs import Task
@@ -100,6 +101,29 @@ def run_again(names: Collection[str]) -> str:
         f"{', '.join(f'{count} {family}' for family, count in families.items())}. To keep their records, stop now and "
         "`make keep` first, in that version"
     )
+
+
+def tell_of_other_versions(stages: list[StageNode]) -> None:
+    """Name the finished trainings that were made with other versions of the libraries than are installed."""
+    from adaptive_pipeline.dvc_graph import stale_closure
+
+    pending = stale_closure(stages)
+    made = {
+        Path(out): stage.name
+        for stage in stages
+        if stage.name not in pending
+        for out in stage.outs
+        if out.endswith("train_timings.json")
+    }
+    if found := other_versions(made):
+        told = [
+            f"{_some([made[file] for file in files])} with {used} (here {installed(used.split()[0])})"
+            for used, files in found.items()
+        ]
+        say(
+            f"made with other versions than are installed, these trainings may differ from the ones that run now: "
+            f"{'; '.join(told)}. They stay as they are; `dvc repro --force --single-item STAGE` makes one anew"
+        )
 
 
 def guess(name: str, examples: int | None) -> float:
@@ -230,6 +254,11 @@ def summary(root: Path = Path(".")) -> None:
         "\nMLflow:  `make ui`, then http://127.0.0.1:5000",
         flush=True,
     )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(names[:2]) + more
 
 
 def _left(entries: list[dict[str, Any]], cores: int) -> str:

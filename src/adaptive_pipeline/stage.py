@@ -26,9 +26,11 @@ from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.runs import layout
+from adaptive_pipeline.runs.checksums import refuse_damaged, write_checksums
 from adaptive_pipeline.runs.records import FAMILIES, Record, code_digest, digest_path
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.tracking.live import Tracker, start_tracking
+from adaptive_pipeline.tracking.secrets import mask_output
 
 logger = logging.getLogger("adaptive_inference")
 
@@ -91,9 +93,11 @@ def run_stage(
 
     The output folder appears whole or not at all. A second process of the same stage waits for the first,
     because a killed scheduler leaves its child alive and DVC would start another one into the same folder.
-    A `UserError` is printed without traceback, exit status 2.
+    An input that was damaged since a stage wrote it is refused. A `UserError` is printed without traceback, exit
+    status 2. No secret of the tracking store is printed.
     """
     script = sys.argv[0]
+    mask_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     name = Path(script).stem
     args = _parser(name, doc, inputs, options, per_method, timings).parse_args()
@@ -165,6 +169,8 @@ def _run(
     partial.mkdir()
     paths = {key: Path(getattr(args, key)) for key in inputs}
     given = {key: getattr(args, key) for key in options}
+    for path in paths.values():
+        refuse_damaged(path)
     stage = Stage(name, cell, params, paths, partial, scratch, {}, script, options=given)
     status = "FAILED"
     try:
@@ -173,6 +179,7 @@ def _run(
             raise RuntimeError(f"{script} ended without a record")
         _refuse_edited(params, stage.keys, args.params)
         stage.record.save(partial)
+        write_checksums(partial)
         if getattr(args, "timings", None):
             write_json(Path(args.timings), stage.timings)
         shutil.rmtree(out, ignore_errors=True)

@@ -2,10 +2,13 @@
 
 import json
 import time
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+from adaptive_inference.files import write_json
 from adaptive_pipeline import progress
 from adaptive_pipeline.dvc_graph import StageNode
 from adaptive_pipeline.params import load_params, parse_params
@@ -22,6 +25,36 @@ def entry(name, guess, *upstream, threads=1, known=False):
         "threads": threads,
         "upstream": list(upstream),
     }
+
+
+TRAINED = "runs/t/b/seed0/{}/train_timings.json"
+
+
+def trained(name, stale=False, upstream=(), **versions):
+    """A training in the current folder that was made with these versions."""
+    out = Path(TRAINED.format(name))
+    write_json(out, {"environment": {"versions": versions}})
+    return StageNode(f"train_sweet@t-b-{name}-0", "", upstream, "", {out.as_posix(): "md5"}, stale, False)
+
+
+def test_a_run_says_which_trainings_were_made_with_other_versions(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    here = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    same = trained("same", **here | {"torch": f"{version('torch').partition('+')[0]}+cu999", "numpy": "0.1"})
+    stages = [same, trained("unknown"), trained("runs_again", stale=True, torch="0.1")]
+    stages.append(trained("after_it", upstream=("train_sweet@t-b-runs_again-0",), torch="0.1"))
+    stages.append(replace(same, name="gone", outs={TRAINED.format("gone"): "md5"}))
+    progress.tell_of_other_versions(stages)
+    assert capsys.readouterr().err == ""
+    stages += [trained(name, **here | {"torch": "0.1"}) for name in "abc"]
+    stages.append(trained("d", **here | {"transformers": "0.2"}))
+    progress.tell_of_other_versions(stages)
+    said = capsys.readouterr().err
+    some = "train_sweet@t-b-a-0, train_sweet@t-b-b-0 and 1 more"
+    assert (
+        f": {some} with torch 0.1 (here {here['torch']}); train_sweet@t-b-d-0 with transformers 0.2" in said
+    )
+    assert said.count("\n") == 1
 
 
 def test_the_estimate_respects_order_and_cores():

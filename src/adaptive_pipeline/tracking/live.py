@@ -103,5 +103,5 @@ class LiveTracker(Tracker):
             self.silent = True
             logger.warning(
                 "MLflow stopped answering (%s); run `make publish` when it is back",
-                reason(error, self.store.uri),
+                reason(error),
             )

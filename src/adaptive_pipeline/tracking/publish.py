@@ -17,6 +17,7 @@ from pathlib import Path
 from adaptive_inference.errors import UserError
 from adaptive_pipeline.runs.store import read_finished
 from adaptive_pipeline.tracking.live import tracking_off
+from adaptive_pipeline.tracking.secrets import mask_output
 from adaptive_pipeline.tracking.store import Store
 
 logger = logging.getLogger("adaptive_inference")
@@ -48,6 +49,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     """Publish and say what was done."""
+    mask_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     args = parse_args()
     if tracking_off():

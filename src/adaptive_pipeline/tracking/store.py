@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 import urllib.error
 import urllib.parse
@@ -21,6 +20,7 @@ from adaptive_pipeline.one_run import STATE
 from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.tracking.points import Point, all_points, flat_params, given_tag, run_tags
+from adaptive_pipeline.tracking.secrets import masked
 
 #: What of a stage's folder goes into the run: small files only, since weights are DVC's.
 SMALL_FILES = ("metrics.json", "history.jsonl", "weights.jsonl", "calibration.json", "curves.json")
@@ -40,7 +40,7 @@ class Store:
         self.experiments: dict[str, str] = {}
         os.environ.pop("MLFLOW_RUN_ID", None)  # a parent's run id would capture ours
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        if urllib.parse.urlsplit(self.uri).scheme in ("http", "https"):
+        if self.uri.startswith(("http://", "https://")):
             _must_answer(self.uri)
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(int(ANSWER_SECONDS)))
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -61,9 +61,9 @@ class Store:
         except UserError:
             raise
         except Exception as error:  # the client raises its own, SQLAlchemy's and requests' errors
-            said = reason(error, self.uri)
+            said = reason(error)
             raise UserError(
-                f"the MLflow store {_public(self.uri)} cannot be used: {said}. Start it, name another one in "
+                f"the MLflow store {masked(self.uri)} cannot be used: {said}. Start it, name another one in "
                 "MLFLOW_TRACKING_URI, or set ADAPTIVE_INFERENCE_TRACKING=off and run `make publish` later"
             ) from error
 
@@ -149,33 +149,25 @@ class Store:
             self.client.log_batch(run_id, metrics=batch)
 
 
-def _public(text: str) -> str:
-    """Return a text without what stands before the @ of an address: names, passwords and tokens."""
-    return re.sub(r"//\S*@", "//", text)
-
-
-def reason(error: Any, uri: str) -> str:
-    """Return the first line of what a client says, or its name, without the secret of the store's address."""
+def reason(error: Any) -> str:
+    """Return the first line of what a client says, or its name, without secrets."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    text, parts = _public(lines[0]), urllib.parse.urlsplit(uri)
-    if secret := parts.password or parts.username:  # alone, a user name is a token
-        for form in (secret, urllib.parse.unquote(secret)):
-            text = text.replace(form, "***")
-    return text[:200]
+    return masked(lines[0])[:200]
 
 
 def _must_answer(uri: str) -> None:
     """Refuse a tracking server that does not answer within a few seconds."""
     try:
         parts = urllib.parse.urlsplit(uri)
-        address = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+        host, path = parts.netloc.rpartition("@")[2], f"{parts.path.rstrip('/')}/health"
+        address = urllib.parse.urlunsplit(parts._replace(netloc=host, path=path))
+        with urllib.request.urlopen(address, timeout=ANSWER_SECONDS):
             return
     except urllib.error.HTTPError:
         return  # it answers, if only to say that it knows no such page
     except (OSError, ValueError) as error:
-        said = reason(getattr(error, "reason", None) or error, uri)
+        said = reason(getattr(error, "reason", None) or error)
         raise UserError(
-            f"the tracking server {_public(uri)} (MLFLOW_TRACKING_URI) does not answer: {said}. Start it, unset the "
+            f"the tracking server {masked(uri)} (MLFLOW_TRACKING_URI) does not answer: {said}. Start it, unset the "
             "variable to log into ./mlflow.db, or set ADAPTIVE_INFERENCE_TRACKING=off and run `make publish` later"
         ) from error
