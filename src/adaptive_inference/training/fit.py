@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from adaptive_inference.backbones.load import check_precision
+from adaptive_inference.backbones.load import check_gradient, check_precision
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.outputs import pick_device
@@ -113,11 +113,7 @@ def check(model: MultiExitModel, objective: Objective, rows: Rows, recipe: Recip
         there is no such device.
     """
     objective.check_kind(recipe.schema.kind)
-    if objective.gradient == "blockwise" and model.backbone.shares_layers and len(model.exits) > 1:
-        raise UserError(
-            f"gradient: blockwise needs layers of their own for each block, and {model.backbone.config.model_type} runs "
-            "the same weights in all of them; use gradient: shared, or an encoder such as BERT"
-        )
+    check_gradient(type(model.backbone), objective.gradient, model.exits)
     rows.check(recipe.schema.task)
     pick_device(recipe.runtime.device)
     check_precision(type(model.backbone), recipe.runtime.precision)
