@@ -163,7 +163,7 @@ def test_a_run_folder_loads_with_its_calibration(tmp_path):
         (lambda f: (f / "config.json").write_text('{"kind": "multi_exit", "format": 2}'), "of format 2"),
         (
             lambda f: (f / "config.json").write_text('{"kind": "multi_exit", "format": 1}'),
-            "lacks or mistypes",
+            "'exits' is missing",
         ),
         (lambda f: (f / "model.safetensors").unlink(), "missing or damaged"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "missing or damaged"),

@@ -160,6 +160,11 @@ class MultiExitModel(ExitModule):
         return self.exits
 
     @property
+    def outputs(self) -> int:
+        """Width of the logits: classes, or 1 for a score."""
+        return int(self._heads[-1].classifier.out_features)
+
+    @property
     def has_certainty(self) -> bool:
         """Whether the model has certainty heads."""
         return self.certainty_heads is not None

@@ -15,14 +15,15 @@ from typing import Any
 import safetensors
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
 
 from adaptive_inference.backbones._heads import head_counts, keep_heads
+from adaptive_inference.backbones._stock import TOKENIZER_CONFIG, stock_config, stock_tokenizer
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import WEIGHT_FILE, adapter
-from adaptive_inference.errors import UserError
+from adaptive_inference.errors import UserError, blamed_on
 from adaptive_inference.exits.head import AttentionHead, ExitHead, make_heads
-from adaptive_inference.exits.layout import CALIBRATION_FILE, CONFIG_FILE, FORMAT
+from adaptive_inference.exits.layout import CALIBRATION_FILE, CONFIG_FILE, FIX, FORMAT
 from adaptive_inference.exits.weights import load_weights
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
@@ -56,7 +57,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
-    file = folder / "tokenizer_config.json"
+    file = folder / TOKENIZER_CONFIG
     body = read_json(file)
     for key in ("name_or_path", "is_local", "local_files_only", "tokenizer_file", "special_tokens_map_file"):
         body.pop(key, None)
@@ -96,22 +97,36 @@ def empty_parts(home: Path, config: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     UserError
-        The configuration lacks something.
+        The configuration describes no model, or one that does not answer the task of the schema beside it.
     """
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return _modules(config) | load_companions(home)
-    except (KeyError, TypeError) as error:
+    file = home / CONFIG_FILE
+    with blamed_on(file, FIX), torch.random.fork_rng(devices=[]):
+        parts = _modules(config, file)
+    companions = load_companions(home)
+    if companions["schema"] is not None:
+        _check_schema(companions["schema"], config["outputs"], parts["backbone"], home / SCHEMA_FILE)
+    return parts | companions
+
+
+def _check_schema(schema: Schema, outputs: int, backbone: Backbone, file: Path) -> None:
+    if schema.outputs != outputs:
         raise UserError(
-            f"{home}/config.json lacks or mistypes {error}; train or export the model again"
-        ) from error
+            f"{file} is of a task with {schema.outputs} outputs, and the model has {outputs}; {FIX}"
+        )
+    longest = backbone.longest(backbone.config)
+    if schema.max_length > longest:
+        raise UserError(
+            f"{file}: max_length {schema.max_length} is beyond the {longest} positions of the model; {FIX}"
+        )
 
 
-def _modules(config: dict[str, Any]) -> dict[str, Any]:
-    settings = dict(config["backbone"])
-    family = settings.pop("model_type")
-    stock = AutoModel.from_config(AutoConfig.for_model(family, **settings))
-    backbone = adapter(family)(stock, config["num_layers"])
+def _modules(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    kind, layers = adapter(config["backbone"]["model_type"]), config["num_layers"]
+    backbone = kind(
+        AutoModel.from_config(stock_config(config["backbone"], file), trust_remote_code=False), layers
+    )
+    if layers > len(backbone.layers):
+        raise UserError(f"{file}: num_layers is {layers}, and the backbone has {len(backbone.layers)}; {FIX}")
     if counts := config.get("attention_heads"):
         for layer, count in zip(backbone.layers, counts, strict=True):
             keep_heads(layer, range(count))
@@ -129,10 +144,7 @@ def _modules(config: dict[str, Any]) -> dict[str, Any]:
 def load_companions(home: Path) -> dict[str, Any]:
     """Read schema and tokenizer where the folder holds them."""
     schema = Schema.load(home) if (home / SCHEMA_FILE).is_file() else None
-    tokenizer = None
-    if (home / "tokenizer_config.json").is_file():
-        # Not asked for, transformers would ask on standard input whether to run the folder's code.
-        tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
+    tokenizer = stock_tokenizer(home) if (home / TOKENIZER_CONFIG).is_file() else None
     return {"schema": schema, "tokenizer": tokenizer}
 
 
@@ -148,7 +160,7 @@ def fill(model: nn.Module, home: Path) -> None:
     try:
         load_weights(model, file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file} is missing or damaged ({error}); train or export the model again") from error
+        raise UserError(f"{file} is missing or damaged ({error}); {FIX}") from error
     except RuntimeError as error:
         raise UserError(
             f"{file} does not fit config.json beside it: {str(error).splitlines()[-1].strip()}"
