@@ -7,7 +7,9 @@ give equal bytes.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,11 @@ import safetensors
 import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import (
+    ADDED_TOKENS_FILE,
+    FULL_TOKENIZER_FILE,
+    SPECIAL_TOKENS_MAP_FILE,
+)
 
 from adaptive_inference.backbones._heads import head_counts, keep_heads
 from adaptive_inference.backbones._stock import TOKENIZER_CONFIG, stock_config, stock_tokenizer
@@ -23,15 +30,46 @@ from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import WEIGHT_FILE, adapter
 from adaptive_inference.errors import UserError, blamed_on
 from adaptive_inference.exits.head import AttentionHead, ExitHead, make_heads
-from adaptive_inference.exits.layout import CALIBRATION_FILE, CONFIG_FILE, FIX, FORMAT
+from adaptive_inference.exits.layout import (
+    CALIBRATION_FILE,
+    CONFIG_FILE,
+    FIX,
+    FORMAT,
+    MULTI_EXIT,
+    open_model,
+)
 from adaptive_inference.exits.weights import load_weights
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
+#: All that a tokenizer may be made of, whoever saved it, but the vocabulary files of its family.
+_TOKENIZER_FILES = (
+    TOKENIZER_CONFIG,
+    FULL_TOKENIZER_FILE,
+    SPECIAL_TOKENS_MAP_FILE,
+    ADDED_TOKENS_FILE,
+)
+
 
 def save_config(folder: Path, kind: str, body: dict[str, Any]) -> None:
-    """Write ``config.json``."""
+    """Write ``config.json``, in place of whatever model the folder held."""
+    _remove_earlier(folder)
     write_json(folder / CONFIG_FILE, {"kind": kind, "format": FORMAT, **body})
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove what an earlier model left in the folder; files of another origin stay."""
+    for name in (SCHEMA_FILE, CALIBRATION_FILE, *_TOKENIZER_FILES):
+        (folder / name).unlink(missing_ok=True)
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    with contextlib.suppress(UserError):  # a configuration of another origin: what belongs to it is not known
+        earlier = open_model(folder).config
+        if earlier["kind"] == MULTI_EXIT:
+            (folder / WEIGHT_FILE).unlink(missing_ok=True)
+        else:
+            for layer in earlier["exits"]:
+                shutil.rmtree(folder / str(layer), ignore_errors=True)
 
 
 def save_companions(
@@ -40,9 +78,7 @@ def save_companions(
     tokenizer: PreTrainedTokenizerBase | None,
     calibration: dict[str, Any] | None,
 ) -> None:
-    """Write what goes with any model; schema and calibration of an earlier model in the folder are removed."""
-    for name in (SCHEMA_FILE, CALIBRATION_FILE):
-        (folder / name).unlink(missing_ok=True)
+    """Write what goes with any model."""
     if schema is not None:
         schema.save(folder)
     if tokenizer is not None:
