@@ -101,7 +101,7 @@ def check_form(form: Any, body: Any, origin: str | Path, fix: str) -> None:
         where, kind = ".".join(str(part) for part in first["loc"]), first["type"]
         if kind == "missing":
             told = f"{where!r} is missing"
-        elif kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        elif kind == "extra_forbidden":
             told = f"unknown key {where!r}"
         else:
             message = first["msg"].removeprefix("Value error, ")

@@ -259,5 +259,5 @@ def test_a_folder_whose_tokenizer_is_code_is_refused_without_a_question(tmp_path
     (tmp_path / "foreign.py").write_text("raise SystemExit('ran')")
     try:
         MultiExitModel.from_pretrained(tmp_path)
-    except (ValueError, OSError, UserError):
+    except UserError:
         return  # refused; transformers may also take the plain tokenizer file, which runs nothing

@@ -303,6 +303,20 @@ def test_a_model_computes_in_float32_whatever_its_configuration_says(sound, copy
     assert (load_predictor(folder).predict(["a good film"]).probabilities == expected).all()
 
 
+def test_keys_that_only_another_transformers_knows_change_nothing(sound, copy):
+    folder = copy("model")
+    change = {
+        "unheard": {"a": 1},
+        "use_cache": GONE,
+        "dtype": GONE,
+        "torch_dtype": "float32",
+        "transformers_version": "9.0",
+    }
+    edit(folder / "config.json", {f"backbone/{key}": value for key, value in change.items()})
+    expected = load_predictor(sound / "model").predict(["a good film"]).probabilities
+    assert (load_predictor(folder).predict(["a good film"]).probabilities == expected).all()
+
+
 STOCK = [
     ("config.json", "[]", "config.json holds a list"),
     ("config.json", "{", "config.json is not valid JSON"),
