@@ -285,9 +285,12 @@ def test_attention_that_is_part_of_transformers_may_be_asked_for(name, copy):
         assert loaded.config._attn_implementation == name
 
 
-@pytest.mark.parametrize("key", ["quantization_config", "fusion_config", "transformers_weights"])
+@pytest.mark.parametrize(
+    "key", ["quantization_config", "fusion_config", "transformers_weights", "chunk_size_feed_forward"]
+)
 def test_keys_that_do_more_than_describe_an_encoder_are_refused(key, copy):
-    value = "other.safetensors" if key == "transformers_weights" else {"quant_method": "fp8"}
+    odd = {"transformers_weights": "other.safetensors", "chunk_size_feed_forward": 3}
+    value = odd.get(key, {"quant_method": "fp8"})
     model, stock = copy("model"), copy("stock")
     edit(model / "config.json", {f"backbone/{key}": value})
     edit(stock / "config.json", {key: value})
@@ -315,6 +318,24 @@ def test_keys_that_only_another_transformers_knows_change_nothing(sound, copy):
     edit(folder / "config.json", {f"backbone/{key}": value for key, value in change.items()})
     expected = load_predictor(sound / "model").predict(["a good film"]).probabilities
     assert (load_predictor(folder).predict(["a good film"]).probabilities == expected).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"model/vocab/good": 99_999}, {"post_processor": None}], ids=["id", "none"]
+)
+@pytest.mark.parametrize("name", ["model", "cascade"])
+def test_a_tokenizer_of_another_model_is_told(name, change, copy):
+    folder = copy(name)
+    edit(folder / ("4/tokenizer.json" if name == "cascade" else "tokenizer.json"), change)
+    with pytest.raises(UserError, match=r"tokenizer gives no token, or one that the model does not know"):
+        load_predictor(folder).predict(["a good film", ""])
+
+
+def test_a_backbone_of_endless_layers_is_refused_before_it_is_built(copy):
+    folder = copy("model")
+    edit(folder / "config.json", {"backbone/num_hidden_layers": 10**8})
+    with pytest.raises(UserError, match="num_layers is 4, and the backbone has 100000000"):
+        load_model(folder)
 
 
 STOCK = [

@@ -25,6 +25,7 @@ ATTENTION = ("eager", "sdpa")
 _REFUSED = {
     "quantization_config": "only weights that are plain numbers are read",
     "fusion_config": "layers are run as they are, not swapped for others",
+    "chunk_size_feed_forward": "inputs are of any length",
     "transformers_weights": f"weights are read from {WEIGHT_FILE} alone",
 }
 _TOKENIZER_FIX = "save it there again by AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
@@ -50,7 +51,7 @@ def stock_config(body: Mapping[str, Any], file: Path) -> PreTrainedConfig:
         config = AutoConfig.for_model(**body)
         # Asked of the object, which transformers will ask too: several keys of a file can set one attribute.
         for key, why in _REFUSED.items():
-            if getattr(config, key, None) is not None:
+            if getattr(config, key, None):
                 raise UserError(f"{file}: {key!r} cannot be followed, since {why}; use a model without it")
         if config._attn_implementation not in (None, *ATTENTION):
             raise UserError(

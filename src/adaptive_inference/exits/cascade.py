@@ -88,6 +88,11 @@ class MultiModel(ExitModule):
         """Whether every member has a certainty head."""
         return all(member.has_certainty for member in self._members)
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that every member knows."""
+        return min(member.vocabulary for member in self._members)
+
     def start(self, batch: Batch, gradient: str = "shared") -> CascadeForward:
         """Start a batch on its way; see `CascadeForward`."""
         return CascadeForward(self._members, batch, gradient)

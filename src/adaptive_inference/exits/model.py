@@ -66,6 +66,11 @@ class ExitModule(nn.Module, ABC):
     def has_certainty(self) -> bool:
         """Whether exits say how sure they are (LTE)."""
 
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """Tokens that it knows: ids are below this."""
+
     @abstractmethod
     def start(self, batch: Batch, gradient: str = "shared") -> Forward:
         """Start a batch on its way; nothing is run before the first `Forward.advance` but what all exits need."""
@@ -168,6 +173,11 @@ class MultiExitModel(ExitModule):
     def has_certainty(self) -> bool:
         """Whether the model has certainty heads."""
         return self.certainty_heads is not None
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the encoder's embedding."""
+        return int(self.backbone.config.vocab_size)
 
     def start(self, batch: Batch, gradient: str = "shared", layers: Layers | None = None) -> EncoderForward:
         """Start a batch on its way; see `EncoderForward`.

@@ -158,11 +158,11 @@ def _check_schema(schema: Schema, outputs: int, backbone: Backbone, file: Path) 
 
 def _modules(config: dict[str, Any], file: Path) -> dict[str, Any]:
     kind, layers = adapter(config["backbone"]["model_type"]), config["num_layers"]
-    backbone = kind(
-        AutoModel.from_config(stock_config(config["backbone"], file), trust_remote_code=False), layers
-    )
-    if layers > len(backbone.layers):
-        raise UserError(f"{file}: num_layers is {layers}, and the backbone has {len(backbone.layers)}; {FIX}")
+    stock = stock_config(config["backbone"], file)
+    total = stock.num_hidden_layers
+    if layers > total or (layers < total and not kind.shares_layers):  # ALBERT cut short stays as it is
+        raise UserError(f"num_layers is {layers}, and the backbone has {total}; {FIX}")
+    backbone = kind(AutoModel.from_config(stock, trust_remote_code=False), layers)
     if counts := config.get("attention_heads"):
         for layer, count in zip(backbone.layers, counts, strict=True):
             keep_heads(layer, range(count))

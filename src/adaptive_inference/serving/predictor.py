@@ -137,6 +137,12 @@ class Predictor:
         tokenizer = self.model.tokenizer
         checked = [check_text(text, self.schema) for text in texts]
         rows = encode_texts(checked, tokenizer, self.schema.max_length)
+        known = self.model.vocabulary
+        if any(max(row["input_ids"], default=known) >= known for row in rows):
+            raise UserError(
+                "the tokenizer gives no token, or one that the model does not know, and is of another model; put the "
+                "model's own tokenizer files into its folder"
+            )
         order = sorted(range(len(rows)), key=lambda place: rows[place]["length"])
         found: dict[int, Prediction] = {}
         for start in range(0, len(order), batch_size):
