@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader (`head`) has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        told = f"{error.filename or 'output'}: {error.strerror}" if error.strerror else str(error)
+        print(f"error: {told}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -10,7 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from adaptive_inference.errors import UserError
+
+_reader = functools.cache(TypeAdapter)
+_JSON_NAMES = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
 def plain(value: Any) -> Any:
@@ -46,14 +52,61 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON, or say which file is missing or damaged."""
+def read_json(path: Path, fix: str | None = None) -> Any:
+    """Read JSON, or say which file is missing or damaged, and what to do about it (default: run a stage again)."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{path} is missing; run the stage that writes it") from error
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run its stage again") from error
+        raise UserError(f"{path} is missing; {fix or 'run the stage that writes it'}") from error
+    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8; brackets without end
+        raise UserError(
+            f"{path} is not valid JSON ({error}); {fix or 'delete it and run its stage again'}"
+        ) from error
+
+
+def read_object(path: Path, fix: str | None = None) -> dict[str, Any]:
+    """Read JSON that must be an object; see `read_json`."""
+    body = read_json(path, fix)
+    if not isinstance(body, dict):
+        raise UserError(
+            f"{path} holds {_JSON_NAMES.get(type(body), 'a number')}, not an object; "
+            f"{fix or 'delete it and run its stage again'}"
+        )
+    return body
+
+
+def check_form(form: Any, body: Any, origin: str | Path, fix: str) -> None:
+    """Refuse JSON that has not the form of a type.
+
+    Parameters
+    ----------
+    form
+        A pydantic model, a dataclass, or another annotation; a number in quotes is no number.
+    body
+        What JSON gave.
+    origin
+        The file, or what the file holds, for the message.
+    fix
+        What the user may do about it.
+
+    Raises
+    ------
+    UserError
+        A key is missing, unknown or of another kind; the first one is told.
+    """
+    try:
+        _reader(form).validate_json(json.dumps(body), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, kind = ".".join(str(part) for part in first["loc"]), first["type"]
+        if kind == "missing":
+            told = f"{where!r} is missing"
+        elif kind == "extra_forbidden":
+            told = f"unknown key {where!r}"
+        else:
+            message = first["msg"].removeprefix("Value error, ")
+            told = f"{where!r}: {message} (given: {first['input']!r:.200})" if where else message
+        raise UserError(f"{origin}: {told}; {fix}") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -158,7 +158,7 @@ def test_bad_weights_are_told(weights, message):
 
 
 def test_a_folder_without_a_configuration_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match=r"config\.json is missing"):
         load_backbone(str(tmp_path))
 
 

@@ -175,7 +175,7 @@ def test_a_wrong_schema_or_split_name_is_refused(tmp_path):
         load_split(tmp_path, "train")
     with pytest.raises(UserError, match=r"no 'lables'.*did you mean 'labels'"):
         Schema.from_dict({"lables": []})
-    with pytest.raises(UserError, match="lacks"):
+    with pytest.raises(UserError, match="'kind' is missing"):
         Schema.from_dict({"task": "mine"})
 
 

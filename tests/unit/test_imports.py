@@ -60,9 +60,9 @@ def test_the_package_itself_loads_nothing_and_an_unknown_name_is_none_of_it():
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])
-def test_predicting_without_torch_says_what_to_install(name, tmp_path):
-    (tmp_path / "config.json").write_text('{"kind": "multi_exit", "format": 1}')
-    code = f"from adaptive_inference.cli import main\nraise SystemExit(main(['predict', {str(tmp_path)!r}]))"
+def test_predicting_without_torch_says_what_to_install(name):
+    home = str(SAVED / "model")
+    code = f"from adaptive_inference.cli import main\nraise SystemExit(main(['predict', {home!r}]))"
     done = run_blocked(code, name)
     assert done.returncode == 2
     assert done.stderr == f"error: predicting needs {name}; pip install 'adaptive-inference[torch]'\n"

@@ -203,7 +203,7 @@ def test_a_folder_of_another_family_is_refused_before_the_run(folder):
     file = Path(weights) / "config.json"
     file.write_text(file.read_text().replace('"bert"', '"gpt2"'))
     with pytest.raises(
-        UserError, match=r"backbones\.mine: no adapter for model type 'gpt2'; allowed: albert"
+        UserError, match=r"backbones\.mine: .*config\.json: no adapter for model type 'gpt2'; allowed: albert"
     ):
         preflight.check_encoders(with_encoder(weights))
 

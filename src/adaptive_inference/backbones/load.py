@@ -6,28 +6,26 @@ or the Hugging Face hub. Only safetensors are read, and no code that comes with 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging as transformers_logging
 
+from adaptive_inference.backbones._stock import quiet, stock_config, stock_tokenizer
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.packaged import WEIGHT_FILE, packaged
-from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.errors import UserError, blamed_on, first_line, nearest
+from adaptive_inference.files import read_object
 from adaptive_inference.settings.inputs import weights_kind
 
 if TYPE_CHECKING:
@@ -35,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Nothing else of a hub repository is downloaded: no pickle, no code.
 HUB_FILES = ["*.json", "model*.safetensors", "vocab.txt", "merges.txt", "*.model"]
+
+_FIX = "name a folder saved by transformers' save_pretrained, or fetch it again"
 
 
 def families() -> list[str]:
@@ -69,17 +69,11 @@ def load_config(weights: str, revision: str | None = None) -> PreTrainedConfig:
         from adaptive_inference.backbones._tiny import tiny_config
 
         return tiny_config(_random_family(weights))
-    folder = weight_folder(weights, revision)
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{folder} holds no config.json; name a folder saved by transformers' save_pretrained"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except ValueError as error:
-        raise UserError(f"{folder}/config.json names no known architecture ({_first_line(error)})") from error
-    adapter(config.model_type)
-    return config
+    file = weight_folder(weights, revision) / "config.json"
+    body = read_object(file, _FIX)
+    with blamed_on(file, _FIX):
+        adapter(str(body.get("model_type")))
+        return stock_config(body, file)
 
 
 def layer_count(weights: str, revision: str | None = None) -> int:
@@ -180,20 +174,24 @@ def load_backbone(
     if kept < total:
         kind.truncate(config, kept)
     own_head = head == "checkpoint"
-    try:
-        with _quiet(), torch.random.fork_rng(devices=[]):
-            stock = AutoModelForSequenceClassification if own_head else AutoModel
-            model, report = stock.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-    except OSError as error:
-        raise UserError(f"cannot load weights from {folder}: {_first_line(error)}") from error
+    stock = AutoModelForSequenceClassification if own_head else AutoModel
+    with quiet(), torch.random.fork_rng(devices=[]), blamed_on(f"the checkpoint in {folder}", _FIX):
+        model, report = stock.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below: its own message refers to a report that is silenced
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise UserError(
+            f"{folder}/{WEIGHT_FILE} does not fit config.json beside it: {name} is {tuple(found)}, not {tuple(expected)}; "
+            f"{_FIX}"
+        )
     missing = sorted(report["missing_keys"])
     if any(own_head or not name.startswith("pooler.") for name in missing):
         raise UserError(
@@ -236,21 +234,7 @@ def load_tokenizer(weights: str, revision: str | None = None) -> PreTrainedToken
         from adaptive_inference.backbones._tiny import tiny_tokenizer
 
         return tiny_tokenizer(_random_family(weights))
-    folder = weight_folder(weights, revision)
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(
-            f"cannot load the tokenizer of {weights} from {folder}: {_first_line(error)}"
-        ) from error
-    # transformers makes an empty one where a folder holds no vocabulary, and every word would be unknown
-    files = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if not any((folder / name).is_file() for name in files):
-        raise UserError(
-            f"{folder} holds no tokenizer; put it there by AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
-        )
-    return tokenizer
+    return stock_tokenizer(weight_folder(weights, revision))
 
 
 def weight_folder(weights: str, revision: str | None = None) -> Path:
@@ -312,7 +296,7 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is no index of weights ({_first_line(error)}); fetch it again") from error
+        raise UserError(f"{index} is no index of weights ({first_line(error)}); fetch it again") from error
     for name in names:
         if Path(name).name != name or Path(name).suffix != ".safetensors" or not (folder / name).is_file():
             raise UserError(
@@ -328,7 +312,7 @@ def _hub_folder(repo: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES))
     except HFValidationError as error:
-        raise UserError(f"{repo!r} is neither a folder nor a hub id ({_first_line(error)})") from error
+        raise UserError(f"{repo!r} is neither a folder nor a hub id ({first_line(error)})") from error
     except RevisionNotFoundError as error:
         raise UserError(f"the hub's {repo} has no revision {revision!r}; give one of its commits") from error
     except RepositoryNotFoundError as error:
@@ -340,7 +324,7 @@ def _hub_folder(repo: str, revision: str | None) -> Path:
         Exception
     ) as error:  # connection, proxy, time-out, offline mode: the kinds change with the http client
         raise UserError(
-            f"cannot reach the hub for {repo!r} ({type(error).__name__}: {_first_line(error)}); put the model's files "
+            f"cannot reach the hub for {repo!r} ({type(error).__name__}: {first_line(error)}); put the model's files "
             "(config.json, model.safetensors, tokenizer) into a folder and give that folder as `weights`"
             f"{nearest(repo, ['packaged'])}"
         ) from error
@@ -350,21 +334,3 @@ def _random_family(weights: str) -> str:
     family = weights.removeprefix("random:")
     adapter(family)
     return family
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the loading report: layers and heads left out on purpose are no news."""
-    level, bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bar:
-            transformers_logging.enable_progress_bar()

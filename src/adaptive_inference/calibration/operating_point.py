@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.files import check_form
 
 Cost = Literal["layers", "flops"]
 Kind = Literal["max_loss", "min_speedup", "risk", "full", "whole", "member"]
@@ -198,21 +199,22 @@ class OperatingPoint:
         Raises
         ------
         UserError
-            A key is missing: the file is older than this form, or damaged.
+            A key is missing or of another kind: the file is older than this form, or damaged.
         """
+        fix = "calibrate the model again, or export it again"
         try:
             seen = None if body["seen"] is None else Seen.from_json(body["seen"])
-            return cls(
+            point = cls(
                 Goal.from_json(body["goal"]),
                 Setting.from_json(body["setting"]),
                 bool(body["qualifies"]),
                 seen,
                 dict(body["evidence"]),
             )
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"an operating point lacks or mistypes {error}; calibrate the model again, or export it again"
-            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"an operating point lacks or mistypes {error}; {fix}") from error
+        check_form(cls, body, "an operating point", fix)
+        return point
 
 
 def rank(goal: Goal, seen: Seen) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from adaptive_inference.backbones.base import Batch
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward
-from adaptive_inference.exits.layout import MULTI_MODEL, SavedModel
+from adaptive_inference.exits.layout import FIX, MULTI_MODEL, SavedModel
 from adaptive_inference.exits.model import ExitModule, MultiExitModel
 from adaptive_inference.exits.saved import save_companions, save_config
 
@@ -70,6 +70,11 @@ class MultiModel(ExitModule):
         self.exits = tuple(member.exits[0] for member in members)
         if list(self.exits) != sorted(set(self.exits)):
             raise UserError(f"members of a multi-model must grow in depth, not {list(self.exits)}")
+        outputs = sorted({member.outputs for member in members})
+        if len(outputs) > 1:
+            raise UserError(
+                f"members of a multi-model must answer the same task, not with {' and '.join(map(str, outputs))} outputs"
+            )
         self.schema, self.tokenizer, self.calibration = members[-1].schema, members[-1].tokenizer, None
         self._members = list(members)
 
@@ -82,6 +87,11 @@ class MultiModel(ExitModule):
     def has_certainty(self) -> bool:
         """Whether every member has a certainty head."""
         return all(member.has_certainty for member in self._members)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that every member knows."""
+        return min(member.vocabulary for member in self._members)
 
     def start(self, batch: Batch, gradient: str = "shared") -> CascadeForward:
         """Start a batch on its way; see `CascadeForward`."""
@@ -97,6 +107,11 @@ class MultiModel(ExitModule):
 
     @classmethod
     def _from_saved(cls, saved: SavedModel) -> Self:
-        return cls(
-            [MultiExitModel.from_pretrained(saved.home / str(layer)) for layer in saved.config["exits"]]
-        )
+        members = []
+        for layer in saved.config["exits"]:
+            home = saved.home / str(layer)
+            member = MultiExitModel.from_pretrained(home)
+            if member.exits != (layer,):
+                raise UserError(f"{home} has exits {list(member.exits)}, not [{layer}]; {FIX}")
+            members.append(member)
+        return cls(members)

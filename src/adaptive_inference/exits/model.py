@@ -66,6 +66,11 @@ class ExitModule(nn.Module, ABC):
     def has_certainty(self) -> bool:
         """Whether exits say how sure they are (LTE)."""
 
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """Tokens that it knows: ids are below this."""
+
     @abstractmethod
     def start(self, batch: Batch, gradient: str = "shared") -> Forward:
         """Start a batch on its way; nothing is run before the first `Forward.advance` but what all exits need."""
@@ -160,9 +165,19 @@ class MultiExitModel(ExitModule):
         return self.exits
 
     @property
+    def outputs(self) -> int:
+        """Width of the logits: classes, or 1 for a score."""
+        return int(self._heads[-1].classifier.out_features)
+
+    @property
     def has_certainty(self) -> bool:
         """Whether the model has certainty heads."""
         return self.certainty_heads is not None
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the encoder's embedding."""
+        return int(self.backbone.config.vocab_size)
 
     def start(self, batch: Batch, gradient: str = "shared", layers: Layers | None = None) -> EncoderForward:
         """Start a batch on its way; see `EncoderForward`.

@@ -7,7 +7,9 @@ give equal bytes.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,22 +17,59 @@ from typing import Any
 import safetensors
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import (
+    ADDED_TOKENS_FILE,
+    FULL_TOKENIZER_FILE,
+    SPECIAL_TOKENS_MAP_FILE,
+)
 
 from adaptive_inference.backbones._heads import head_counts, keep_heads
+from adaptive_inference.backbones._stock import TOKENIZER_CONFIG, stock_config, stock_tokenizer
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.load import WEIGHT_FILE, adapter
-from adaptive_inference.errors import UserError
+from adaptive_inference.errors import UserError, blamed_on
 from adaptive_inference.exits.head import AttentionHead, ExitHead, make_heads
-from adaptive_inference.exits.layout import CALIBRATION_FILE, CONFIG_FILE, FORMAT
+from adaptive_inference.exits.layout import (
+    CALIBRATION_FILE,
+    CONFIG_FILE,
+    FIX,
+    FORMAT,
+    MULTI_EXIT,
+    open_model,
+)
 from adaptive_inference.exits.weights import load_weights
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
+#: All that a tokenizer may be made of, whoever saved it, but the vocabulary files of its family.
+_TOKENIZER_FILES = (
+    TOKENIZER_CONFIG,
+    FULL_TOKENIZER_FILE,
+    SPECIAL_TOKENS_MAP_FILE,
+    ADDED_TOKENS_FILE,
+)
+
 
 def save_config(folder: Path, kind: str, body: dict[str, Any]) -> None:
-    """Write ``config.json``."""
+    """Write ``config.json``, in place of whatever model the folder held."""
+    _remove_earlier(folder)
     write_json(folder / CONFIG_FILE, {"kind": kind, "format": FORMAT, **body})
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove what an earlier model left in the folder; files of another origin stay."""
+    for name in (SCHEMA_FILE, CALIBRATION_FILE, *_TOKENIZER_FILES):
+        (folder / name).unlink(missing_ok=True)
+    if not (folder / CONFIG_FILE).is_file():
+        return
+    with contextlib.suppress(UserError):  # a configuration of another origin: what belongs to it is not known
+        earlier = open_model(folder).config
+        if earlier["kind"] == MULTI_EXIT:
+            (folder / WEIGHT_FILE).unlink(missing_ok=True)
+        else:
+            for layer in earlier["exits"]:
+                shutil.rmtree(folder / str(layer), ignore_errors=True)
 
 
 def save_companions(
@@ -39,9 +78,7 @@ def save_companions(
     tokenizer: PreTrainedTokenizerBase | None,
     calibration: dict[str, Any] | None,
 ) -> None:
-    """Write what goes with any model; schema and calibration of an earlier model in the folder are removed."""
-    for name in (SCHEMA_FILE, CALIBRATION_FILE):
-        (folder / name).unlink(missing_ok=True)
+    """Write what goes with any model."""
     if schema is not None:
         schema.save(folder)
     if tokenizer is not None:
@@ -56,7 +93,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(folder)
-    file = folder / "tokenizer_config.json"
+    file = folder / TOKENIZER_CONFIG
     body = read_json(file)
     for key in ("name_or_path", "is_local", "local_files_only", "tokenizer_file", "special_tokens_map_file"):
         body.pop(key, None)
@@ -96,22 +133,36 @@ def empty_parts(home: Path, config: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     UserError
-        The configuration lacks something.
+        The configuration describes no model, or one that does not answer the task of the schema beside it.
     """
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return _modules(config) | load_companions(home)
-    except (KeyError, TypeError) as error:
+    file = home / CONFIG_FILE
+    with blamed_on(file, FIX), torch.random.fork_rng(devices=[]):
+        parts = _modules(config, file)
+    companions = load_companions(home)
+    if companions["schema"] is not None:
+        _check_schema(companions["schema"], config["outputs"], parts["backbone"], home / SCHEMA_FILE)
+    return parts | companions
+
+
+def _check_schema(schema: Schema, outputs: int, backbone: Backbone, file: Path) -> None:
+    if schema.outputs != outputs:
         raise UserError(
-            f"{home}/config.json lacks or mistypes {error}; train or export the model again"
-        ) from error
+            f"{file} is of a task with {schema.outputs} outputs, and the model has {outputs}; {FIX}"
+        )
+    longest = backbone.longest(backbone.config)
+    if schema.max_length > longest:
+        raise UserError(
+            f"{file}: max_length {schema.max_length} is beyond the {longest} positions of the model; {FIX}"
+        )
 
 
-def _modules(config: dict[str, Any]) -> dict[str, Any]:
-    settings = dict(config["backbone"])
-    family = settings.pop("model_type")
-    stock = AutoModel.from_config(AutoConfig.for_model(family, **settings))
-    backbone = adapter(family)(stock, config["num_layers"])
+def _modules(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    kind, layers = adapter(config["backbone"]["model_type"]), config["num_layers"]
+    stock = stock_config(config["backbone"], file)
+    total = stock.num_hidden_layers
+    if layers > total or (layers < total and not kind.shares_layers):  # ALBERT cut short stays as it is
+        raise UserError(f"num_layers is {layers}, and the backbone has {total}; {FIX}")
+    backbone = kind(AutoModel.from_config(stock, trust_remote_code=False), layers)
     if counts := config.get("attention_heads"):
         for layer, count in zip(backbone.layers, counts, strict=True):
             keep_heads(layer, range(count))
@@ -129,10 +180,7 @@ def _modules(config: dict[str, Any]) -> dict[str, Any]:
 def load_companions(home: Path) -> dict[str, Any]:
     """Read schema and tokenizer where the folder holds them."""
     schema = Schema.load(home) if (home / SCHEMA_FILE).is_file() else None
-    tokenizer = None
-    if (home / "tokenizer_config.json").is_file():
-        # Not asked for, transformers would ask on standard input whether to run the folder's code.
-        tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
+    tokenizer = stock_tokenizer(home) if (home / TOKENIZER_CONFIG).is_file() else None
     return {"schema": schema, "tokenizer": tokenizer}
 
 
@@ -148,7 +196,7 @@ def fill(model: nn.Module, home: Path) -> None:
     try:
         load_weights(model, file)
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{file} is missing or damaged ({error}); train or export the model again") from error
+        raise UserError(f"{file} is missing or damaged ({error}); {FIX}") from error
     except RuntimeError as error:
         raise UserError(
             f"{file} does not fit config.json beside it: {str(error).splitlines()[-1].strip()}"

@@ -6,16 +6,22 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
-    """Write a model's weights as safetensors, in one move.
+    """Write a model's weights; see `save_tensors`."""
+    save_tensors({name: item.detach().cpu() for name, item in model.state_dict().items()}, file)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Write tensors as safetensors, in one move, for all whom the umask lets read.
 
     Raises
     ------
@@ -24,9 +30,12 @@ def save_weights(model: nn.Module, file: Path) -> None:
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
-    weights = {name: item.detach().cpu().contiguous() for name, item in model.state_dict().items()}
+    partial.touch()
+    mode = stat.S_IMODE(partial.stat().st_mode)
+    whole = {name: item.contiguous() for name, item in tensors.items()}
     with full_disk_is_os_error(file.parent):
-        safetensors.torch.save_file(weights, partial, metadata={"format": "pt"})
+        safetensors.torch.save_file(whole, partial, metadata={"format": "pt"})
+    partial.chmod(mode)  # safetensors replaces the file by one that its owner alone may read
     os.replace(partial, file)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.layout import CALIBRATION_FILE, open_model
-from adaptive_inference.files import read_json, write_json, write_text
+from adaptive_inference.files import read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
 from adaptive_inference.serving.setting import usable_points
 
@@ -52,19 +52,16 @@ def export(run: Path, out: Path) -> None:
 
 def _evaluated(file: Path) -> dict[tuple[Goal, Setting], dict[str, float | None]]:
     """Return what an evaluation's record says of each operating point."""
-    body, names = read_json(file), ("quality", "layers_speedup", "flops_speedup")
+    fix = "evaluate the model again"
+    body, names = read_object(file, fix), ("quality", "layers_speedup", "flops_speedup")
     version = body.get("version", 1)
     if version != RECORD_VERSION:
-        raise UserError(
-            f"{file} is a record of version {version}, this code reads {RECORD_VERSION}; evaluate the model again"
-        )
+        raise UserError(f"{file} is a record of version {version}, this code reads {RECORD_VERSION}; {fix}")
     try:
         rows = [(OperatingPoint.from_json(row["point"]), row) for row in body["rows"]]
         return {(point.goal, point.setting): {name: row[name] for name in names} for point, row in rows}
     except (KeyError, TypeError, UserError) as error:
-        raise UserError(
-            f"{file} is no record of an evaluation ({error}); evaluate the model again"
-        ) from error
+        raise UserError(f"{file} is no record of an evaluation ({error}); {fix}") from error
 
 
 def has_weights(home: Path) -> bool:

@@ -17,7 +17,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.tasks.encode import collate, encode_texts
-from adaptive_inference.tasks.schema import Schema
+from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
 if TYPE_CHECKING:
     from adaptive_inference.exits.model import ExitModule
@@ -77,9 +77,11 @@ class Predictor:
     def __init__(self, model: ExitModule, rule: str | None = None, threshold: float | None = None) -> None:
         from adaptive_inference.engine import Engine
 
-        if model.schema is None or model.tokenizer is None:
+        needed = {SCHEMA_FILE: model.schema, "tokenizer_config.json": model.tokenizer}
+        if lacking := [name for name, part in needed.items() if part is None]:
             raise UserError(
-                "this model has no schema or tokenizer; load one that a training stage or export saved"
+                f"this model was saved without {' and '.join(lacking)}, which answers need; load one that a training stage "
+                "or export saved"
             )
         self.model, self.schema = model, model.schema
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
@@ -135,6 +137,12 @@ class Predictor:
         tokenizer = self.model.tokenizer
         checked = [check_text(text, self.schema) for text in texts]
         rows = encode_texts(checked, tokenizer, self.schema.max_length)
+        known = self.model.vocabulary
+        if any(max(row["input_ids"], default=known) >= known for row in rows):
+            raise UserError(
+                "the tokenizer gives no token, or one that the model does not know, and is of another model; put the "
+                "model's own tokenizer files into its folder"
+            )
         order = sorted(range(len(rows)), key=lambda place: rows[place]["length"])
         found: dict[int, Prediction] = {}
         for start in range(0, len(order), batch_size):

@@ -9,10 +9,13 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from adaptive_inference.errors import UserError, nearest
-from adaptive_inference.files import read_json, read_jsonl, write_json, write_text
+from pydantic import Field
+
+from adaptive_inference.errors import UserError, blamed_on, nearest
+from adaptive_inference.files import check_form, read_jsonl, read_object, write_json, write_text
+from adaptive_inference.settings.base import Count
 
 #: The four splits. Models are fitted on the first, selected on the second, thresholds are fitted on the third,
 #: and only the last is reported.
@@ -46,11 +49,11 @@ class Schema:
     """
 
     task: str
-    kind: str
+    kind: Literal["classification", "regression"]
     labels: tuple[str, ...] | None
     metric: str
-    max_length: int
-    text: tuple[str, ...] = ("text",)
+    max_length: Count
+    text: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("text",)
     label_noise: float | None = None
     tiers: tuple[str, ...] | None = None
 
@@ -72,18 +75,14 @@ class Schema:
         Raises
         ------
         UserError
-            A key is missing or unknown.
+            A key is missing, unknown or of another kind.
         """
         known = [item.name for item in fields(cls)]
         for key in body:
             if key not in known:
                 raise UserError(f"a schema has no {key!r}; its keys: {', '.join(known)}{nearest(key, known)}")
-        try:
-            return cls(
-                **{key: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
-            )
-        except TypeError as error:
-            raise UserError(f"the schema lacks a key ({error}); its keys: {', '.join(known)}") from error
+        check_form(cls, body, "a schema", f"its keys: {', '.join(known)}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in body.items()})
 
     def save(self, folder: Path) -> None:
         """Write ``schema.json``."""
@@ -92,7 +91,9 @@ class Schema:
     @classmethod
     def load(cls, folder: Path) -> Schema:
         """Read what `save` wrote."""
-        return cls.from_dict(read_json(Path(folder) / SCHEMA_FILE))
+        file = Path(folder) / SCHEMA_FILE
+        with blamed_on(file, "prepare the task's data again, or export the model again"):
+            return cls.from_dict(read_object(file))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer
 
 from adaptive_inference.backbones.load import WEIGHT_FILE
-from adaptive_inference.exits.weights import full_disk_is_os_error, load_weights, save_weights
+from adaptive_inference.exits.weights import full_disk_is_os_error, load_weights, save_tensors, save_weights
 from adaptive_inference.objectives.base import Objective
 from adaptive_inference.training.progress import Progress
 
@@ -41,7 +41,7 @@ class CheckpointedTrainer(Trainer):
         (written,) = aside.iterdir()
         self.progress.save(written)
         if state := self.objective.state():
-            save_file({name: item.contiguous() for name, item in state.items()}, written / OBJECTIVE_FILE)
+            save_tensors(state, written / OBJECTIVE_FILE)
         shutil.rmtree(home / written.name, ignore_errors=True)
         os.replace(written, home / written.name)
         for older in home.glob("checkpoint-*"):
