@@ -27,6 +27,7 @@ from adaptive_pipeline.runs.records import digest_path
 from adaptive_pipeline.stage import Stage
 
 PROJECT = Path(__file__).parents[2]
+HEAD, CERTAINTY = 32 * 32 + 32 + 2 * 32 + 2, 32 + 1  #: weights of the tiny model's parts
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def test_every_operating_point_has_a_row_and_a_timing(folder, tmp_path, monkeypa
     assert [(row["rule"], row["operating_point"]) for row in timings["rows"]] == qualified
     assert names(item.point for item in record.agreement) == qualified
     assert [row.attainable for row in record.rows] == [True] * 4 + [False] * 2
+    assert {row.added_parameters for row in record.rows} == {2 * HEAD + 3 * CERTAINTY}
     assert all(item.rows == 4 for item in record.agreement)
     assert list(curves) == sorted(rules)
     assert len(curves["confidence"]["thresholds"]) == len(curves["confidence"]["flops_speedup"]) == 8
