@@ -72,6 +72,7 @@ def main(stage: Stage) -> None:
             record.metrics[f"exit{layer}_temperature"] = calibrator.temperatures[k]
             record.metrics[f"exit{layer}_ece_before"] = before[k]["ece"]
             record.metrics[f"exit{layer}_ece_after"] = after[k]["ece"]
+            record.metrics[f"exit{layer}_failure_auroc"] = after[k]["failure_auroc"]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.evaluation.points import headlines, measure_point
     from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
     from adaptive_inference.evaluation.wallclock import WallClock, time_points
-    from adaptive_inference.exit_rules import load_rule, load_rules
+    from adaptive_inference.exit_rules import load_rules
     from adaptive_inference.exits import load_model
     from adaptive_inference.exits.outputs import pick_device
     from adaptive_inference.files import read_json, write_json, write_text
@@ -40,13 +40,11 @@ def main(stage: Stage) -> None:
 
     params, method, seed, data = stage.params, stage.cell.method, stage.cell.seed, stage.inputs["data"]
     protocol = params.evaluation
-    rules, _ = (
-        load_rules(params.method(method).rules),
-        load_rule("fixed"),
-    )  # before the code's digest is taken
+    rules = load_rules(params.method(method).rules)
     device = pick_device(params.runtime.device)
     full = load_model(stage.inputs["full"]).to(device)
     model = full if method == "full" else load_model(stage.inputs["model"]).to(device)
+    baseline = Engine(full, "fixed")  # loads rule and runner by need: before the code's digest is taken
     answers = Answers.load(stage.inputs["answers"] / "evaluation.safetensors")
     keys = ("evaluation", f"methods.{method}.rules", "calibration.thresholds", "runtime")
     record = stage.begin(*keys, made_from=answers.made_from)
@@ -68,7 +66,7 @@ def main(stage: Stage) -> None:
     if seed in protocol.timed_seeds:
         schema = load_schema(data)
         features = encode(load_split(data, "evaluation"), model.tokenizer, schema.max_length)
-        clock = WallClock(Engine(full, "fixed"), features, protocol, seed)
+        clock = WallClock(baseline, features, protocol, seed)
         timed, agreement = time_points(clock, answering, Engine)
     if calibration["recommended"]:
         record.recommended = OperatingPoint.from_json(calibration["recommended"])

@@ -255,7 +255,8 @@ def _write_calibration(folder: Path, params: Params, cell: Cell) -> None:
             for i, c in enumerate(np.linspace(0.53, 0.98, 8).tolist())
         ]
         return [
-            {"layer": layer, "ece": gap / (1 + k), "bins": bins + filled} for k, layer in enumerate(exits)
+            {"layer": layer, "ece": gap / (1 + k), "bins": bins + filled, "failure_auroc": 0.7 + k / 10}
+            for k, layer in enumerate(exits)
         ]
 
     record.metrics = {f"exit{layer}_temperature": 1.5 for layer in exits}

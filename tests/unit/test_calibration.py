@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.min_max import fit_min_max
-from adaptive_inference.calibration.reliability import reliability
+from adaptive_inference.calibration.reliability import failure_auroc, reliability
 from adaptive_inference.calibration.temperature import fit_temperature, nll
 
 
@@ -137,3 +138,54 @@ def test_ece_equals_its_definition_on_a_small_case():
     assert got["bins"][14]["count"] == 1
     tie = reliability(np.zeros((2, 3)), np.array([0, 1]))  # confidence 1 / 3 closes the fifth bin
     assert [k for k, item in enumerate(tie["bins"]) if item["count"]] == [4]
+
+
+#: Few levels, so that ties are common; some rows right, some wrong.
+judged = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40).filter(
+    lambda rows: len({right for _, right in rows}) == 2
+)
+
+
+def split_judged(rows):
+    return np.array([level for level, _ in rows]) / 6, np.array([right for _, right in rows])
+
+
+@given(rows=judged)
+def test_failure_auroc_is_the_share_of_pairs_in_order_ties_as_halves(rows):
+    confidence, right = split_judged(rows)
+    gaps = confidence[right][:, None] - confidence[~right]
+    assert failure_auroc(confidence, right) == pytest.approx((gaps > 0).mean() + (gaps == 0).mean() / 2)
+    assert failure_auroc(confidence, right) == pytest.approx(roc_auc_score(right, confidence))
+
+
+@given(rows=judged)
+def test_failure_auroc_sees_only_the_order_of_confidences(rows):
+    confidence, right = split_judged(rows)
+    for increasing in (np.exp, lambda c: c**3, lambda c: 0.5 + c / 100):
+        assert failure_auroc(increasing(confidence), right) == failure_auroc(confidence, right)
+    assert failure_auroc(-confidence, right) == pytest.approx(1 - failure_auroc(confidence, right))
+
+
+@given(rows=judged)
+def test_failure_auroc_is_half_for_constant_confidence_and_one_for_perfect_separation(rows):
+    confidence, right = split_judged(rows)
+    assert failure_auroc(np.full(len(right), 0.7), right) == 0.5
+    assert failure_auroc(confidence + 2 * right, right) == 1
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_failure_auroc_is_missing_where_no_answer_or_every_answer_fails(label):
+    logits = np.array([[2.0, 0.0], [1.0, 0.0]])
+    assert reliability(logits, np.array([label, label]))["failure_auroc"] is None
+
+
+def test_an_exit_may_be_calibrated_and_still_not_know_where_it_fails():
+    # Two classes at confidence 0.75 in every row, right on three of four: no calibration error, no knowledge.
+    logits = np.array([[np.log(3.0), 0.0]] * 8)
+    blind = reliability(logits, np.array([0, 0, 0, 1] * 2))
+    assert blind["ece"] == pytest.approx(0)
+    assert blind["failure_auroc"] == 0.5
+    # Bold and wrong about its accuracy, but its doubts lie where it fails.
+    bold = reliability(np.array([[9.0, 0.0], [9.0, 0.0], [5.0, 0.0], [5.0, 0.0]]), np.array([0, 0, 1, 1]))
+    assert bold["ece"] > 0.4
+    assert bold["failure_auroc"] == 1

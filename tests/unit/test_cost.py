@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
@@ -86,7 +88,7 @@ def test_certainty_heads_cost_only_those_who_read_them():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_interpolated_counts_equal_direct_ones(family):
     model = tiny(family)
-    lengths = np.array([3, 8, 17, 23, 40, 64])
+    lengths = np.array([3, 8, 17, 23, 31, 40, 52, 64])
     twin = cost._meta_twin(model)
     np.testing.assert_array_equal(
         flops_by_exit(model, lengths), [cost.count_flops(twin, int(n)) for n in lengths]
@@ -107,14 +109,40 @@ def test_counting_alike_layers_once_equals_counting_every_layer(family):
 
 
 def test_counts_that_are_no_parabola_are_taken_one_by_one():
-    asked = []
+    asked, lengths = [], [1, 2, 3, 5, 8, 13, 21, 34]
 
     def count(length: int) -> list[int]:
         asked.append(length)
         return [length**3, 5]
 
-    assert cost._by_length(count, [1, 2, 3, 5, 8, 13]) == {n: [n**3, 5] for n in (1, 2, 3, 5, 8, 13)}
-    assert sorted(asked) == [1, 2, 3, 5, 8, 13]
+    assert cost._by_length(count, lengths) == {n: [n**3, 5] for n in lengths}
+    assert sorted(asked) == lengths
+
+
+@given(
+    lengths=st.sets(st.integers(2, 60), min_size=1).map(sorted),
+    kink=st.integers(2, 60),
+    before=st.tuples(*[st.integers(0, 9)] * 3),
+    after=st.tuples(*[st.integers(0, 9)] * 3),
+)
+@example(
+    lengths=list(range(4, 29)), kink=15, before=(0, 0, 480), after=(1, 17, 0)
+)  # one check length misses it
+def test_counts_with_one_kink_anywhere_are_exact_at_every_length(lengths, kink, before, after):
+    def count(length: int) -> list[int]:
+        two, one, none = before if length <= kink else after
+        return [two * length**2 + one * length + none]
+
+    assert cost._by_length(count, lengths) == {n: count(n) for n in lengths}
+
+
+def test_deberta_with_fewer_relative_positions_than_tokens_is_counted_exactly():
+    config = tiny_config("deberta", max_relative_positions=15)
+    model = add_exits(adapter("deberta")(AutoModel.from_config(config)), (1, 2, 4), SCHEMA, 0)
+    lengths, twin = np.arange(4, 29), cost._meta_twin(model)
+    np.testing.assert_array_equal(
+        flops_by_exit(model, lengths), [cost.count_flops(twin, int(n)) for n in lengths]
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)

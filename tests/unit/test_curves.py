@@ -19,10 +19,12 @@ from adaptive_inference.engine import Engine
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.points import best_at_goals, check_agreement, headlines, measure_point
+from adaptive_inference.evaluation.wallclock import WallClock
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs, pick_device
 from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.protocol import Evaluation
 from adaptive_inference.tasks.encode import collate
 from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.runs.records import PointRow
@@ -165,6 +167,29 @@ def test_an_engine_that_leaves_elsewhere_is_found():
     exits[5] = (exits[5] + 1) % 4
     with pytest.raises(RuntimeError, match=r"\[5\]"):
         check_agreement(rule, 0.7, outputs, exits, answers)
+
+
+@pytest.mark.parametrize("rounding", [1.2e-7, 1e-4])
+def test_rounding_of_a_certainty_is_excused_in_its_exits_range_and_more_is_a_defect(rounding):
+    """A range of 0.001 makes rounding 1000 times larger; the engine then leaves elsewhere than the sweep."""
+    model, features = model_of(), features_of()
+    raw = collect_outputs(model, features, batch_size=1)
+    row = int(raw.certainty[:, 0].argsort()[12])
+    middle = raw.certainty[row].astype(np.float64)
+    calibrator = Calibrator((20.0,) * 3, tuple(middle - 5e-4), tuple(middle + 5e-4))  # logits of at most 1
+    threshold = float(calibrator.certainty(raw.certainty[row, :1] + rounding / 2.0, 0)[0])
+    rounded = replace(raw, certainty=raw.certainty.astype(np.float64) + rounding)
+    candidate = Candidate("lte", model, calibrate(rounded, calibrator), calibrator, YARDSTICK)
+    clock = WallClock(
+        Engine(model, "fixed"), features, Evaluation(timed_examples=24, repeats=1, warmup=0, bootstrap=1), 0
+    )
+    engine = Engine(model, "learning_to_exit", threshold, calibrator)
+    if rounding > 1e-6:
+        with pytest.raises(RuntimeError, match=str(features[row]["id"])):
+            clock.measure([(engine, candidate)])
+        return
+    ((_, agreement),) = clock.measure([(engine, candidate)])
+    assert 1 <= agreement["differing"] <= agreement["near_threshold"] < 12
 
 
 def test_outputs_are_in_row_order_whatever_the_batch_and_leave_dropout_off():

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +26,9 @@ from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.runs.records import digest_path
 from adaptive_pipeline.stage import Stage
 
+PROJECT = Path(__file__).parents[2]
+HEAD, CERTAINTY = 32 * 32 + 32 + 2 * 32 + 2, 32 + 1  #: weights of the tiny model's parts
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -39,6 +46,7 @@ def test_every_operating_point_has_a_row_and_a_timing(folder, tmp_path, monkeypa
     assert [(row["rule"], row["operating_point"]) for row in timings["rows"]] == qualified
     assert names(item.point for item in record.agreement) == qualified
     assert [row.attainable for row in record.rows] == [True] * 4 + [False] * 2
+    assert {row.added_parameters for row in record.rows} == {2 * HEAD + 3 * CERTAINTY}
     assert all(item.rows == 4 for item in record.agreement)
     assert list(curves) == sorted(rules)
     assert len(curves["confidence"]["thresholds"]) == len(curves["confidence"]["flops_speedup"]) == 8
@@ -54,6 +62,26 @@ def test_every_operating_point_has_a_row_and_a_timing(folder, tmp_path, monkeypa
     assert record.recommended == recommended
     row = record.rows[points.index(recommended)]
     assert record.metrics["layers_speedup"] == row.layers_speedup
+
+
+LATE_IMPORTS = """
+import sys
+from pathlib import Path
+import pytest
+from calibrated_stages import make_folder, run
+import evaluate_batch1
+from adaptive_pipeline.runs.records import code_digest
+with pytest.MonkeyPatch.context() as patch:
+    _, record, _, _ = run(make_folder(Path("models")), Path("out").absolute(), patch)
+sys.exit(record.code != code_digest(evaluate_batch1.__file__))
+"""
+
+
+def test_the_code_of_an_evaluation_holds_every_module_that_it_imports(tmp_path):
+    """In a process of its own: nothing but the stages has imported what runs the layers."""
+    paths = os.pathsep.join([*sys.path, str(Path(__file__).parent), str(PROJECT / "pipeline_steps")])
+    command = [sys.executable, "-c", LATE_IMPORTS]
+    subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, check=True)
 
 
 def test_each_goals_figures_are_those_of_the_rule_that_calibration_ranks_first(folder, tmp_path, monkeypatch):

@@ -27,7 +27,6 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.training.fit import fit
-from adaptive_inference.training.parameters import parameter_counts
 from adaptive_inference.training.progress import Progress
 from adaptive_inference.training.rows import length_quantiles
 
@@ -313,17 +312,6 @@ def test_bf16_is_refused_for_an_encoder_that_cannot_be_trained_in_it(tmp_path):
             recipe_of(runtime=runtime),
             tmp_path,
         )
-
-
-def test_added_parameters_are_those_beyond_encoder_and_one_head():
-    plain, exits = make_model(exits=(4,)), make_model()
-    assert parameter_counts(plain)["added_parameters"] == 0
-    counts = [sum(item.numel() for item in model.parameters()) for model in (plain, exits)]
-    assert parameter_counts(exits)["added_parameters"] == counts[1] - counts[0] > 0
-    assert parameter_counts(exits)["parameters"] == counts[1]
-    shared = make_model(pooler="shared", certainty=True)
-    width = shared.backbone.hidden_size
-    assert parameter_counts(shared)["added_parameters"] == 2 * (2 * width + 2) + 3 * (width + 1)
 
 
 def test_length_quantiles_are_observed_lengths():

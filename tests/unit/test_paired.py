@@ -41,6 +41,18 @@ def test_p_value_counts_the_resamples_on_the_other_side():
     np.testing.assert_allclose([found.low, found.high], np.quantile(values, [0.025, 0.975]))
 
 
+@settings(deadline=None)
+@given(st.integers(1, 5), st.integers(0, 100))
+def test_resamples_without_a_difference_count_on_both_sides_whatever_the_rounding(seeds, draw):
+    """Numbers of right answers add up exactly; shares of 277 rows do not, and their zeros came out as 1e-17."""
+    right = np.random.default_rng(draw).integers(170, 174, (2, seeds, 300)).astype(float)
+    right[0] += 1  # p is far from 1
+    counts, shares = (
+        paired_bootstrap(*(Scored(side[:, 0], side) for side in scale)) for scale in (right, right / 277)
+    )
+    assert shares.p_value == pytest.approx(counts.p_value)
+
+
 answers = st.lists(st.lists(st.integers(0, 1), min_size=8, max_size=8), min_size=1, max_size=3)
 
 
@@ -117,6 +129,16 @@ def test_rows_alone_would_be_far_too_sure_where_training_varies():
     both, rows = coverage(5, training=0.3)
     assert both >= 0.85
     assert rows <= 0.6
+
+
+@pytest.mark.parametrize(("seeds", "share"), [(2, 0.62), (3, 0.82), (4, 0.86), (5, 0.87)])
+def test_where_training_alone_varies_the_interval_is_short_and_the_p_value_is_not(seeds, share):
+    """The shares that docs/protocol.md tells; 1 of 20 p-values below 0.05 is what there should be."""
+    generator, none = np.random.default_rng(0), Scored(np.zeros(seeds), np.zeros((seeds, 500)))
+    drawn = generator.normal(size=(1500, seeds))
+    found = [paired_bootstrap(Scored(d, np.tile(d[:, None], 500)), none, i) for i, d in enumerate(drawn)]
+    assert np.mean([item.low <= 0 <= item.high for item in found]) == pytest.approx(share, abs=0.03)
+    assert np.mean([item.p_value < 0.05 for item in found]) == pytest.approx(0.05, abs=0.02)
 
 
 def test_where_training_does_not_matter_the_interval_errs_on_the_wide_side():

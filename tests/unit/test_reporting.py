@@ -254,6 +254,19 @@ def test_other_tables_hold_exits_tiers_data_and_calibration(results):
         "0.09",
         "0.01",
     )
+    assert (first["failure_auroc_mean"], list(first)[-1]) == ("0.7", "failure_auroc_std")
+
+
+def test_calibration_table_leaves_failure_prediction_empty_for_older_records(runs, params, tmp_path):
+    root = Path(shutil.copytree(runs, tmp_path / "runs"))
+    for file in root.glob("*/*/*/*/calibration/metrics.json"):
+        older = read_json(file)
+        for curve in (*older["reliability"]["before"], *older["reliability"]["after"]):
+            del curve["failure_auroc"]
+        write_json(file, older)
+    rows = read(csv_tables(collect(root, params))["calibration.csv"])
+    assert rows[0]["ece_after_mean"] == "0.01"
+    assert all(row["failure_auroc_mean"] == row["failure_auroc_std"] == "" for row in rows)
 
 
 def test_first_exits_are_compared_pair_by_pair(results):

@@ -64,6 +64,7 @@ def test_the_stage_trains_and_saves_a_model_that_loads(method, inputs, tmp_path,
     assert digest_path(inputs["full"]) == before
     sizes = [sum(item.numel() for item in found.parameters()) for found in (model, full)]
     assert stage.record.metrics["parameters"] == sizes[0] < sizes[1]
+    assert "added_parameters" not in stage.record.metrics  # evaluation counts them, against the full model
     assert f"development{layers[0]}_quality" in stage.record.metrics
     config = read_json(tmp_path / "model/config.json")
     if method == "head_pruning":

@@ -43,6 +43,14 @@ class Calibrator:
             None if high is None else high[k : k + 1],
         )
 
+    @property
+    def certainty_width(self) -> np.ndarray:
+        """Width of each exit's range, ``(E,)``: what its certainties are divided by; 1 where there is none."""
+        if self.certainty_min is None or self.certainty_max is None:
+            return np.ones(len(self.temperatures))
+        width = np.asarray(self.certainty_max) - np.asarray(self.certainty_min)
+        return np.where(width > 0, width, 1.0)
+
     def logits(self, logits: np.ndarray, k: int | None = None) -> np.ndarray:
         """Divide by the temperature: ``(N, E, C)``, or ``(B, C)`` of exit index ``k``."""
         if k is not None:
@@ -59,9 +67,12 @@ class Calibrator:
         value = np.asarray(certainty, dtype=np.float64)
         if self.certainty_min is None or self.certainty_max is None:
             return np.clip(value, 0.0, 1.0)
-        low, high = np.asarray(self.certainty_min), np.asarray(self.certainty_max)
+        low, high, width = (
+            np.asarray(self.certainty_min),
+            np.asarray(self.certainty_max),
+            self.certainty_width,
+        )
+        low = np.where(high > low, low, 0.0)
         if k is not None:
-            low, high = low[k], high[k]
-        width = high - low
-        empty = width <= 0
-        return np.clip((value - np.where(empty, 0.0, low)) / np.where(empty, 1.0, width), 0.0, 1.0)
+            low, width = low[k], width[k]
+        return np.clip((value - low) / width, 0.0, 1.0)

@@ -3,7 +3,8 @@
 FLOPs are counted, not modelled: `torch.utils.flop_counter.FlopCounterMode` watches the stock layers work on the meta
 device (shapes only, no arithmetic), with eager attention so that every product is seen. Two per multiply-add; additions,
 softmax, norms and look-ups count nothing. The count of an encoder is a polynomial of second degree in the length, so
-three lengths give all of them; a fourth checks it, and where it disagrees every length is counted by itself.
+three lengths give all of them. Some have a kink (DeBERTa's relative positions, where inputs are longer than their
+range): then every length is counted by itself.
 """
 
 from __future__ import annotations
@@ -124,13 +125,15 @@ class _AlikeOnce:
 
 
 def _by_length(count: Callable[[int], list[int]], lengths: list[int]) -> dict[int, list[int]]:
-    """Return the counts at sorted lengths: by interpolation where four counted lengths lie on one parabola."""
-    if len(lengths) <= 4:
+    """Return the counts at sorted lengths: by interpolation where the first and last three lie on one parabola.
+
+    This is exact with one kink too. Where the kink lies between the first and the last three, these lie on two different
+    parabolas, which share two points at most; where it lies among them, all others lie on the parabola of the far three.
+    """
+    if len(lengths) <= 6:
         return {length: count(length) for length in lengths}
-    last = len(lengths) - 1
-    probes = [lengths[i] for i in (0, last // 3, 2 * last // 3, last)]
-    seen = {length: count(length) for length in probes}
-    nodes, check = [probes[0], probes[1], probes[3]], probes[2]
+    nodes, checks = lengths[:3], lengths[-3:]
+    seen = {length: count(length) for length in (*nodes, *checks)}
 
     def parabola(length: int) -> list[int]:
         turns = (nodes, nodes[1:] + nodes[:1], nodes[2:] + nodes[:2])
@@ -138,7 +141,7 @@ def _by_length(count: Callable[[int], list[int]], lengths: list[int]) -> dict[in
         values = zip(*(seen[node] for node in nodes), strict=True)
         return [sum(w * v for w, v in zip(weights, value, strict=True)) for value in values]
 
-    if parabola(check) != seen[check]:
+    if any(parabola(check) != seen[check] for check in checks):
         return {length: seen.get(length) or count(length) for length in lengths}
     return {length: [int(value) for value in parabola(length)] for length in lengths}
 

@@ -155,14 +155,20 @@ def _by_tier(
 
 
 def check_agreement(
-    rule: ExitRule, threshold: float | None, outputs: ExitOutputs, exits: np.ndarray, predictions: np.ndarray
+    rule: ExitRule,
+    threshold: float | None,
+    outputs: ExitOutputs,
+    exits: np.ndarray,
+    predictions: np.ndarray,
+    certainty_width: float | np.ndarray = 1.0,
 ) -> dict[str, int]:
     """Compare where an engine let rows leave, and its answers, with the offline sweep.
 
     Rounding may differ between a padded batch and a row alone. Logits agree within 1e-5 of their largest, so a row may
     leave elsewhere only where its score lies that close to the threshold (for a rule that compares classes: where its
     two largest logits lie that close at an exit on its way), and answer otherwise only where its two largest logits do;
-    such rows are counted.
+    such rows are counted. Certainties, between 0 and 1, agree within 1e-5 before their exit's range is mapped to [0, 1],
+    which enlarges rounding as it enlarges them.
 
     The score of a regression task must be that of the exit at which the row left, up to the same rounding: no row is
     excused from that.
@@ -175,6 +181,8 @@ def check_agreement(
         The same rows, calibrated.
     exits, predictions
         The engine's exit indices, and its classes or scores, ``(N,)``.
+    certainty_width
+        What divided the certainties, one or ``(E,)``; see `Calibrator.certainty_width`.
 
     Returns
     -------
@@ -193,7 +201,8 @@ def check_agreement(
         axis=(0, 2)
     )  # a small temperature enlarges its own exit's rounding only
     tolerance_E = TOLERANCE * np.maximum(1.0, largest_E)
-    near = rule.near_threshold(outputs.logits, outputs.certainty, given[0], tolerance_E)
+    score_tolerance = TOLERANCE / certainty_width if rule.needs_certainty else tolerance_E
+    near = rule.near_threshold(outputs.logits, outputs.certainty, given[0], score_tolerance)
     tolerance = tolerance_E[offline]
     differs = offline != exits
     if logits.shape[-1] > 1:

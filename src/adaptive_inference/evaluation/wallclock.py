@@ -94,7 +94,8 @@ class WallClock:
         logits = np.concatenate([decision.logits for decision in decisions])
         answers = predict(logits, candidate.yardstick.kind)
         outputs = candidate.outputs.take(self.rows)
-        return check_agreement(engine.rule, engine.threshold, outputs, exits, answers)
+        width = candidate.calibrator.certainty_width
+        return check_agreement(engine.rule, engine.threshold, outputs, exits, answers, width)
 
 
 def time_points(

@@ -51,17 +51,16 @@ class Member:
 
 @dataclass(frozen=True)
 class Family:
-    """All members, the shallowest first, and the full model that they are measured against."""
+    """All members, the shallowest first."""
 
     members: list[Member]
-    full: MultiExitModel
 
     @property
     def metrics(self) -> dict[str, float]:
         """Return the record's metrics: each member's, and the weights of all together."""
         named = {name: value for member in self.members for name, value in member.metrics.items()}
         total = sum(parameter_total(member.model) for member in self.members)
-        return named | {"parameters": total, "added_parameters": total - parameter_total(self.full)}
+        return named | {"parameters": total}
 
     @property
     def history(self) -> list[Row]:
@@ -99,7 +98,7 @@ class MemberTrainer:
         members = [
             self.copy(full) if same and full.exits == (layer,) else self.train(layer) for layer in layers
         ]
-        return Family(members, full)
+        return Family(members)
 
     def train(self, layer: int) -> Member:
         """Fine-tune the first ``layer`` layers with one head, or return the member that a killed run finished."""

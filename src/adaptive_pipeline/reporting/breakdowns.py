@@ -112,7 +112,10 @@ def _pairs(body: Mapping[str, Any] | None) -> str | None:
 
 
 def calibration(results: Results) -> pd.DataFrame:
-    """Return temperature and expected calibration error before and after, per exit, over seeds (calibration split)."""
+    """Return temperature, calibration error before and after, and failure prediction per exit, over seeds.
+
+    All are of the calibration split. Older records hold no failure prediction.
+    """
 
     def read(cell: Cell) -> Iterable[dict[str, Any]]:
         record = results.calibration(cell)
@@ -120,9 +123,10 @@ def calibration(results: Results) -> pd.DataFrame:
         for raw, scaled in zip(before, after, strict=True):
             temperature = record.metrics.get(f"exit{raw['layer']}_temperature")
             eces = {"ece_before": raw["ece"], "ece_after": scaled["ece"]}
-            yield {"exit_layer": raw["layer"], "temperature": temperature} | eces
+            told = eces | {"failure_auroc": scaled.get("failure_auroc")}
+            yield {"exit_layer": raw["layer"], "temperature": temperature} | told
 
-    figures = ["temperature", "ece_before", "ece_after"]
+    figures = ["temperature", "ece_before", "ece_after", "failure_auroc"]
     return over_seeds(_per_cell(results, read, "exit_layer", *figures), [*CELL, "exit_layer"], figures)
 
 

@@ -16,6 +16,8 @@ from adaptive_inference.evaluation.statistics import CHUNK, LEVEL
 from adaptive_inference.tasks.quality import quality
 from adaptive_pipeline.reporting.measures import std
 
+DIGITS = 12  #: what differs less is rounding: a resample without a difference lies on both sides of 0
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -99,7 +101,8 @@ def paired_bootstrap(first: Scored, second: Scored, seed: int = 0) -> Difference
     wider = np.sqrt(seeds / max(seeds - 1, 1))
     values = centre + wider * (np.take_along_axis(resampled, drawn, axis=0).mean(0) - centre)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    fewer = min((values <= 0).sum(), (values >= 0).sum())
+    sides = np.sign(values.round(DIGITS))
+    fewer = min((sides <= 0).sum(), (sides >= 0).sum())
     spread = std(difference) if seeds > 1 else None
     return Difference(
         mean=float(difference.mean()),
