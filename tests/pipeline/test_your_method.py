@@ -18,7 +18,7 @@ FILES = dict(re.findall(r"`(own_code/\w+\.py)`:\n\n```python\n(.*?)```", PAGE, r
 ADDED = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
 RULE, OBJECTIVE = "own_code/renyi.py", "own_code/focal.py"
 AFTER_RULE = {"calibrate_thresholds@tiers-tiny-focal-0", "evaluate_batch1@tiers-tiny-focal-0"}
-OF_METHOD = {"train_sweet@tiers-tiny-focal-0", *AFTER_RULE}
+OF_METHOD = {"train_sweet@tiers-tiny-focal-0", "collect_answers@tiers-tiny-focal-0", *AFTER_RULE}
 
 
 def merged(given, added):
