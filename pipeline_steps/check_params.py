@@ -1,9 +1,10 @@
 r"""Check `params.yaml`, and the search that is on, before anything else runs.
 
 Every stage of `dvc.yaml` reads the file that this one writes, so DVC runs it first and stops where it fails: before any
-other command, and before any output goes. The file never changes, so no stage runs again because of it.
+other command, and before any output goes. The file never changes, so no stage runs again because of it. A second file tells
+of each method and backbone which code of one's own it uses; stages depend on their own keys of it.
 
-    python pipeline_steps/check_params.py --out .params_checked
+    python pipeline_steps/check_params.py --own-code .own_code.yaml --out .params_checked
     python pipeline_steps/check_params.py --params presets/grid.yaml --out /tmp/checked
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_text
+from adaptive_pipeline.params import own_code
 from adaptive_pipeline.params.preflight import checked_params
 from adaptive_pipeline.search.plan import Plan, read_section
 
@@ -30,6 +32,9 @@ def parse_args() -> argparse.Namespace:
         type=Path,
         default=Path("search/params.yaml"),
         help="plan of the search that is on (default: search/params.yaml)",
+    )
+    parser.add_argument(
+        "--own-code", type=Path, help="file to note code of one's own in (default: not noted)"
     )
     parser.add_argument("--out", required=True, type=Path, help="file to write where nothing is wrong")
     return parser.parse_args()
@@ -49,8 +54,10 @@ def main() -> None:
     """Check both files, or say in a sentence what is wrong."""
     args = parse_args()
     try:
-        checked_params(args.params)
+        params = checked_params(args.params)
         read_section(Plan, args.search)
+        if args.own_code:
+            own_code.note(params, args.own_code)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

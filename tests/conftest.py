@@ -6,7 +6,11 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # before torch is imported: two workers on two cores
 
 #: Files whose tests edit the one project that `built` makes, and put it back: never side by side.
-ONE_PROJECT = ("tests/pipeline/test_graph_reading.py", "tests/pipeline/test_smoke.py")
+ONE_PROJECT = (
+    "tests/pipeline/test_graph_reading.py",
+    "tests/pipeline/test_smoke.py",
+    "tests/pipeline/test_your_method.py",
+)
 
 
 def pytest_xdist_make_scheduler(config, log):

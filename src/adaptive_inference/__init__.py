@@ -9,16 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from adaptive_inference.by_name import load_own_code
     from adaptive_inference.serving.models import MultiExitModel, MultiModel, load_model
     from adaptive_inference.serving.predictor import load_predictor
 
-__all__ = ["MultiExitModel", "MultiModel", "load_model", "load_predictor"]
+__all__ = ["MultiExitModel", "MultiModel", "load_model", "load_own_code", "load_predictor"]
 
 _HOMES = {
-    "MultiExitModel": "models",
-    "MultiModel": "models",
-    "load_model": "models",
-    "load_predictor": "predictor",
+    "MultiExitModel": "serving.models",
+    "MultiModel": "serving.models",
+    "load_model": "serving.models",
+    "load_own_code": "by_name",
+    "load_predictor": "serving.predictor",
 }
 
 
@@ -26,4 +28,4 @@ def __getattr__(name: str) -> Any:
     """Import on first use: torch and transformers come with a model only."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.serving.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

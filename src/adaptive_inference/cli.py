@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from adaptive_inference.by_name import load_own_code
 from adaptive_inference.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (0, or 2 for a user's mistake)."""
     args = _parser().parse_args(argv)
     try:
+        for file in args.own_code:
+            load_own_code(file)
         args.run(args)
         sys.stdout.flush()
     except UserError as error:
@@ -118,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("out", metavar="OUT", type=Path, help="folder to make; must not exist or be empty")
     export.set_defaults(run=_export)
+    for command in (predict, export):
+        command.add_argument(
+            "--own-code",
+            metavar="FILE",
+            action="append",
+            default=[],
+            help="run a file of your own (or package.module) that has the model's exit rule or encoder; repeat for more",
+        )
     return parser
 
 

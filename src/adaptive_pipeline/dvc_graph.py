@@ -290,6 +290,9 @@ def _sorted(nodes: list[StageNode]) -> list[StageNode]:
 
 
 if __name__ == "__main__":
+    from adaptive_pipeline.params import load_params, own_code
+
+    own_code.note(load_params())
     graph = read_graph()
     if any(node.stale is None for node in graph):
         raise SystemExit(

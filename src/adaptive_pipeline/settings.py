@@ -14,7 +14,7 @@ from adaptive_inference.settings.inputs import weights_kind
 from adaptive_pipeline import presets
 from adaptive_pipeline.dvc_graph import CHECK, CHECKED, StageNode
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.params import Params, preflight
+from adaptive_pipeline.params import Params, own_code, preflight
 from adaptive_pipeline.runs.store import Runs, open_runs
 from adaptive_pipeline.runs.validity import why_unusable
 
@@ -42,11 +42,17 @@ ON_GPU = (
 
 
 def checked_params(encoders: bool) -> Params:
-    """Load and check ``params.yaml`` (`preflight`), or stop with the message that is meant for the user."""
+    """Load and check ``params.yaml`` (`preflight`), or stop with the message that is meant for the user.
+
+    With ``encoders``, all of it, and code of one's own is noted: DVC judges by what `own_code.note` writes.
+    """
     try:
-        return preflight.checked_params("params.yaml", encoders)
+        params = preflight.checked_params("params.yaml", encoders)
+        if encoders:  # the parse of a run, not of one of its jobs
+            own_code.note(params)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
+    return params
 
 
 def note_checked() -> None:

@@ -25,6 +25,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.params.own_code import check_loaded
 from adaptive_pipeline.runs import layout
 from adaptive_pipeline.runs.checksums import refuse_damaged, write_checksums
 from adaptive_pipeline.runs.records import FAMILIES, Record, code_digest, digest_path
@@ -63,12 +64,12 @@ class Stage:
         UserError
             An input is not what another one was made from.
         """
-        digests = {name: digest_path(path) for name, path in self.inputs.items()}
+        digests = {name: digest_path(path) for name, path in self.inputs.items()} | check_loaded()
         for name, digest in (made_from or {}).items():
             if digests.setdefault(name, digest) != digest:
                 raise UserError(
-                    f"the answers in {self.inputs['answers']} were made from another {name} than {self.inputs[name]}; run "
-                    "collect_answers again"
+                    f"the answers in {self.inputs['answers']} were made from another {name} than "
+                    f"{self.inputs.get(name, 'there is now')}; run collect_answers again"
                 )
         self.keys = keys
         params = self.params.echo(keys) | given
@@ -128,7 +129,10 @@ def run_stage(
 
 
 def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> None:
-    """Refuse a result whose params were edited meanwhile: DVC notes them when a stage has ended, not when it began."""
+    """Refuse a result whose params, or code of one's own, were edited meanwhile.
+
+    DVC notes them when a stage has ended, not when it began.
+    """
     try:
         same = load_params(file).echo(keys) == params.echo(keys)
     except (UserError, KeyError):  # what the stage read is no longer there
@@ -138,6 +142,7 @@ def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> Non
             f"{file} was edited while this stage ran, in one of {', '.join(keys)}; its result was not kept: run it "
             "again, and edit between runs"
         )
+    check_loaded()
 
 
 def _keep_lock_files() -> None:
@@ -163,6 +168,11 @@ def _run(
     script: str,
 ) -> None:
     _set_threads(params.runtime.threads)
+    adapter = params.backbone(cell.backbone).adapter
+    if adapter and "full_answers" not in inputs:  # answers were collected, and no encoder runs
+        from adaptive_inference.backbones.load import load_adapter
+
+        load_adapter(adapter)
     partial, scratch, trash = (out.parent / f".{out.name}.{kind}" for kind in ("partial", "scratch", "trash"))
     for leftover in (partial, trash):
         shutil.rmtree(leftover, ignore_errors=True)

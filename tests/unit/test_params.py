@@ -401,6 +401,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     assert section(Runtime) == {"device": "auto", "threads": 1, "precision": "fp32"}
     assert section(Generated) == {"rows": 4000, "evaluation_rows": 1000, "label_noise": 0.0}
     assert section(Backbone) == {
+        "adapter": None,
         "revision": None,
         "sha256": None,
         "pooler": "per_exit",

@@ -49,6 +49,11 @@ def test_a_number_that_yaml_reads_as_a_text_is_a_number():
         ({"methods.pabee.train.epochs": [1]}, {}, "does not say how 'leebert' is trained"),
         ({"goal.max_loss": [1.0]}, {}, "does not say how 'leebert' is trained"),
         ({"methods.leebert.train.exits": [[2], [2, 4]]}, {}, "means over other exits"),
+        (
+            {"methods.leebert.train.objective": ["own_code/mine.py"]},
+            {},
+            "mine.py is code of one's own, whose edits",
+        ),
         ({"training.epochs.more": [1]}, {}, "'epochs' holds a value"),
         ({RATE: [1e-5, -1.0]}, {}, r"learning_rate: .*greater than 0 \(given: -1.0\)"),
         ({RATE: [1e-5, 1e-5]}, {}, "train 'leebert' alike"),

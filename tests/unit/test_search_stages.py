@@ -18,7 +18,7 @@ from adaptive_inference.training.folds import Fold
 from adaptive_inference.training.rows import Rows
 from adaptive_inference.training.trainer import ExitTrainer
 from adaptive_pipeline import dvc_graph
-from adaptive_pipeline.params import load_params
+from adaptive_pipeline.params import load_params, own_code
 from adaptive_pipeline.search import __main__ as command
 from adaptive_pipeline.search.plan import Plan, read_section
 
@@ -187,6 +187,7 @@ def stages_of(root):
 def test_a_search_has_its_own_stages_and_the_run_never_sees_them(clone, monkeypatch):
     monkeypatch.chdir(clone)
     assert stages_of(clone) == {}
+    own_code.note(load_params())
     without = dvc_graph.read_graph(judge=False)
     command.start("leebert")
     try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 LAYERS, WIDTH, HEADS, POSITIONS = 4, 32, 4, 512
+NO_TYPES = ("deberta", "mpnet")  #: families whose embeddings have no types of tokens
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 #: Frequent words that make one piece each; anything else falls into letters.
@@ -93,7 +94,7 @@ def tiny_settings(family: str) -> dict[str, object]:
             "num_hidden_layers": LAYERS,
             "num_attention_heads": HEADS,
             "intermediate_size": 2 * WIDTH,
-            "type_vocab_size": 2 if takes_token_types(family) else 1 if family == "roberta" else 0,
+            "type_vocab_size": 2 if takes_token_types(family) else int(not family.startswith(NO_TYPES)),
         }
     if family == "albert":
         settings |= {"embedding_size": WIDTH // 2, "num_hidden_groups": 1}

@@ -7,7 +7,6 @@ or the Hugging Face hub. Only safetensors are read, and no code that comes with 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import (
 from adaptive_inference.backbones._stock import quiet, stock_config, stock_tokenizer
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.packaged import WEIGHT_FILE, packaged
+from adaptive_inference.by_name import find, find_own, known_names
 from adaptive_inference.errors import UserError, blamed_on, first_line, nearest
 from adaptive_inference.files import read_object
 from adaptive_inference.settings.inputs import weights_kind
@@ -39,28 +39,23 @@ _FIX = "name a folder saved by transformers' save_pretrained, or fetch it again"
 
 def families() -> list[str]:
     """Return the supported architectures, as transformers spells their ``model_type``."""
-    files = Path(__file__).parent.glob("*.py")
-    return sorted(
-        f.stem.replace("_", "-")
-        for f in files
-        if f.stem not in ("base", "load", "packaged") and f.stem[0] != "_"
-    )
+    return [name.replace("_", "-") for name in known_names("backbones")]
 
 
 def adapter(model_type: str) -> type[Backbone]:
-    """Return the adapter class of an architecture.
+    """Return the adapter class of an architecture: of this folder, or of code of one's own that was loaded.
 
     Raises
     ------
     UserError
-        No file of this folder drives it.
+        No file drives it.
     """
-    if model_type not in families():
-        allowed = families()
-        raise UserError(
-            f"no adapter for model type {model_type!r}; allowed: {', '.join(allowed)}{nearest(model_type, allowed)}"
-        )
-    return importlib.import_module(f"adaptive_inference.backbones.{model_type.replace('-', '_')}").BACKBONE
+    return find("backbones", model_type.replace("-", "_"), Backbone)
+
+
+def load_adapter(source: str) -> None:
+    """Run code of one's own that drives a family; `adapter` then finds it by the name of its file."""
+    find_own("backbones", source, Backbone)
 
 
 def load_config(weights: str, revision: str | None = None) -> PreTrainedConfig:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
-from importlib import import_module
 from typing import Any
 
+from adaptive_inference.by_name import find, find_own, is_own, short_name
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import ExitRule, OnlineRule, OnlineStreak, ScoreRule
 
@@ -16,6 +16,8 @@ __all__ = ["ExitRule", "OnlineRule", "OnlineStreak", "ScoreRule", "load_rule", "
 
 def load_rule(name: str) -> ExitRule:
     """Return the rule that the file ``exit_rules/NAME.py`` defines as ``RULE``, with the options that follow the name.
+
+    Code of one's own is found by the same name once it was loaded (`load_rules`, `by_name.load_own_code`).
 
     Parameters
     ----------
@@ -29,12 +31,8 @@ def load_rule(name: str) -> ExitRule:
         There is no such file (the message offers the nearest name), or an option is unknown, given twice or no
         number.
     """
-    from adaptive_inference.by_name import module_names
-
-    names, file = module_names("exit_rules"), name.partition("(")[0].strip()
-    if file not in names:
-        raise UserError(f"no exit rule {file!r}; allowed: {', '.join(names)}{nearest(file, names)}")
-    rule: ExitRule = import_module(f"{__name__}.{file}").RULE
+    file = name.partition("(")[0].strip()
+    rule: ExitRule = find("exit_rules", file, ExitRule)
     bracketed = re.fullmatch(r"[^(]*(?:\((?P<options>.*)\)\s*)?", name)
     if bracketed is None:
         raise UserError(f"exit rule {name!r} is cut short; write {file}, or {file}(option=value)")
@@ -43,7 +41,7 @@ def load_rule(name: str) -> ExitRule:
 
 
 def load_rules(names: Sequence[str]) -> dict[str, ExitRule]:
-    """Return the rules of a method by name.
+    """Return the rules of a method by name; code of one's own that the method names is run.
 
     Raises
     ------
@@ -52,13 +50,26 @@ def load_rules(names: Sequence[str]) -> dict[str, ExitRule]:
     """
     rules: dict[str, ExitRule] = {}
     for name in names:
-        rule = load_rule(name)
+        source = name.partition("(")[0].strip()
+        if is_own(source):
+            _check_home(source, find_own("exit_rules", source, ExitRule))
+        rule = load_rule(short_name(name))
         if rule.name in rules:
             raise UserError(f"exit rule {name!r} stands twice among the rules; keep one")
-        if rule.name != name:
-            raise UserError(f"exit rule {name!r} must be written {rule.name!r}, as tables will name it")
-        rules[name] = rule
+        if rule.name != short_name(name):
+            spelled = source + rule.name.removeprefix(short_name(source))
+            raise UserError(f"exit rule {name!r} must be written {spelled!r}, as tables will name it")
+        rules[rule.name] = rule
     return rules
+
+
+def _check_home(source: str, rule: ExitRule) -> None:
+    """Refuse a rule that goes by the name of another file."""
+    if rule.name != short_name(source):
+        raise UserError(
+            f"{source}: RULE is of a class of {type(rule).__module__}, and would be called {rule.name!r}; define the class "
+            "in this file, and leave its options at their defaults"
+        )
 
 
 def _options(name: str, rule: ExitRule, text: str) -> dict[str, Any]:

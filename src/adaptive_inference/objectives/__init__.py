@@ -5,11 +5,9 @@ Adding a file here makes no existing stage stale: nothing lists the names.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from adaptive_inference.by_name import module_names
-from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.by_name import find, find_own, is_own
 
 if TYPE_CHECKING:
     from adaptive_inference.objectives.base import Objective, Whole
@@ -17,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def load_objective(name: str, method: MethodTraining, whole: Whole | None = None) -> Objective:
-    """Return the objective of the file ``objectives/NAME.py``, set up for a method.
+    """Return the objective of the file ``objectives/NAME.py``, or of a file of one's own, set up for a method.
 
     Parameters
     ----------
     name
-        Of the file.
+        Of the file; code of one's own, as `by_name.load_own_code` takes it, is run.
     method
         Gives its options.
     whole
@@ -32,9 +30,9 @@ def load_objective(name: str, method: MethodTraining, whole: Whole | None = None
     Raises
     ------
     UserError
-        There is no such file.
+        There is no such file, or one's own cannot be used.
     """
-    names = module_names("objectives")
-    if name not in names:
-        raise UserError(f"no objective {name!r}; allowed: {', '.join(names)}{nearest(name, names)}")
-    return import_module(f"adaptive_inference.objectives.{name}").OBJECTIVE(method, whole)
+    from adaptive_inference.objectives.base import Objective
+
+    kind = (find_own if is_own(name) else find)("objectives", name, Objective)
+    return kind(method, whole)

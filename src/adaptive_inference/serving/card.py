@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from adaptive_inference.by_name import module_names
 from adaptive_inference.calibration.operating_point import COST_WORDS, OperatingPoint
 from adaptive_inference.exits.layout import MULTI_MODEL, open_model
 from adaptive_inference.serving.setting import recommended
@@ -80,6 +81,8 @@ class CardData:
         What kind of model it is; empty: told by the exits.
     remarks
         Sentences on quality and speed.
+    own_code
+        What answers with the model and is not of this library: code of somebody's own.
     """
 
     schema: Schema
@@ -91,6 +94,7 @@ class CardData:
     points: tuple[CardPoint, ...]
     title: str = ""
     remarks: tuple[str, ...] = ()
+    own_code: tuple[str, ...] = ()
 
 
 def card_of(folder: Path, points: Iterable[CardPoint]) -> CardData:
@@ -99,14 +103,20 @@ def card_of(folder: Path, points: Iterable[CardPoint]) -> CardData:
     cascade = saved.config["kind"] == MULTI_MODEL
     exits = tuple(saved.config["exits"])
     last = open_model(saved.home / str(exits[-1])) if cascade else saved
+    points, family = tuple(points), last.config["backbone"]["model_type"]
+    rules = {item.point.setting.rule.partition("(")[0] for item in points}
+    own_code = [f"exit rule `{name}`" for name in sorted(rules) if name not in module_names("exit_rules")]
+    if family.replace("-", "_") not in module_names("backbones"):
+        own_code.append(f"encoder `{family}`")
     return CardData(
         Schema.load(saved.home),
-        last.config["backbone"]["model_type"],
+        family,
         exits,
         cascade,
         saved.calibration is not None,
         recommended(saved.calibration),
-        tuple(points),
+        points,
+        own_code=tuple(own_code),
     )
 
 
@@ -120,6 +130,7 @@ def render(data: CardData) -> str:
         _layers(data),
         "## How to use",
         _usage(schema),
+        *_needed(data.own_code),
         "## Thresholds",
         _default(data),
         *_points(data.points),
@@ -169,6 +180,15 @@ def _usage(schema: Schema) -> str:
         f"answer = predictor.predict({texts})\nprint({answers}, answer.exit_layers)\n```\n\n"
         f"```sh\necho '{line}' | adaptive-inference predict .\n```"
     )
+
+
+def _needed(own_code: Sequence[str]) -> list[str]:
+    if not own_code:
+        return []
+    return [
+        f"Needs code that is no part of adaptive-inference nor of this folder: {', '.join(own_code)}. Get its file, read "
+        "it, and name it: `load_own_code(FILE)` (from adaptive_inference) before `load_predictor`, or `--own-code FILE`."
+    ]
 
 
 def _default(data: CardData) -> str:

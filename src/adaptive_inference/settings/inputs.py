@@ -163,6 +163,11 @@ class Backbone(Section):
         "`random:FAMILY` (tiny, for tests; FAMILY is bert, roberta, albert, distilbert, deberta, deberta-v2 or mpnet), "
         "a local folder (./NAME or /PATH/NAME), or a hub id."
     )
+    adapter: str | None = Field(
+        None,
+        description="Code of one's own that drives the encoder's family, a file of own_code/ or `package.module` "
+        "(docs/your_method.md); absent: a file of `backbones/`.",
+    )
     revision: str | None = Field(None, description="Hub id: the pinned commit, 40 hexadecimal digits.")
     sha256: str | None = Field(
         None, description="Checksum of the weight files, refused when it differs; a folder must have it."

@@ -171,7 +171,11 @@ class MethodTraining(TrainingOverride):
         None,
         description="See `training.epochs`; 0, for `full` on encoders with `head: checkpoint`: not trained any more.",
     )
-    objective: str = Field("joint", description="File of `objectives/` that gives the loss.")
+    objective: str = Field(
+        "joint",
+        description="File of `objectives/` that gives the loss, or code of one's own: a file of own_code/, or "
+        "`package.module` (docs/your_method.md).",
+    )
     gradient: Literal["shared", "blockwise", "equilibrium"] = Field(
         "shared",
         description="`shared`: every exit trains all layers below it (EE); `blockwise`: its own block (SWEET); "

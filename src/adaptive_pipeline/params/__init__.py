@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from adaptive_inference.by_name import module_names
+from adaptive_inference.by_name import is_own, module_names, short_name
 from adaptive_inference.calibration.operating_point import static_layers
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.settings.base import Section, Seed
@@ -41,10 +41,18 @@ class Method(Section):
     """One row family of the table: how it is trained and which rules it is run with."""
 
     train: MethodTraining = Field(description="Objective, and what differs from `training`; {} for neither.")
-    rules: list[str] = Field(min_length=1, description="Files of `exit_rules/` that the method is run with.")
+    rules: list[str] = Field(
+        min_length=1,
+        description="Files of `exit_rules/` that the method is run with, or code of one's own, as `objective`.",
+    )
     references: list[str] = Field(
         [], description="Methods it is tested against at an equal budget, besides `early_exit` and `full`."
     )
+
+    @property
+    def rule_names(self) -> list[str]:
+        """The rules as records and tables call them."""
+        return [short_name(rule) for rule in self.rules]
 
 
 class Params(Section):
@@ -228,7 +236,7 @@ class Params(Section):
 
 def _require_module(folder: str, name: str, where: str) -> None:
     names = module_names(folder)
-    if name not in names:
+    if name not in names and not is_own(name):  # one's own is looked at by `own_code`
         raise ValueError(
             f"{where}: no {name!r} in {folder}/; allowed: {', '.join(names)}{nearest(name, names)}"
         )

@@ -19,7 +19,7 @@ from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.inputs import Backbone, weights_kind
 from adaptive_inference.settings.training import FROM_FULL, OURS
-from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.params import Params, load_params, own_code
 
 DATA = Path("data")
 #: Objectives that ask nothing of an encoder.
@@ -41,6 +41,7 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
         rows, or a file or folder of data cannot be used.
     """
     params = load_params(path)
+    check_own_code(params)
     check_rules(params)
     check_generated(params)
     if encoders:
@@ -50,11 +51,19 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
     check_risk(params)
     check_data(DATA)
     check_evaluation_files(params)
+    check_data(own_code.FOLDER)
     return params
 
 
+def check_own_code(params: Params) -> None:
+    """Load the code of one's own that the params name, or say what is wrong with it."""
+    for use in own_code.uses(params):
+        with _named(use.where):
+            own_code.check(use, params)
+
+
 def check_data(folder: Path) -> None:
-    """Refuse a link to a folder of data: DVC does not see changes behind it."""
+    """Refuse a link to a folder of data, or of code: DVC does not see changes behind it."""
     linked = [path.as_posix() for path in folder.rglob("*") if path.is_symlink() and path.is_dir()]
     if linked:
         raise UserError(

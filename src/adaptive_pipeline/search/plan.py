@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from adaptive_inference.by_name import is_own
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.files import digest_json
 from adaptive_inference.settings.base import Section
@@ -159,6 +160,12 @@ def _check_keys(search: Search, origin: str) -> None:
             )
         if key == f"{own}.exits":
             raise UserError(f"{origin}: {key!r} cannot be searched: means over other exits are no comparison")
+        for value in search.grid[key]:
+            if key == f"{own}.objective" and is_own(str(value)):
+                raise UserError(
+                    f"{origin}: {key!r}: {value} is code of one's own, whose edits a search does not see; make it the "
+                    "objective of a method, and tune that"
+                )
 
 
 def _only(what: str, names: list[str], origin: str) -> str:

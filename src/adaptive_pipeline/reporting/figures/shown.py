@@ -36,7 +36,7 @@ def typical_points(results: Results) -> dict[str, pd.DataFrame]:
     shown = {}
     for method, own in sorted(points.groupby("method"), key=lambda item: method_key(item[0])):
         reached = own.groupby(["rule", "goal"], sort=False).size().to_dict()
-        rule = shown_rule(results.params.method(method).rules, reached)
+        rule = shown_rule(results.params.method(method).rule_names, reached)
         goals = [key for key in reached if rule in (key[0], None)]
         rule, goal = min(goals, key=lambda key: (key[1].kind != "min_speedup", key[1].order))
         shown[method] = own[(own.rule == rule) & (own.goal == goal)]

@@ -62,7 +62,7 @@ class SpeedPlot:
         """Return the attainable rule that stands for the method; see `shown_rule`."""
         own = self.rows[(self.rows.method == method) & self.rows.attainable]
         reached = dict(zip(zip(own.rule, own.goal, strict=True), own.seeds, strict=True))
-        return shown_rule(self.results.params.method(method).rules, reached) or "fixed"
+        return shown_rule(self.results.params.method(method).rule_names, reached) or "fixed"
 
     def curve(self, method: str, rule: str, speed: str) -> Band | None:
         """Return a method's curve over seeds; None for wall-clock, which is measured at operating points only."""
@@ -180,7 +180,7 @@ def _draw_rules(plot: SpeedPlot, folder: Path, name: str) -> list[str]:
     curves: Mapping[str, Mapping[str, Band]] = {
         method: {
             rule: curve
-            for rule in sorted(plot.results.params.method(method).rules, key=rule_key)
+            for rule in sorted(plot.results.params.method(method).rule_names, key=rule_key)
             if (curve := plot.curve(method, rule, speed.name)) is not None
         }
         for method in plot.methods

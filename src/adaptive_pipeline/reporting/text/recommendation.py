@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from adaptive_inference.by_name import is_own, short_name
 from adaptive_inference.calibration.operating_point import COST_WORDS, ROUNDING, Cost, static_layers
+from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.statistics.chance import Chance, against_chance
@@ -42,6 +44,16 @@ class Choice:
     candidates: int = 0  #: operating points compared, the full model aside
     qualifying: int = 0
     chance: Chance | None = None  #: where the full model is not shown to beat one answer for all texts
+    own_code: tuple[str, ...] = ()  #: code of one's own that the model needs to answer
+
+    def command(self, root: str) -> str:
+        """Return the command that predicts with the model that stands in the results folder ``root``."""
+        return " ".join(
+            [
+                f"adaptive-inference predict {root}/{self.model}",
+                *(f"--own-code {item}" for item in self.own_code),
+            ]
+        )
 
     @property
     def ranked_by(self) -> str:
@@ -68,8 +80,19 @@ def recommend(results: Results) -> list[Choice]:
         task, backbone = one.pair
         folders = [task] * (several or len(results.params.tasks) > 1) + [backbone] * several
         choice = Choice(task, backbone, "/".join(["model", *folders]), results.cost, **_choose(one))
-        choices.append(replace(choice, chance=against_chance(one)))
+        own_code = _own_code(choice, results.params)
+        choices.append(replace(choice, chance=against_chance(one), own_code=own_code))
     return choices
+
+
+def _own_code(choice: Choice, params: Params) -> tuple[str, ...]:
+    """Return the code of one's own by which the recommended model leaves and its encoder is driven."""
+    if choice.row is None:
+        return ()
+    rules = params.method(choice.point.cell.method).rules
+    named = [rule.partition("(")[0] for rule in rules if short_name(rule) == choice.row.rule]
+    named.append(params.backbone(choice.backbone).adapter or "")
+    return tuple(name for name in named if is_own(name))
 
 
 def _choose(results: Results) -> dict[str, Any]:
@@ -164,7 +187,7 @@ def _choice_json(choice: Choice, root: str, there: bool) -> dict[str, Any]:
         },
         "ranked_by": choice.measure or None,
         "evaluation": {name: getattr(row, name) for name in REPORTED},
-        "command": f"adaptive-inference predict {root}/{choice.model}" if there else None,
+        "command": choice.command(root) if there else None,
     }
 
 
@@ -218,7 +241,7 @@ def _choice_lines(choice: Choice, goal: float, root: str, there: bool) -> list[s
             *lines,
             "- Predict with it:",
             "",
-            f"      adaptive-inference predict {root}/{choice.model}",
+            f"      {choice.command(root)}",
             "",
         ]
     return [
