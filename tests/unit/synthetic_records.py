@@ -297,7 +297,16 @@ def _point(cell: Cell, row: dict[str, Any], params: Params) -> OperatingPoint:
 def save_model(folder: Path, exits: list[int], weights: bytes = b"") -> None:
     """Write a model's folder with invented weights; without any, that of a cascade, whose members have their own."""
     kind = MULTI_EXIT if weights else MULTI_MODEL
-    config = {"kind": kind, "format": FORMAT, "exits": exits, "backbone": {"model_type": "bert"}}
+    config = {"kind": kind, "format": FORMAT, "exits": exits}
+    if weights:
+        config |= {
+            "num_layers": exits[-1],
+            "outputs": 2,
+            "pooler": "none",
+            "read": "mean",
+            "certainty": False,
+        }
+        config |= {"inner_head": "as_backbone", "backbone": {"model_type": "bert"}}
     write_json(folder / "config.json", config)
     Schema("tiers", "classification", ("negative", "positive"), "accuracy", 48).save(folder)
     if weights:
