@@ -32,7 +32,9 @@ def main(stage: Stage) -> None:
     )  # before the code's digest is taken
     file = f"{params.calibration.calibrate_on}.safetensors"
     answers = Answers.load(stage.inputs["answers"] / file)
-    reference = Answers.load(stage.inputs["full_answers"] / file).outputs
+    full = Answers.load(stage.inputs["full_answers"] / file)
+    answers.check_full(full)
+    reference = full.outputs
     record = stage.begin("calibration", "goal", f"methods.{method}.rules", made_from=answers.made_from)
     raw, yardstick, kind = answers.outputs, answers.yardstick, answers.yardstick.kind
     fitting, certifying = set_apart(len(raw.labels), kind, goal.risk, stage.cell.seed)

@@ -27,12 +27,13 @@ def main(stage: Stage) -> None:
     full = load_model(stage.inputs["full"]).to(device)
     model = full if stage.cell.method == "full" else load_model(stage.inputs["model"]).to(device)
     record, schema = stage.begin("evaluation.batch_size", "runtime"), load_schema(data)
+    made_from = record.inputs | {"collect_answers": record.record_id}
     for name in ("calibration", "evaluation"):
         split = load_split(data, name)
         features = encode(split, model.tokenizer, schema.max_length)
         outputs = collect_outputs(model, features, stage.params.evaluation.batch_size, split.tiers)
         yardstick = Yardstick.of(schema, full, model, outputs)
-        answers = Answers(outputs, yardstick, hasattr(model, "members"), record.inputs)
+        answers = Answers(outputs, yardstick, hasattr(model, "members"), made_from)
         answers.save(stage.out / f"{name}.safetensors")
         record.metrics[f"{name}_rows"] = len(split)
 

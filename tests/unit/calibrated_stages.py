@@ -100,10 +100,10 @@ def run(
     params, home = params_of(method, list(rules), kind, **sections), folder / kind
     inputs = {"data": home, "full": home / "full", "model": home / method}
 
-    def stage(module, names, method=method, place=""):
+    def stage(module, names, method=method, place="", **others):
         out = tmp_path / (place or module.__name__)
         out.mkdir(parents=True)
-        cell, given = Cell("toy", "tiny", seed, method), {name: inputs[name] for name in names}
+        cell, given = Cell("toy", "tiny", seed, method), {name: inputs[name] for name in names} | others
         stage = Stage(module.__name__, cell, params, given, out, out, {}, module.__file__)
         module.main(stage)
         stage.record.save(out)
@@ -111,7 +111,7 @@ def run(
 
     models = ("data", "full", "model")
     inputs["answers"] = stage(collect_answers, models).out
-    inputs["full_answers"] = stage(collect_answers, models, "full", "full_answers").out
+    inputs["full_answers"] = stage(collect_answers, models, "full", "full_answers", model=inputs["full"]).out
     stage(calibrate_thresholds, ("answers", "full_answers"))
     inputs["calibration"] = tmp_path / "calibrate_thresholds" / "calibration.json"
     evaluated = stage(evaluate_batch1, (*models, "answers", "calibration"))

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from calibrated_stages import make_folder, names, params_of, points_of, run
 
+import calibrate_thresholds
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.curves import calibrate, sweep_all
@@ -258,6 +260,30 @@ def test_answers_of_another_model_are_refused(folder, tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=r"made from another model than .*pkd; run collect_answers again"):
         stage.begin("runtime", made_from=made_from)
+
+
+@pytest.mark.parametrize("other", ["data", "model"])
+def test_the_full_models_answers_to_other_rows_or_of_another_model_are_refused(
+    folder, tmp_path, monkeypatch, other
+):
+    run(folder, tmp_path, monkeypatch)
+    file = tmp_path / "full_answers/calibration.safetensors"
+    full = Answers.load(file)
+    replace(full, made_from={**full.made_from, other: "0"}).save(file)
+    names = {"answers": tmp_path / "collect_answers", "full_answers": tmp_path / "full_answers"}
+    params = params_of("sweet", ["confidence"], "classification")
+    stage = Stage(
+        "calibrate_thresholds",
+        Cell("toy", "tiny", 0, "sweet"),
+        params,
+        names,
+        tmp_path,
+        tmp_path,
+        {},
+        __file__,
+    )
+    with pytest.raises(UserError, match=f"made from another {other} than the method's"):
+        calibrate_thresholds.main(stage)
 
 
 def test_calibrating_on_the_reported_split_is_said(folder, tmp_path, monkeypatch):

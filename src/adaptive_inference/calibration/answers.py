@@ -34,13 +34,29 @@ class Answers:
     cascade
         The exits are members of a cascade, each a model that could answer alone.
     made_from
-        Name -> digest of what they were computed from: rows and models.
+        Name -> digest of what they were computed from: ``data``, ``full``, ``model``, and the record of the pass.
     """
 
     outputs: ExitOutputs
     yardstick: Yardstick
     cascade: bool = False
     made_from: Mapping[str, str] = field(default_factory=dict)
+
+    def check_full(self, full: Answers) -> None:
+        """Refuse answers that are not the full model's to the same rows.
+
+        Raises
+        ------
+        UserError
+            They were made from other rows, or by another model than the full one that these were made beside.
+        """
+        asked = {"data": self.made_from.get("data"), "model": self.made_from.get("full")}
+        for name, digest in asked.items():
+            if full.made_from.get(name) != digest:
+                raise UserError(
+                    f"the full model's answers were made from another {name} than the method's; run collect_answers again "
+                    "for both"
+                )
 
     def save(self, file: Path) -> None:
         """Write one file."""
@@ -77,7 +93,7 @@ class Answers:
             outputs = ExitOutputs(**{name: found.get(name) for name in _names(ExitOutputs)})
             yardstick = Yardstick(**{name: found.get(name) for name in _names(Yardstick)})
             return cls(outputs, yardstick, head["cascade"], head["made_from"])
-        except (OSError, KeyError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise UserError(f"{file} holds no answers ({error}); run its stage again") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
@@ -19,6 +20,7 @@ from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.tasks.quality import quality
 
 Row = dict[str, Any]
+logger = logging.getLogger("adaptive_inference")
 #: By what files that stand beside the record name an operating point; see `row_key`.
 KEY = ("method", "rule", "operating_point")
 #: Figures that stand for a method.
@@ -216,5 +218,14 @@ def check_agreement(
         raise RuntimeError(
             f"rule {rule.name} at {threshold}: the engine left elsewhere or answered otherwise than the offline sweep "
             f"for rows {outputs.ids[wrong].tolist()[:10]}; this is a defect of the engine or of the rule"
+        )
+    if near.mean() > 0.5:
+        logger.warning(
+            "rule %s at %s: %d of %d rows lie so close to the threshold that rounding may move them; that engine and sweep "
+            "agree says little here",
+            rule.name,
+            threshold,
+            near.sum(),
+            len(near),
         )
     return {"rows": len(offline), "near_threshold": int(near.sum()), "differing": int(differs.sum())}
