@@ -9,7 +9,8 @@ PORT ?= 5000
 
 SHELL := /bin/bash
 BIN := $(abspath $(VENV))/bin
-STAMP := $(VENV)/.adaptive-inference-ready
+# Of these extras: others are another set-up, which adds to what is installed.
+STAMP := $(VENV)/.adaptive-inference-ready-$(subst $() ,,$(EXTRAS))
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help

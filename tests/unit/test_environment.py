@@ -1,6 +1,7 @@
 """The pins: one set, wherever they are written."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -73,3 +74,12 @@ def test_nothing_of_one_machine_is_in_the_project():
     words = re.compile(r"/opt/|/home/|/root/|/work/|index-url|find-links")
     texts = {path: path.read_text() for path in tracked if path.is_file() and path.suffix != ".pyc"}
     assert [str(path) for path, text in texts.items() if words.search(text)] == []
+
+
+def test_extras_that_are_not_installed_yet_are_another_set_up(tmp_path):
+    def make(how, extras):
+        command = ["make", how, "setup", f"VENV={tmp_path}", f"EXTRAS={extras}"]
+        return subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode
+
+    assert make("--touch", "dev") == 0  # as after a set-up
+    assert (make("--question", "dev"), make("--question", "dev,mpnet")) == (0, 1)

@@ -229,6 +229,18 @@ def test_a_model_without_tokenizer_does_not_take_that_of_an_earlier_one(tmp_path
     assert MultiExitModel.from_pretrained(tmp_path).tokenizer is None
 
 
+def test_the_tokenizer_of_a_checkpoint_stays_where_a_model_without_one_is_saved_over_it(tmp_path):
+    bare = build()
+    bare.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    before = contents(tmp_path)
+    bare.tokenizer = None
+    bare.save_pretrained(tmp_path)
+    assert {name: contents(tmp_path).get(name) for name in before if name != "config.json"} == {
+        name: body for name, body in before.items() if name != "config.json"
+    }
+
+
 def test_an_earlier_model_is_removed_and_files_of_another_origin_stay(tmp_path):
     three, two = (MultiModel([build(exits=[layer]) for layer in layers]) for layers in ((1, 2, 4), (1, 2)))
     two.save_pretrained(tmp_path / "fresh")

@@ -257,6 +257,16 @@ def test_what_passes_at_a_glance_passes_a_close_look(family, folder):
         assert not (kind.shares_layers and surely_fits(weights, [2, 4], 32, True))
 
 
+@pytest.mark.parametrize(
+    "config", ['{"model_type": "bert", "num_hidden_layers": 1e999}', "[" * 100_000], ids=["endless", "nested"]
+)
+def test_a_configuration_out_of_bounds_is_told(config, folder):
+    weights = folder("bert")
+    (Path(weights) / "config.json").write_text(config)
+    with pytest.raises(UserError, match=r"backbones\..*config\.json"):
+        preflight.check_encoders(with_encoder(weights))
+
+
 def test_params_that_ask_for_nothing_special_are_checked_without_torch():
     code = (
         "import sys\nfrom adaptive_pipeline.params import preflight\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from adaptive_inference.backbones._tiny import tiny_settings
 from adaptive_inference.backbones.packaged import packaged
 from adaptive_inference.by_name import module_names
-from adaptive_inference.errors import UserError
+from adaptive_inference.files import read_object
 from adaptive_inference.settings.inputs import weights_kind
 
 #: Positions that a family may keep for itself, beyond the one of its padding.
@@ -38,7 +37,7 @@ def surely_fits(weights: str, exits: Sequence[int], max_length: int, blockwise: 
         layers, positions = int(settings["num_hidden_layers"]), int(settings["max_position_embeddings"])
         longest = positions - int(settings["pad_token_id"]) - KEPT
         known = settings["model_type"].replace("-", "_") in module_names("backbones")
-    except (KeyError, TypeError, AttributeError, ValueError, OSError, UserError):
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError):
         return False
     shares = blockwise and "num_hidden_groups" in settings
     return known and not shares and min(exits) >= 1 and max(exits) <= layers and max_length <= longest
@@ -49,5 +48,5 @@ def _settings(weights: str) -> dict[str, Any]:
     if kind == "random":
         family = weights.removeprefix("random:")
         return tiny_settings(family) | {"model_type": family}
-    folder = packaged(weights).folder() if kind == "packaged" else Path(weights)
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    folder = packaged(weights).place() if kind == "packaged" else Path(weights)
+    return read_object(folder / "config.json")

@@ -21,11 +21,11 @@ from adaptive_inference.files import read_object
 TOKENIZER_CONFIG = "tokenizer_config.json"
 #: How a layer may attend: any other name makes transformers fetch a kernel, or need a library, and runs its code.
 ATTENTION = ("eager", "sdpa")
-#: Keys by which a configuration does more than describe an encoder, and why none of them is followed.
+#: Keys by which a configuration does more than describe an encoder, or asks what inputs cannot meet: why none is followed.
 _REFUSED = {
     "quantization_config": "only weights that are plain numbers are read",
     "fusion_config": "layers are run as they are, not swapped for others",
-    "chunk_size_feed_forward": "inputs are of any length",
+    "chunk_size_feed_forward": "it need not divide the length of inputs",
     "transformers_weights": f"weights are read from {WEIGHT_FILE} alone",
 }
 _TOKENIZER_FIX = "save it there again by AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"

