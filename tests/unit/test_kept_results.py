@@ -27,6 +27,7 @@ FINISHED = [
     "glue-small-stsb",
     "grid",
     "sst2-minilm",
+    "sst2-mpnet",
 ]
 
 
