@@ -10,6 +10,7 @@ from synthetic_records import invented_params, write_run
 
 from adaptive_inference.errors import UserError
 from adaptive_pipeline import stage
+from adaptive_pipeline.reporting.figures.weights import draw_weights
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.runs.checksums import write_checksums
 
@@ -115,6 +116,17 @@ def test_tables_are_made_of_no_damaged_record_or_companion(name, tmp_path):
     (stage_of / name).write_bytes(body.replace(b"0", b"1"))
     with pytest.raises(UserError, match=f"{name} is damaged"):
         collect(tmp_path, params)
+
+
+def test_no_damaged_weights_of_losses_are_drawn(tmp_path):
+    params = invented_params()
+    write_run(tmp_path, params)
+    training = tmp_path / "tiers/minilm/seed1/sweet/train"
+    (training / "weights.jsonl").write_text('{"step": 1}\n')
+    write_checksums(training)
+    (training / "weights.jsonl").write_text('{"step": 2}\n')
+    with pytest.raises(UserError, match=r"weights\.jsonl is damaged"):
+        draw_weights(collect(tmp_path, params), tmp_path / "figures", "weights")
 
 
 def test_every_file_of_a_stage_is_listed_as_md5sum_reads_it(written, read_by_a_stage):
