@@ -2,11 +2,12 @@
 
 DVC rewrites ``dvc.lock`` in place, after every stage, in up to seconds. A kill meanwhile leaves it empty or cut, and DVC
 then reads nothing of the project any more. So the last whole one is kept; what ended after it comes back from DVC's
-run-cache. Both functions are called while holding DVC's lock, and see no other process writing.
+run-cache. Whoever calls `mend_lock_files` or `free_paths` holds DVC's lock, so that no other process writes meanwhile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -29,6 +30,8 @@ _MERGE = re.compile(r"^(<<<<<<<|>>>>>>>)", re.MULTILINE)
 def mend_lock_files(root: str | Path) -> None:
     """Keep a copy of each lock file that is whole; bring back the copy of one that is not.
 
+    A whole one ends with a newline, or with the stage that the copy has there, where an editor took the newline.
+
     Raises
     ------
     SystemExit
@@ -42,6 +45,9 @@ def mend_lock_files(root: str | Path) -> None:
         if text == copy:
             continue
         readable = _is_readable(text, name)
+        if readable and not text.endswith("\n") and copy is not None and _lacks_newline_alone(text, copy):
+            text += "\n"
+            write_text(file, text)
         if readable and text.endswith("\n"):
             write_text(kept, text)
         elif copy is not None and not _MERGE.search(text):
@@ -54,6 +60,14 @@ def mend_lock_files(root: str | Path) -> None:
             )
         elif not readable:
             raise SystemExit(f"error: {_remedy(name, text)}")
+        else:
+            print(
+                f"adaptive-inference: {name} does not end with a newline, as where a kill cut it while DVC wrote, and no "
+                f"whole copy of it was kept here; stages that it lacks are restored from DVC's cache, or run again. If it "
+                f"is whole, `echo >> {name}`; else `git checkout {name}` brings back the committed one",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def free_paths(repo: Any) -> None:
@@ -69,11 +83,12 @@ def free_paths(repo: Any) -> None:
     with make_lock(str(guard), tmp_dir=repo.tmp_dir, hardlink_lock=hardlink, wait=True):
         if not file.is_file():
             return
-        try:
+        used, living = None, {"write": {}, "read": {}}
+        with contextlib.suppress(
+            ValueError, LookupError, TypeError, AttributeError
+        ):  # cut, or of another shape
             used = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            used = None
-        living = {"write": {}, "read": {}} if used is None else _of_the_living(used)
+            living = _of_the_living(used)
         if living != used:
             write_text(file, json.dumps(living))
 
@@ -92,6 +107,13 @@ def _is_readable(text: str, name: str) -> bool:
     except (yaml.YAMLError, UserError, DvcException, ValueError):
         return False
     return True
+
+
+def _lacks_newline_alone(text: str, copy: str) -> bool:
+    """Return whether it names all stages of the copy, and its last one is as there: a value cut short is another one."""
+    stages, kept = ((yaml.load(each, UniqueKeyLoader) or {}).get("stages") or {} for each in (text, copy))
+    last = next(reversed(stages), None)
+    return last is not None and stages.keys() >= kept.keys() and stages[last] == kept.get(last)
 
 
 def _remedy(name: str, text: str) -> str:

@@ -31,8 +31,14 @@ def first_parse() -> bool:
 def lock_file(name: str) -> int:
     """Open a file of `STATE` for ``flock``; the lock goes with the last process that has the descriptor, however it ends."""
     path = STATE / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+    except PermissionError:
+        raise SystemExit(
+            f"error: {path} is another user's, and this one may not write it; use a checkout of your own, or let "
+            f"its owner share it: `chmod -R a+rwX {STATE}`"
+        ) from None
 
 
 def only_run_here() -> int:

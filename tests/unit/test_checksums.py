@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic_records import invented_params, write_run
 
+from adaptive_inference.errors import UserError
 from adaptive_pipeline import stage
+from adaptive_pipeline.reporting.figures.weights import draw_weights
+from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.runs.checksums import write_checksums
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +87,46 @@ def test_what_no_stage_wrote_is_taken_as_it_is(written, read_by_a_stage):
     (written / "MD5SUMS").unlink()
     (written / "model/config.json").write_text("by hand")
     assert read_by_a_stage(written / "model") == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "noted", ["0" * 32 + "  model/config.json\n", "all files of the corpus\n", "0" * 64 + " *x\n"]
+)
+def test_a_list_of_checksums_that_no_stage_wrote_is_not_ours_to_check(noted, written, read_by_a_stage):
+    (written / "MD5SUMS").write_text(noted)
+    assert read_by_a_stage(written) == ["MD5SUMS", "metrics.json", "model"]
+
+
+def test_the_list_of_a_copied_model_hides_no_damage(written, read_by_a_stage, capsys):
+    (written / "model/MD5SUMS").write_text("0" * 32 + "  weights.bin\n")
+    (written / "model/config.json").write_text("damaged")
+    with pytest.raises(SystemExit):
+        read_by_a_stage(written / "model")
+    assert f"error: {written / 'model/config.json'} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "predictions.json", "curves.json"])
+def test_tables_are_made_of_no_damaged_record_or_companion(name, tmp_path):
+    params = invented_params()
+    write_run(tmp_path, params, answers=True)
+    stage_of = tmp_path / "tiers/minilm/seed1/sweet/evaluation"
+    write_checksums(stage_of)
+    collect(tmp_path, params)
+    body = (stage_of / name).read_bytes()
+    (stage_of / name).write_bytes(body.replace(b"0", b"1"))
+    with pytest.raises(UserError, match=f"{name} is damaged"):
+        collect(tmp_path, params)
+
+
+def test_no_damaged_weights_of_losses_are_drawn(tmp_path):
+    params = invented_params()
+    write_run(tmp_path, params)
+    training = tmp_path / "tiers/minilm/seed1/sweet/train"
+    (training / "weights.jsonl").write_text('{"step": 1}\n')
+    write_checksums(training)
+    (training / "weights.jsonl").write_text('{"step": 2}\n')
+    with pytest.raises(UserError, match=r"weights\.jsonl is damaged"):
+        draw_weights(collect(tmp_path, params), tmp_path / "figures", "weights")
 
 
 def test_every_file_of_a_stage_is_listed_as_md5sum_reads_it(written, read_by_a_stage):

@@ -73,6 +73,29 @@ def test_a_cut_at_any_place_within_a_line_is_mended(project):
         assert lock.read_text() == whole, length
 
 
+def test_a_lock_file_that_lacks_only_its_last_newline_is_kept_with_what_it_says(project, capsys):
+    lock = Path("dvc.lock")
+    edited = lock.read_text().replace("  first:", "  third:\n    cmd: touch third\n  first:")
+    lock.write_text(edited.rstrip())
+    dvc_graph.mend_lock_files()
+    assert lock.read_text() == edited
+    assert Path(".pipeline/whole/dvc.lock").read_text() == edited
+    assert capsys.readouterr().err == ""
+
+
+def test_a_readable_lock_file_that_may_be_cut_is_told_of_where_no_copy_was_kept(project, capsys):
+    lock = Path("dvc.lock")
+    text = lock.read_text().rstrip()
+    lock.write_text(text)
+    shutil.rmtree(".pipeline")
+    dvc_graph.mend_lock_files()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "dvc.lock does not end with a newline" in said
+    assert "`git checkout dvc.lock`" in said
+    assert lock.read_text() == text
+    assert not Path(".pipeline/whole/dvc.lock").exists()
+
+
 def test_a_stage_that_stands_twice_is_not_whole_either(project):
     lock = Path("dvc.lock")
     whole = lock.read_text()
@@ -168,6 +191,17 @@ def test_while_a_dvc_works_deleted_outputs_are_seen_all_the_same(project):
         other.wait()
 
 
-def test_a_list_of_paths_in_use_that_a_kill_cut_stops_nothing(project):
-    Path(".dvc/tmp/rwlock").write_text('{"write": {"/')
+@pytest.mark.parametrize(
+    "left",
+    [
+        '{"write": {"/',
+        "[]",
+        '{"write": {"/a": {"pid": 1}}}',
+        '{"read": {"/a": 1}}',
+        '{"write": []}',
+        '{"write": {"/a": {"pid": "1", "cmd": ""}}}',
+    ],
+)
+def test_a_list_of_paths_in_use_that_was_cut_or_is_none_stops_nothing(left, project):
+    Path(".dvc/tmp/rwlock").write_text(left)
     assert stale() == {"first": False, "second": False}

@@ -100,6 +100,21 @@ def test_a_second_run_in_a_folder_and_a_search_beside_a_run_are_refused(tmp_path
     assert (tmp_path / "search/params.yaml").read_text() == before
 
 
+def test_a_lock_is_no_program_and_one_that_is_not_ours_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.close(one_run.only_run_here())
+    assert not Path(".pipeline/run.lock").stat().st_mode & 0o111
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(
+        SystemExit, match=r"^error: .pipeline/run.lock is another user's.*chmod -R a\+rwX .pipeline`$"
+    ):
+        one_run.only_run_here()
+
+
 def test_a_clean_beside_a_run_lets_no_second_one_start(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copyfile(ROOT / "Makefile", "Makefile")

@@ -198,6 +198,32 @@ def test_a_server_that_is_not_there_or_never_answers_is_told_within_seconds(proj
             assert "secret" not in str(told.value)
 
 
+@pytest.mark.parametrize("password", ["pa/ss-secret", "pa[ss-secret", "pa\u2100secret"])
+def test_an_address_that_cannot_be_read_is_one_sentence_without_a_part_of_the_password(
+    password, project, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{password}@host")
+    with pytest.raises(UserError, match=r"no address that can be read; .* percent-encoded") as told:
+        start_tracking(a_record())
+    assert "http://host " in str(told.value)
+    assert "pa" not in str(told.value).replace("password", "").replace("part", "")
+
+
+def test_a_server_of_another_kind_is_one_sentence(project, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+
+        def answer():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"SSH-2.0\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(UserError, match=r"does not answer: SSH-2\.0"):
+            start_tracking(a_record())
+
+
 def test_a_store_that_cannot_be_opened_is_one_sentence(project, monkeypatch):
     (project / "file").write_text("")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/file/mlflow.db")

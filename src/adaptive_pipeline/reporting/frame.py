@@ -21,6 +21,7 @@ from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.measures import KEY, main_frame
 from adaptive_pipeline.reporting.names import method_key, rule_key
+from adaptive_pipeline.runs.checksums import refuse_damaged
 from adaptive_pipeline.runs.records import (
     CalibrationRecord,
     DataRecord,
@@ -154,6 +155,9 @@ def collect(root: Path, params: Params) -> Results:
         A file is damaged or of another shape.
     """
     runs, cells, missing, rows = open_runs(root), [], [], []
+    for item in runs.finished.values():
+        for file in item.files:
+            refuse_damaged(file)
     grid = replace(params.grid, methods=tuple(sorted(params.methods, key=method_key)))
     for cell in grid.cells():
         why = why_unusable("evaluate_batch1", cell, runs, params)

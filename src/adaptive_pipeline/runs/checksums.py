@@ -7,12 +7,16 @@ their time, and restores a damaged file as if it were the one that it was given.
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_text
+from adaptive_pipeline.runs.records import RECORD_FILE
 
 CHECKSUMS = "MD5SUMS"
+_LINE = re.compile(r"([0-9a-f]{32})  (.+)")
 
 
 def write_checksums(folder: Path) -> None:
@@ -25,19 +29,15 @@ def write_checksums(folder: Path) -> None:
 def refuse_damaged(path: Path) -> None:
     """Refuse what is not as its stage wrote it: a stage's folder, or a file or folder right below it.
 
-    What no stage wrote has no checksums, and is taken as it is.
+    What no stage wrote is taken as it is, also where it has a list of checksums of its own.
 
     Raises
     ------
     UserError
         Names the file, both checksums and the commands that make it anew.
     """
-    stage = path if (path / CHECKSUMS).is_file() else path.parent
-    if not (stage / CHECKSUMS).is_file():
-        return
-    for line in (stage / CHECKSUMS).read_text(encoding="utf-8", errors="replace").splitlines():
-        noted, _, name = line.partition("  ")
-        file = stage / name
+    listed = {stage / name: md5 for stage in (path, path.parent) for name, md5 in _listed(stage).items()}
+    for file, noted in listed.items():
         if not file.is_relative_to(path):
             continue
         found = _md5(file) if file.is_file() else "missing"
@@ -47,6 +47,14 @@ def refuse_damaged(path: Path) -> None:
                 f'`rm -f {file} "$(dvc cache dir)/files/md5/{noted[:2]}/{noted[2:]}"`, and run the same command again: '
                 "the stage that wrote it runs again (or fetch a good copy first: `dvc pull`)"
             )
+
+
+def _listed(folder: Path) -> Mapping[str, str]:
+    """Return the noted md5 of each file of a stage's folder; of any other folder, none: a stage's list has its record."""
+    file = folder / CHECKSUMS
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    listed = {found[2]: found[1] for line in lines if (found := _LINE.fullmatch(line))}
+    return listed if RECORD_FILE in listed else {}
 
 
 def _md5(file: Path) -> str:

@@ -79,6 +79,12 @@ class Finished:
         """Names of what may lie beside the record."""
         return tuple(COMPANIONS.get(self.key[0], ()))
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where the record and its companions lie; none of a kept one."""
+        names = (RECORD_FILE, *COMPANIONS.get(self.key[0], {}).values())
+        return tuple(self.folder / name for name in names) if self.folder else ()
+
     def companion(self, name: str) -> dict[str, Any]:
         """Return what lies beside the record; empty where nothing does."""
         if self.folder is None or name in self.at_hand or name not in self.companions:

@@ -13,18 +13,18 @@ import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 MASK = "***"
-#: A value of an address's query that is shorter is masked in its pair alone: ``timeout=30`` is no reason to mask every 30.
+#: A shorter secret is masked within an address alone: password ``1`` or ``timeout=30`` is no reason to mask every 1 or 30.
 LONG = 8
 
 
 def masked(text: str) -> str:
     """Return a text without the secrets of the tracking store, and without what stands before the @ of any address.
 
-    Secrets are the user information and the query of ``MLFLOW_TRACKING_URI``, written as there or decoded, and the
-    password and the token that MLflow reads from the environment.
+    Secrets are the user information and the query of ``MLFLOW_TRACKING_URI``, and the password and the token that
+    MLflow reads from the environment; each as written there, decoded or percent-encoded.
     """
     text = re.sub(r"//\S*@", "//", text)
     names = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
@@ -67,13 +67,20 @@ def _secrets(address: str, *given: str) -> tuple[tuple[str, str], ...]:
     query = address.partition("?")[2].partition("#")[0]
     name, _, password = user[1].partition(":") if user else ("", "", "")
     alone = name if address.startswith("http") else ""  # then it is a token, and not the user of a database
-    plain = [password or alone, *given]
-    forms = {form: MASK for secret in plain for form in (secret, unquote(secret))}
-    for pair in filter(None, query.split("&")):
-        key, _, value = pair.partition("=")
-        forms[pair] = forms[unquote(pair)] = f"{unquote(key)}={MASK}"
-        forms |= {form: MASK for form in (value, unquote(value)) if len(form) >= LONG}
-    return tuple((form, forms[form]) for form in sorted(forms, key=len, reverse=True) if form)
+    found: dict[str, str] = {}
+    for secret in filter(None, [password or alone, *given]):
+        found |= {f":{form}@": f":{MASK}@" for form in _forms(secret)}
+        found |= {form: MASK for form in _forms(secret) if len(form) >= LONG}
+    for key, _, value in (pair.partition("=") for pair in query.split("&")):
+        for form in filter(None, _forms(value)):
+            found[f"{key}={form}"] = found[f"{unquote(key)}={form}"] = f"{unquote(key)}={MASK}"
+            found |= {form: MASK} if len(form) >= LONG else {}
+    return tuple((form, found[form]) for form in sorted(found, key=len, reverse=True))
+
+
+def _forms(secret: str) -> set[str]:
+    plain = unquote(secret)
+    return {secret, plain, quote(secret, safe=""), quote(plain, safe="")}
 
 
 if __name__ == "__main__":

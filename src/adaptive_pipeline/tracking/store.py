@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import time
@@ -165,7 +166,12 @@ def _must_answer(uri: str) -> None:
             return
     except urllib.error.HTTPError:
         return  # it answers, if only to say that it knows no such page
-    except (OSError, ValueError) as error:
+    except (http.client.InvalidURL, ValueError) as error:  # what it says may be a part of the password
+        raise UserError(
+            f"the tracking server {masked(uri)} (MLFLOW_TRACKING_URI) is no address that can be read; in a name or "
+            "password, write / : @ and other signs percent-encoded, e.g. %2F for /"
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
         said = reason(getattr(error, "reason", None) or error)
         raise UserError(
             f"the tracking server {masked(uri)} (MLFLOW_TRACKING_URI) does not answer: {said}. Start it, unset the "

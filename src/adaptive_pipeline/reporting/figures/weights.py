@@ -13,6 +13,7 @@ from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.reporting.figures.style import canvas, save
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name
+from adaptive_pipeline.runs.checksums import refuse_damaged
 
 #: Shares of the training at which learned weights are shown.
 MOMENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -24,6 +25,7 @@ def draw_weights(results: Results, folder: Path, stem: str) -> list[str]:
     for cell in results.cells:
         file = cell.folder(results.runs.root) / "train" / "weights.jsonl"
         if file.is_file():
+            refuse_damaged(file)
             first.setdefault(cell.method, (cell, file))
     return [
         _draw(cell, read_jsonl(file), results.training(cell).exits, folder, f"{stem}-{method}")
