@@ -60,7 +60,7 @@ def params_with(**changes):
     body["trained_by"]["train_sweet"].append("mine")
     body["methods"]["mine"] = {
         "train": {"objective": changes.get("objective", "own_code/focal.py")},
-        "rules": ["confidence", changes.get("rule", "own_code/renyi.py")],
+        "rules": [changes.get("beside", "confidence"), changes.get("rule", "own_code/renyi.py")],
     }
     body["backbones"]["tiny"] |= changes.get("backbone", {})
     return parse_params(body)
@@ -162,6 +162,22 @@ def test_the_digest_stands_where_the_code_is_used_and_nowhere_else(project):
     assert again["exit_rules"]["mine"] != noted["exit_rules"]["mine"]
     again["exit_rules"] = noted["exit_rules"]
     assert again == noted
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda file: file.stem)
+def test_no_preset_names_code_of_ones_own_whatever_the_options_of_its_rules(project, preset):
+    own_code.note(load_params(preset))
+    noted = yaml.safe_load(own_code.NOTED.read_text())
+    assert not [of for by_owner in noted.values() for of in by_owner.values() if of]
+
+
+def test_a_built_in_rule_with_an_option_stands_beside_code_of_ones_own(project):
+    params = params_with(beside="patience(tolerance=0.25)")
+    preflight.check_rules(params)
+    preflight.check_own_code(params)
+    own_code.note(params)
+    (used,) = yaml.safe_load(own_code.NOTED.read_text())["exit_rules"]["mine"]
+    assert used == "own_code/renyi.py"
 
 
 def test_params_without_code_of_ones_own_have_the_digests_they_had():

@@ -57,7 +57,7 @@ def check(use: Use, params: Params) -> None:
         The file is missing, outside `FOLDER`, fails or gives something else; or an objective needs the full model and is
         trained by a stage that does not read it.
     """
-    if not is_own(use.name):
+    if not is_own(use.source):
         if use.kind == "backbones" and use.name:
             raise UserError(
                 f"{use.name!r} is no code of one's own; give a file, {FOLDER}/NAME.py, or package.module"
@@ -91,7 +91,7 @@ def note(params: Params, file: Path = NOTED) -> None:
     noted: dict[str, dict[str, dict[str, str] | None]] = {kind: {} for kind in CONSTANTS}
     for use in uses(params):
         of = noted[use.kind].setdefault(use.owner, None)
-        if is_own(use.name):
+        if is_own(use.source):
             noted[use.kind][use.owner] = (of or {}) | {use.source: digest_own_code(use.source)}
     text = "# Written by check_params: code of one's own that methods and backbones use, by its sha256.\n"
     text += yaml.safe_dump(noted)
