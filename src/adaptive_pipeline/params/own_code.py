@@ -13,9 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from adaptive_inference.by_name import CONSTANTS, digest_own_code, is_file, is_own, loaded_own_code
+from adaptive_inference.by_name import CONSTANTS, canonical, is_file, is_own
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_text
+from adaptive_inference.own_code import digest_own_code, loaded_own_code
 from adaptive_pipeline.params import Params
 
 #: Where files of one's own lie: `check_params` depends on the whole folder.
@@ -34,8 +35,9 @@ class Use:
 
     @property
     def source(self) -> str:
-        """The name without the options of a rule."""
-        return self.name.partition("(")[0].strip()
+        """The name without the options of a rule, code of one's own as it is noted."""
+        name = self.name.partition("(")[0].strip()
+        return canonical(name) if is_own(name) else name
 
 
 def uses(params: Params) -> Iterator[Use]:
