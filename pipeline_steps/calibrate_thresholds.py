@@ -78,4 +78,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, __doc__ or "", inputs=("answers", "full_answers"), per_method=True)
+    run_stage(main, __doc__ or "", inputs=("answers", "full_answers"), per_method=True, encoder=False)

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adaptive_inference.by_name import load_own_code
+    from adaptive_inference.own_code import load_own_code
     from adaptive_inference.serving.models import MultiExitModel, MultiModel, load_model
     from adaptive_inference.serving.predictor import load_predictor
 
@@ -19,7 +19,7 @@ _HOMES = {
     "MultiExitModel": "serving.models",
     "MultiModel": "serving.models",
     "load_model": "serving.models",
-    "load_own_code": "by_name",
+    "load_own_code": "own_code",
     "load_predictor": "serving.predictor",
 }
 

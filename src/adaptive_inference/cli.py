@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from adaptive_inference.by_name import load_own_code
 from adaptive_inference.errors import UserError, nearest
+from adaptive_inference.own_code import load_own_code
 
 if TYPE_CHECKING:
     from adaptive_inference.serving.predictor import Prediction

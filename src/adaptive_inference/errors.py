@@ -23,7 +23,7 @@ def nearest(name: str, allowed: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what an exception says, or its kind."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adaptive_inference.errors import UserError
 from adaptive_pipeline import killed_dvc
+from adaptive_pipeline.params import load_params, own_code
 
 RECEIPTS = Path("receipts")
 #: The stage on which all others depend. Nothing but its failure matters, since its output never changes, so it is no node:
@@ -289,13 +291,20 @@ def _sorted(nodes: list[StageNode]) -> list[StageNode]:
     return sorted(nodes, key=lambda node: (level(node.name), node.name))
 
 
-if __name__ == "__main__":
-    from adaptive_pipeline.params import load_params, own_code
-
-    own_code.note(load_params())
+def main() -> None:
+    """Mend DVC's lock files, whatever the params say; then name the stages that would run."""
+    mend_lock_files()
+    try:
+        own_code.note(load_params())
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     graph = read_graph()
     if any(node.stale is None for node in graph):
         raise SystemExit(
             "error: a stage is running, and DVC does not answer before it has ended; ask again then"
         )
     print("\n".join(stale_closure(graph)))
+
+
+if __name__ == "__main__":
+    main()

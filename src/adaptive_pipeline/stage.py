@@ -89,11 +89,13 @@ def run_stage(
     options: Sequence[str] = (),
     per_method: bool = False,
     timings: bool = False,
+    encoder: bool = True,
 ) -> None:
     """Parse the command line and run ``main`` under the stage's lock.
 
     The output folder appears whole or not at all. A second process of the same stage waits for the first,
     because a killed scheduler leaves its child alive and DVC would start another one into the same folder.
+    ``encoder`` says whether the stage uses the encoder or its tokenizer: an adapter of one's own is then loaded first.
     An input that was damaged since a stage wrote it is refused. A `UserError` is printed without traceback, exit
     status 2. No secret of the tracking store is printed.
     """
@@ -113,7 +115,8 @@ def run_stage(
         out.parent.mkdir(parents=True, exist_ok=True)
         _keep_lock_files()
         with _exclusive(out.parent / f".{out.name}.lock"):
-            _run(main, name, cell, params, args, inputs, options, out, script)
+            adapter = params.backbone(cell.backbone).adapter if encoder else None
+            _run(main, name, cell, params, args, inputs, options, out, script, adapter)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -166,10 +169,10 @@ def _run(
     options: Sequence[str],
     out: Path,
     script: str,
+    adapter: str | None,
 ) -> None:
     _set_threads(params.runtime.threads)
-    adapter = params.backbone(cell.backbone).adapter
-    if adapter and "full_answers" not in inputs:  # answers were collected, and no encoder runs
+    if adapter:
         from adaptive_inference.backbones.load import load_adapter
 
         load_adapter(adapter)

@@ -23,6 +23,7 @@ COMMON = (
     "src/adaptive_inference/calibration/operating_point.py",  # for the form of records
     "src/adaptive_inference/errors.py",
     "src/adaptive_inference/files.py",
+    "src/adaptive_inference/own_code.py",
     "src/adaptive_inference/settings",
     "src/adaptive_pipeline/__init__.py",
     "src/adaptive_pipeline/grid.py",

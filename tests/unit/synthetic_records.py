@@ -108,7 +108,7 @@ def write_cell(
     exits = (6,) if cell.method == "full" else EXITS
     cumulative = np.cumsum(exits) if cell.method == "multi_model" else np.array(exits)
     rows, timings, curves = [], [], {}
-    names = params.method(cell.method).rules
+    names = params.method(cell.method).rule_names
     if cell.method == "full":
         rows.append(_row("full", "fixed", "full", 0.0, full, 1.0, {"6": 100}, full, tiers))
     else:

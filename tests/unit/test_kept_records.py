@@ -14,7 +14,7 @@ from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import load_params
 from adaptive_pipeline.runs.keep import keep_records
-from adaptive_pipeline.runs.records import FAMILIES, digest_path
+from adaptive_pipeline.runs.records import FAMILIES, Record, digest_path
 from adaptive_pipeline.runs.store import Finished, family, kept_file, open_runs, read_kept, write_kept
 from adaptive_pipeline.runs.validity import why_unusable
 
@@ -79,6 +79,27 @@ def test_kept_records_show_what_the_runs_folder_shows(runs, tmp_path, params):
     assert why_unusable(*key, view, params) == ""
     assert view.folder(*key) is None
     assert open_runs(runs).folder(*key) == runs / "tiers/tiny/seed0/sweet/evaluation"
+
+
+def test_a_record_of_code_of_ones_own_that_was_edited_since_is_not_current(
+    runs, tmp_path, params, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code = Path("own_code/mine.py")
+    code.parent.mkdir()
+    code.write_text("RULE = 1\n")
+    folder = runs / "tiers/tiny/seed0/sweet/calibration"
+    record = Record.load(folder)
+    record.model_copy(update={"inputs": record.inputs | {str(code): digest_path(code)}}).save(folder)
+    key, full = (("evaluate_batch1", Cell("tiers", "tiny", 0, name)) for name in ("sweet", "full"))
+    assert why_unusable(*key, open_runs(runs), params) == ""
+    code.write_text("RULE = 2\n")
+    assert why_unusable(*key, open_runs(runs), params) == (
+        "calibrate_thresholds ran own_code/mine.py before it was edited; run it again"
+    )
+    assert why_unusable(*full, open_runs(runs), params) == ""
+    code.unlink()
+    assert why_unusable(*key, open_runs(runs), params) == ""
 
 
 def test_the_training_that_serves_all_methods_is_that_of_full(runs):

@@ -96,6 +96,16 @@ def test_a_readable_lock_file_that_may_be_cut_is_told_of_where_no_copy_was_kept(
     assert not Path(".pipeline/whole/dvc.lock").exists()
 
 
+def test_the_command_that_mends_does_so_whatever_is_wrong_with_the_params(project):
+    lock = Path("dvc.lock")
+    whole = lock.read_text()
+    lock.write_text(whole[:-9])
+    Path("params.yaml").write_text("tasks: {\n")
+    with pytest.raises(SystemExit, match=r"^error: params\.yaml"):
+        dvc_graph.main()
+    assert lock.read_text() == whole
+
+
 def test_a_stage_that_stands_twice_is_not_whole_either(project):
     lock = Path("dvc.lock")
     whole = lock.read_text()

@@ -16,6 +16,7 @@ from adaptive_inference.exit_rules import load_rule, load_rules
 from adaptive_inference.exits import build_model, load_model
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.objectives import load_objective
+from adaptive_inference.own_code import digest_own_code, load_own_code, loaded_own_code
 from adaptive_inference.serving.export import export
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.training import MethodTraining
@@ -42,13 +43,14 @@ BACKBONE = Camembert
 def project(tmp_path, monkeypatch):
     """A folder with the page's two files and an adapter, in a process that has loaded nothing of one's own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(by_name, "_loaded", {})
+    by_name.loaded.clear()
     before = set(sys.modules)
     (tmp_path / "own_code").mkdir()
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "own_code/camembert.py").write_text(ADAPTER)
     yield tmp_path
+    by_name.loaded.clear()
     for name in set(sys.modules) - before:
         if name.startswith(("own_code", "their_package")):
             del sys.modules[name]
@@ -60,7 +62,7 @@ def params_with(**changes):
     body["trained_by"]["train_sweet"].append("mine")
     body["methods"]["mine"] = {
         "train": {"objective": changes.get("objective", "own_code/focal.py")},
-        "rules": ["confidence", changes.get("rule", "own_code/renyi.py")],
+        "rules": [changes.get("beside", "confidence"), changes.get("rule", "own_code/renyi.py")],
     }
     body["backbones"]["tiny"] |= changes.get("backbone", {})
     return parse_params(body)
@@ -114,6 +116,8 @@ def test_options_follow_the_path_and_tables_call_the_rule_by_its_stem(project):
         ({"rule": MINE}, "from adaptive_inference.exit_rules.margin import RULE\n", "called 'margin'; define"),
         ({"rule": MINE}, "import numpy\n\nimport torchh\n", r"own_code/mine\.py, line 3: ModuleNotFoundError"),
         ({"rule": MINE}, "def f():\n    return 1 / 0\nRULE = f()\n", r"mine\.py, line 2: ZeroDivisionError"),
+        ({"rule": MINE}, "import sys\n\nsys.exit(3)\n", r"own_code/mine\.py, line 3: SystemExit: 3$"),
+        ({"rule": MINE}, "raise OSError('first\\nsecond')\n", r"own_code/mine\.py, line 1: OSError: first$"),
         ({"rule": MINE}, "\nRULE = (\n", r"own_code/mine\.py, line 2: SyntaxError"),
         ({"rule": "own_code/margin.py"}, "RULE = 1\n", "the name 'margin' is taken by a built-in one in exit_rules; rename"),
         ({"rule": "own_code/my-rule.py"}, "RULE = 1\n", "'my-rule' is no name; rename the file"),
@@ -138,12 +142,24 @@ def test_an_objective_that_needs_the_full_model_belongs_to_the_stage_that_reads_
         preflight.check_own_code(params_with(objective="own_code/mine.py"))
 
 
+def test_two_spellings_of_a_path_are_one_file_which_is_noted_once(project):
+    params = params_with(rule="./own_code/renyi.py")
+    params.methods["full"].rules.append("own_code//renyi.py")
+    preflight.check_own_code(params)
+    own_code.note(params)
+    (project / "own_code/renyi.py").write_text(FILES["own_code/renyi.py"] + "\n# edited\n")
+    with pytest.raises(UserError, match=r"^own_code/renyi\.py was edited"):
+        own_code.check_loaded()
+    noted = yaml.safe_load(own_code.NOTED.read_text())["exit_rules"]
+    assert list(noted["mine"]) == list(noted["full"]) == ["own_code/renyi.py"]
+
+
 def test_two_files_of_one_name_are_refused(project):
     (project / "own_code/other").mkdir()
     (project / "own_code/other/renyi.py").write_text(FILES["own_code/renyi.py"])
-    by_name.load_own_code("own_code/renyi.py")
+    load_own_code("own_code/renyi.py")
     with pytest.raises(UserError, match=r"the name 'renyi' is taken by own_code/renyi\.py in exit_rules"):
-        by_name.load_own_code("own_code/other/renyi.py")
+        load_own_code("own_code/other/renyi.py")
 
 
 def test_the_digest_stands_where_the_code_is_used_and_nowhere_else(project):
@@ -164,6 +180,22 @@ def test_the_digest_stands_where_the_code_is_used_and_nowhere_else(project):
     assert again == noted
 
 
+@pytest.mark.parametrize("preset", sorted((ROOT / "presets").glob("*.yaml")), ids=lambda file: file.stem)
+def test_no_preset_names_code_of_ones_own_whatever_the_options_of_its_rules(project, preset):
+    own_code.note(load_params(preset))
+    noted = yaml.safe_load(own_code.NOTED.read_text())
+    assert not [of for by_owner in noted.values() for of in by_owner.values() if of]
+
+
+def test_a_built_in_rule_with_an_option_stands_beside_code_of_ones_own(project):
+    params = params_with(beside="patience(tolerance=0.25)")
+    preflight.check_rules(params)
+    preflight.check_own_code(params)
+    own_code.note(params)
+    (used,) = yaml.safe_load(own_code.NOTED.read_text())["exit_rules"]["mine"]
+    assert used == "own_code/renyi.py"
+
+
 def test_params_without_code_of_ones_own_have_the_digests_they_had():
     params = load_params(ROOT / "presets/smoke.yaml")
     assert "adapter" not in params.echo(["backbones.tiny"])["backbones.tiny"]
@@ -182,10 +214,10 @@ def test_an_installed_module_is_digested_with_its_whole_package(project, monkeyp
     params = params_with(rule="their_package.mine")
     preflight.check_own_code(params)
     assert load_rule("mine").name == "mine"
-    before = by_name.digest_own_code("their_package.mine")
-    assert by_name.loaded_own_code()["their_package.mine"] == before
+    before = digest_own_code("their_package.mine")
+    assert loaded_own_code()["their_package.mine"] == before
     (package / "scale.py").write_text("SCALE = 2.0\n")
-    assert by_name.digest_own_code("their_package.mine") != before
+    assert digest_own_code("their_package.mine") != before
 
 
 def saved(folder, rule="renyi", weights="random:bert"):
@@ -235,18 +267,18 @@ def test_a_model_with_a_rule_of_ones_own_answers_and_is_exported_where_its_file_
     assert "Needs code that is no part of adaptive-inference nor of this folder: exit rule `renyi`" in card
 
 
-def test_an_encoder_of_ones_own_is_built_saved_and_loaded_only_where_its_file_is_named(project, monkeypatch):
-    by_name.load_own_code("own_code/camembert.py")
+def test_an_encoder_of_ones_own_is_built_saved_and_loaded_only_where_its_file_is_named(project):
+    load_own_code("own_code/camembert.py")
     folder = saved(project / "run", "confidence", "random:camembert")
     export(folder, project / "out")
     assert "encoder `camembert`" in (project / "out/README.md").read_text()
     assert load_model(project / "out").backbone.num_layers == 4
-    monkeypatch.setattr(by_name, "_loaded", {})
+    by_name.loaded.clear()
     with pytest.raises(UserError, match=r"no adapter for model type 'camembert'.*--own-code FILE"):
         load_model(project / "out")
 
 
-def run_training(project, monkeypatch, main):
+def run_training(project, monkeypatch, main, **says):
     """Run a stage of the method `mine` on an encoder with one's own adapter."""
     body = params_with(backbone={"adapter": "own_code/camembert.py"}).model_dump(
         mode="json", exclude_unset=True
@@ -257,7 +289,7 @@ def run_training(project, monkeypatch, main):
     script = project / "train_sweet.py"
     script.write_text("")
     monkeypatch.setattr(sys, "argv", [str(script), *given])
-    run_stage(main, "A stage.", per_method=True)
+    run_stage(main, "A stage.", per_method=True, **says)
 
 
 def begin(stage: Stage):
@@ -270,7 +302,12 @@ def test_the_record_has_the_digest_of_what_the_stage_ran_and_of_nothing_else(pro
     run_training(project, monkeypatch, begin)
     inputs = read_json(project / "out/metrics.json")["inputs"]
     files = ("own_code/camembert.py", "own_code/focal.py")
-    assert inputs == {file: by_name.digest_own_code(file) for file in files}
+    assert inputs == {file: digest_own_code(file) for file in files}
+
+
+def test_a_stage_without_an_encoder_runs_no_adapter(project, monkeypatch):
+    run_training(project, monkeypatch, begin, encoder=False)
+    assert list(read_json(project / "out/metrics.json")["inputs"]) == ["own_code/focal.py"]
 
 
 def test_a_result_of_code_that_was_edited_meanwhile_is_not_kept(project, monkeypatch, capsys):

@@ -1,44 +1,15 @@
 """What `params.yaml` may say, and how it is told what it may not."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import yaml
+from smoke_params import ROOT, SMOKE, changed
 
 from adaptive_inference.by_name import module_names
 from adaptive_inference.errors import UserError
-from adaptive_inference.settings.inputs import Backbone, Generated, Task, weights_kind
-from adaptive_inference.settings.protocol import Calibration, Evaluation, Goal, Runtime
-from adaptive_inference.settings.training import (
-    Distillation,
-    HeadPruning,
-    MethodTraining,
-    PatientDistillation,
-    Replacement,
-    Training,
-    WeightLearning,
-)
+from adaptive_inference.settings.training import MethodTraining
 from adaptive_pipeline.params import load_params, parse_params
-from adaptive_pipeline.runs.records import digest_params
-from adaptive_pipeline.runs.validity import changed_params
-
-ROOT = Path(__file__).parents[2]
-SMOKE = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
-
-
-def changed(path, value):
-    """Return the smoke preset with one value set (or removed, for None)."""
-    body = copy.deepcopy(SMOKE)
-    *parents, last = path.split(".")
-    at = body
-    for part in parents:
-        at = at[part]
-    if value is None:
-        del at[last]
-    else:
-        at[last] = value
-    return body
 
 
 @pytest.mark.parametrize(
@@ -142,95 +113,6 @@ def test_bad_values_are_refused_with_what_is_allowed(path, value, says):
     assert says in str(told.value)
 
 
-def test_a_hub_task_needs_a_pinned_revision():
-    task = {"source": "hub", "hub_id": "nyu-mll/glue", "train": "train"}
-    with pytest.raises(UserError, match="pinned `revision`"):
-        parse_params(changed("tasks", {"mnli": task}))
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({"source": "local", "train": "a.csv", "hub_id": "a/b"}, "`hub_id` has no meaning for source: local"),
-        ({"source": "local", "train": "a.csv", "hub_config": "b"}, "`hub_config` has no meaning for source: local"),
-        ({"source": "generated", "revision": "0" * 40}, "`revision` has no meaning for source: generated"),
-        ({"source": "local", "train": "a.csv", "generated": {}}, "`generated` has no meaning for source: local"),
-        ({"source": "hub", "train": "t", "hub_id": "a/b", "revision": "main"}, "'main' may change: give the commit"),
-        ({"source": "local", "train": "a.csv", "evaluation": "a.csv"}, "`evaluation` is 'a.csv', which `train` is too"),
-        ({"source": "local", "train": "a.csv", "evaluation": "./a.csv"}, "leave `evaluation` out"),
-        ({"source": "hub", "train": "t", "evaluation": "t", "hub_id": "a/b", "revision": "0" * 40}, "which `train` is too"),
-        ({"source": "local", "train": "a.csv", "evaluation": "b.csv", "evaluation_rows": 5}, "'b.csv'; remove one"),
-        ({"source": "local", "train": "a.csv", "kind": "regression", "metric": "pearson", "labels": ["a", "b"]},
-         "name classes, but the task is a regression; remove them"),
-    ],
-)  # fmt: skip
-def test_keys_of_another_source_or_kind_and_moving_revisions_are_refused(keys, says):
-    with pytest.raises(UserError, match=says):
-        parse_params(changed("tasks", {"mine": keys}))
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({"weights": "org/bert"}, r"a hub id, may change: pin it by `revision` \(folders start with \./\)"),
-        ({"weights": "org/bert", "sha256": "0" * 64}, "a hub id, may change: pin it by `revision`"),
-        ({"weights": "org/bert", "revision": "main"}, "revision 'main' may change"),
-        ({"weights": "./mine"}, r"a folder, may change: .*sha256sum \./mine/model\.safetensors"),
-        ({"weights": "./mine", "revision": "0" * 40, "sha256": "0" * 64}, "`revision` has no meaning for weights './mine'"),
-        ({"weights": "packaged", "revision": "0" * 40}, "`revision` has no meaning for weights 'packaged'"),
-        ({"weights": "random:bert", "sha256": "0" * 64}, "`sha256` has no meaning"),
-        ({"weights": "./mine", "sha256": "abc"}, "sha256 'abc' is none: 64 hexadecimal"),
-    ],
-)  # fmt: skip
-def test_weights_that_may_change_and_pins_without_effect_are_refused(keys, says):
-    with pytest.raises(UserError, match=says):
-        parse_params(changed("backbones.tiny", {"exits": [2, 4]} | keys))
-
-
-OWN_HEAD = {"weights": "./mine", "sha256": "0" * 64, "exits": [2, 4], "head": "checkpoint"}
-
-
-@pytest.mark.parametrize(
-    ("keys", "says"),
-    [
-        ({"read": "mean"}, "read: mean does not fit `head: checkpoint`"),
-        ({"pooler": "none"}, "pooler: none does not fit `head: checkpoint`"),
-        ({"weights": "packaged"}, "'packaged' have no classification head"),
-        ({"weights": "random:bert", "sha256": None}, "'random:bert' have no classification head"),
-        ({"head": "old"}, "'new' or 'checkpoint'"),
-    ],
-)
-def test_what_a_checkpoints_own_head_does_not_do_is_refused(keys, says):
-    parse_params(changed("backbones.tiny", OWN_HEAD))
-    with pytest.raises(UserError, match=says):
-        parse_params(changed("backbones.tiny", OWN_HEAD | keys))
-
-
-def test_only_a_full_model_that_came_fine_tuned_may_go_without_epochs():
-    body = changed("methods.full.train", {"epochs": 0})
-    with pytest.raises(
-        UserError, match=r"backbones\.tiny starts with a new head; set head: checkpoint there"
-    ):
-        parse_params(body)
-    body["backbones"]["tiny"] = OWN_HEAD
-    training, _ = parse_params(body).training_of("tiers", "full")
-    assert training.epochs == 0
-    body["methods"]["full"]["train"]["learning_rate"] = 1e-4
-    with pytest.raises(UserError, match="`learning_rate` has no meaning for epochs: 0"):
-        parse_params(body)
-    for path in ("methods.sweet.train.epochs", "training.epochs"):
-        with pytest.raises(
-            UserError, match=r"epochs: 0 is for `full` alone|training\.epochs.*greater than or equal to 1"
-        ):
-            parse_params(changed(path, 0) | {"backbones": {"tiny": OWN_HEAD}})
-
-
-def test_what_weights_name_is_told_without_a_network_or_a_disk():
-    names = ["packaged", "random:bert", "org/bert", "bert", "./bert", "/a/b", "a/b/c", "~/b", "a\\b"]
-    kinds = ["packaged", "random", "hub", "hub", *["folder"] * 5]
-    assert [weights_kind(name) for name in names] == kinds
-
-
 @pytest.mark.parametrize(
     ("train", "says"),
     [
@@ -318,45 +200,6 @@ def test_a_methods_overrides_change_its_training_and_no_others():
     assert params.training_of("tiers", "early_exit")[0] == params.training
 
 
-def test_the_echo_of_a_neighbours_key_does_not_change():
-    keys = ("training", "methods.sweet.train", "runtime")
-    before = parse_params(SMOKE).echo(keys)
-    assert parse_params(changed("methods.early_exit.train.epochs", 9)).echo(keys) == before
-    after = parse_params(changed("methods.sweet.train.epochs", 9)).echo(keys)
-    assert after != before
-    assert digest_params(after) != digest_params(before)
-
-
-def test_writing_out_a_default_changes_no_digest():
-    key = "methods.sweet.train"
-    plain, written = parse_params(SMOKE), parse_params(changed(f"{key}.clip", "global"))
-    assert digest_params(plain.echo([key])) == digest_params(written.echo([key]))
-
-
-@pytest.mark.parametrize("section", ["weight_learning", "distillation"])
-def test_a_section_of_defaults_and_an_absent_one_are_the_same_params(section):
-    key = "methods.leebert.train"
-    absent, empty = (parse_params(raw).echo([key]) for raw in (SMOKE, changed(f"{key}.{section}", {})))
-    assert changed_params(absent, empty) == changed_params(empty, absent) == []
-    other = {"weight_learning": {"scheme": "slo"}, "distillation": {"teachers": "last"}}[section]
-    set_ = parse_params(changed(f"{key}.{section}", other)).echo([key])
-    assert (
-        changed_params(absent, set_)
-        == changed_params(set_, empty)
-        == [f"{key}.{section}.{next(iter(other))}"]
-    )
-
-
-def test_the_currency_of_goals_is_layers_unless_said_and_flops_are_other_results():
-    plain, layers, flops = (
-        parse_params(raw).echo(["goal"])
-        for raw in (SMOKE, changed("goal.cost", "layers"), changed("goal.cost", "flops"))
-    )
-    assert digest_params(plain) == digest_params(layers) != digest_params(flops)
-    with pytest.raises(UserError, match=r"goal\.cost.*seconds"):
-        parse_params(changed("goal.cost", "seconds"))
-
-
 def test_the_packages_file_names_are_the_names_of_rules_and_objectives():
     assert {"confidence", "entropy", "margin", "learning_to_exit", "fixed", "oracle", "uncertainty"} <= set(
         module_names("exit_rules")
@@ -376,56 +219,6 @@ def test_every_rule_and_objective_that_a_preset_names_is_a_dependency_of_its_sta
         for stage, names in params.trained_by.items():
             for objective in {params.method(name).train.objective for name in names}:
                 assert f"src/adaptive_inference/objectives/{objective}.py" in stages[stage]["deps"]
-
-
-def test_the_defaults_are_what_kept_results_were_made_with():
-    """Records leave defaults out, and no stage depends on this class: a changed default would mix old numbers with new.
-
-    Rather give the presets the new value, or rename the key. A new key with a default of its own belongs below.
-    """
-    section = lambda kind: {  # noqa: E731
-        name: field.get_default(call_default_factory=True)
-        for name, field in kind.model_fields.items()
-        if not field.is_required()
-    }
-    assert section(Training) == {
-        "epochs": 3, "batch_size": 16, "gradient_accumulation": 1, "learning_rate": 5e-5, "head_learning_rate": None,
-        "schedule": "linear", "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "group_by_length": False,
-        "score_every": 1, "save_every": 200, "patience": None,
-    }  # fmt: skip
-    assert section(Evaluation) == {
-        "timed_seeds": [], "timed_examples": 200, "repeats": 5, "warmup": 20, "bootstrap": 1000, "batch_size": 64,
-    }  # fmt: skip
-    assert section(Calibration) == {"temperature": True, "calibrate_on": "calibration", "thresholds": 100}
-    assert section(Goal) == {"cost": "layers", "max_loss": 1.0, "min_speedup": [2.0], "risk": None}
-    assert section(Runtime) == {"device": "auto", "threads": 1, "precision": "fp32"}
-    assert section(Generated) == {"rows": 4000, "evaluation_rows": 1000, "label_noise": 0.0}
-    assert section(Backbone) == {
-        "adapter": None,
-        "revision": None,
-        "sha256": None,
-        "pooler": "per_exit",
-        "read": "first",
-        "head": "new",
-    }
-    task = section(Task)
-    assert {name: task[name] for name in task if task[name] is not None} == {
-        "text": ["text"], "label": "label", "kind": "classification", "metric": "accuracy", "max_length": 128,
-        "development_rows": 500, "calibration_rows": 500,
-    }  # fmt: skip
-    method = section(MethodTraining)
-    assert {name: method[name] for name in method if method[name] is not None} == {
-        "objective": "joint", "gradient": "shared", "clip": "global", "backward": "whole",
-        "weights": "uniform", "alternate": False, "targets": "labels", "inner_head": "as_backbone", "drop_rate": 0.2,
-    }  # fmt: skip
-    assert section(Distillation) == {"teachers": "all", "temperature": 2.0, "detach": True}
-    assert section(WeightLearning) == {
-        "scheme": "clo_v2", "group": 4, "between": "text", "parametrisation": "softmax", "learning_rate": 1e-3,
-        "optimizer": "adam", "mixing": "ratio", "minimum": None,
-    }  # fmt: skip
-    assert section(PatientDistillation) == {"alpha": 0.5, "beta": 1.0, "temperature": 5.0}
-    assert section(Replacement) == {"start": 0.5, "ramp": 0.5}
-    assert section(HeadPruning) == {"share": 0.5, "rows": 2000}
 
 
 @pytest.mark.parametrize(

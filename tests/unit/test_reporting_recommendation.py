@@ -256,6 +256,26 @@ def test_the_recommended_model_is_handed_out_with_its_threshold_and_card(tmp_pat
         assert text in card
 
 
+def test_code_of_ones_own_that_the_recommended_model_needs_is_named_in_command_and_card(tmp_path):
+    body = invented_params().model_dump(mode="json")
+    body["methods"]["sweet"]["rules"] = ["margin", "own_code/renyi.py(order=3.0)"]
+    body["backbones"]["minilm"]["adapter"] = "own_code/camembert.py"
+    params = invented_params(methods=body["methods"], backbones=body["backbones"])
+
+    def edit(cell, rows, timings):
+        for row in rows:
+            own = row["rule"] == "renyi(order=3.0)"
+            row["calibration_quality"] = 0.9 if own or row["method"] == "full" else 0.5
+
+    write_run(tmp_path / "runs", params, edit=edit)
+    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
+    (choice,) = recommend(collect(tmp_path / "runs", params))
+    assert choice.row.rule == "renyi(order=3.0)"
+    command = choice.command("results")
+    assert command.endswith("model --own-code own_code/renyi.py --own-code own_code/camembert.py")
+    assert "nor of this folder: exit rule `renyi`" in (model / "README.md").read_text()
+
+
 @pytest.mark.parametrize("damaged", ["train/model/model.safetensors", "calibration/calibration.json"])
 def test_a_model_that_was_damaged_is_not_handed_out(tmp_path, params, damaged):
     write_run(tmp_path / "runs", params)

@@ -23,9 +23,10 @@ from transformers import (
 from adaptive_inference.backbones._stock import quiet, stock_config, stock_tokenizer
 from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.backbones.packaged import WEIGHT_FILE, packaged
-from adaptive_inference.by_name import find, find_own, known_names
+from adaptive_inference.by_name import find, known_names
 from adaptive_inference.errors import UserError, blamed_on, first_line, nearest
 from adaptive_inference.files import read_object
+from adaptive_inference.own_code import find_own
 from adaptive_inference.settings.inputs import weights_kind
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from adaptive_inference.by_name import find, find_own, is_own, short_name
+from adaptive_inference.by_name import find, is_own, short_name
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import ExitRule, OnlineRule, OnlineStreak, ScoreRule
+from adaptive_inference.own_code import find_own
 
 __all__ = ["ExitRule", "OnlineRule", "OnlineStreak", "ScoreRule", "load_rule", "load_rules"]
 
@@ -17,7 +18,7 @@ __all__ = ["ExitRule", "OnlineRule", "OnlineStreak", "ScoreRule", "load_rule", "
 def load_rule(name: str) -> ExitRule:
     """Return the rule that the file ``exit_rules/NAME.py`` defines as ``RULE``, with the options that follow the name.
 
-    Code of one's own is found by the same name once it was loaded (`load_rules`, `by_name.load_own_code`).
+    Code of one's own is found by the same name once it was loaded (`load_rules`, `own_code.load_own_code`).
 
     Parameters
     ----------

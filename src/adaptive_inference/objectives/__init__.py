@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adaptive_inference.by_name import find, find_own, is_own
+from adaptive_inference.by_name import find, is_own
+from adaptive_inference.own_code import find_own
 
 if TYPE_CHECKING:
     from adaptive_inference.objectives.base import Objective, Whole
@@ -20,7 +21,7 @@ def load_objective(name: str, method: MethodTraining, whole: Whole | None = None
     Parameters
     ----------
     name
-        Of the file; code of one's own, as `by_name.load_own_code` takes it, is run.
+        Of the file; code of one's own, as `own_code.load_own_code` takes it, is run.
     method
         Gives its options.
     whole

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from adaptive_inference.by_name import CONSTANTS, digest_own_code, is_file, is_own, loaded_own_code
+from adaptive_inference.by_name import CONSTANTS, canonical, is_file, is_own
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_text
+from adaptive_inference.own_code import digest_own_code, loaded_own_code
 from adaptive_pipeline.params import Params
 
 #: Where files of one's own lie: `check_params` depends on the whole folder.
@@ -34,8 +35,9 @@ class Use:
 
     @property
     def source(self) -> str:
-        """The name without the options of a rule."""
-        return self.name.partition("(")[0].strip()
+        """The name without the options of a rule, code of one's own as it is noted."""
+        name = self.name.partition("(")[0].strip()
+        return canonical(name) if is_own(name) else name
 
 
 def uses(params: Params) -> Iterator[Use]:
@@ -57,7 +59,7 @@ def check(use: Use, params: Params) -> None:
         The file is missing, outside `FOLDER`, fails or gives something else; or an objective needs the full model and is
         trained by a stage that does not read it.
     """
-    if not is_own(use.name):
+    if not is_own(use.source):
         if use.kind == "backbones" and use.name:
             raise UserError(
                 f"{use.name!r} is no code of one's own; give a file, {FOLDER}/NAME.py, or package.module"
@@ -91,7 +93,7 @@ def note(params: Params, file: Path = NOTED) -> None:
     noted: dict[str, dict[str, dict[str, str] | None]] = {kind: {} for kind in CONSTANTS}
     for use in uses(params):
         of = noted[use.kind].setdefault(use.owner, None)
-        if is_own(use.name):
+        if is_own(use.source):
             noted[use.kind][use.owner] = (of or {}) | {use.source: digest_own_code(use.source)}
     text = "# Written by check_params: code of one's own that methods and backbones use, by its sha256.\n"
     text += yaml.safe_dump(noted)

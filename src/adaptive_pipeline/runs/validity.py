@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from adaptive_inference.by_name import is_own
+from adaptive_inference.errors import UserError
+from adaptive_inference.own_code import digest_own_code
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.runs.store import Key, Runs
@@ -28,7 +31,8 @@ def chain(stage: str, cell: Cell) -> list[Key]:
 def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
     """Say why a record cannot be reported under these params, or return an empty string.
 
-    It and all that it stands on must be there, be made with these params, and have read the same splits and models.
+    It and all that it stands on must be there, be made with these params, and have read the same splits and models; and
+    code of one's own that they ran must be what lies here, if it does.
     """
     if (stage, cell) not in runs.records:
         done = [name for name in ("train", "calibrate_thresholds") if (name, cell) in runs.records]
@@ -45,7 +49,18 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
             digest = record.inputs.get(name)
             if digest and read.setdefault(name, digest) != digest:
                 return f"{record.stage} read another {name} than the stages before it; run it again"
+        for name, digest in record.inputs.items():
+            if is_own(name) and digest != _digest_now(name, digest):
+                return f"{record.stage} ran {name} before it was edited; run it again"
     return ""
+
+
+def _digest_now(source: str, recorded: str) -> str:
+    """Return the digest of code of one's own; the recorded one where it is not here, as in a clone with kept records."""
+    try:
+        return digest_own_code(source)
+    except UserError:
+        return recorded
 
 
 def changed_params(recorded: Any, current: Any, prefix: str = "") -> list[str]:
