@@ -39,7 +39,8 @@ FASTBERT = MethodTraining(objective="frozen", targets="teacher")
 
 def leebert(**keys):
     teachers = keys.pop("teachers", "all")
-    settings = WeightLearning(**({"group": 2, "learning_rate": 0.05} | keys))
+    group = {"group": 2} if keys.get("scheme", "clo_v2") == "clo_v2" else {}
+    settings = WeightLearning(**({"learning_rate": 0.05} | group | keys))
     return MethodTraining(
         objective="weight_learning", distillation=Distillation(teachers=teachers), weight_learning=settings
     )
