@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -149,11 +150,14 @@ def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> Non
 
 
 def _keep_lock_files() -> None:
-    """Keep what DVC noted of the stages before this one, if ``dvc repro`` alone runs it; else Snakemake's job does so."""
-    if "DVC_STAGE" in os.environ and "ADAPTIVE_INFERENCE_RUN" not in os.environ:
-        from adaptive_pipeline import dvc_graph  # half a second
+    """Keep what DVC noted of the stages before this one, if ``dvc repro`` alone runs it; else Snakemake's job does so.
 
-        dvc_graph.mend_lock_files()
+    In a process of its own: the digest of a record's code is of all that this one has imported.
+    """
+    if "DVC_STAGE" in os.environ and "ADAPTIVE_INFERENCE_RUN" not in os.environ:
+        program = "from adaptive_pipeline import dvc_graph; dvc_graph.mend_lock_files()"
+        if status := subprocess.run([sys.executable, "-c", program], check=False).returncode:
+            raise SystemExit(status)
 
 
 _DISK_ERRNOS = (28, 122, 30)  # no space, quota, read-only

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.pipeline
-STAGE = "prepare_data@tiers-tiny-0"
+BEFORE = "prepare_data@tiers-tiny-0"
+STAGE = "finetune_backbone@tiers-tiny-0"
 #: DVC, killed in the middle of its first write of the lock file.
 KILLED = """
 import io, os, signal, sys
@@ -29,7 +30,7 @@ def project(fresh, tmp_path):
     """A project in which DVC alone ran a stage, and was killed as it wrote that down."""
     copy = fresh(tmp_path / "project")
     copy.environment = {"ADAPTIVE_INFERENCE_TRACKING": "off"}
-    copy.run("dvc", "repro", "check_params")
+    copy.run("dvc", "repro", BEFORE)
     assert f"Running stage '{STAGE}'" in copy.run(sys.executable, "-c", KILLED, "repro", STAGE, check=False)
     assert "dvc.lock' validation failed" in copy.run("dvc", "status", check=False)
     return copy
