@@ -327,6 +327,16 @@ def test_answers_come_back_bit_by_bit_from_a_file_of_equal_bytes(tmp_path, certa
             np.testing.assert_array_equal(one, other)
 
 
+def test_a_long_pass_tells_how_far_it_is(monkeypatch, caplog):
+    caplog.set_level("INFO", "adaptive_inference")
+    collect_outputs(model_of(), features_of(), 8)
+    assert caplog.messages == []
+    monkeypatch.setattr("adaptive_inference.exits.outputs.TELL_EVERY", 0.0)
+    count = len(features_of())
+    collect_outputs(model_of(), features_of(), 8)
+    assert caplog.messages == [f"{n} of {count} rows answered, the longest first" for n in range(0, count, 8)]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no answers"])
 def test_a_file_without_answers_is_refused(tmp_path, content):
     file = tmp_path / "answers.safetensors"

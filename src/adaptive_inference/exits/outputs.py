@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     import torch
 
     from adaptive_inference.exits import MultiExitModel, MultiModel
+
+#: Seconds between two lines that tell how far a long pass is.
+TELL_EVERY = 30.0
+logger = logging.getLogger("adaptive_inference")
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,12 @@ def collect_outputs(
     lengths = np.array([feature["length"] for feature in features])
     order = np.argsort(-lengths, kind="stable")  # the longest first: memory runs out at once or never
     logits, certainty = [], []
+    told = time.monotonic()
     with torch.inference_mode():
         for start in range(0, len(order), batch_size):
+            if time.monotonic() - told >= TELL_EVERY:
+                told = time.monotonic()
+                logger.info("%d of %d rows answered, the longest first", start, len(order))
             rows = [features[i] for i in order[start : start + batch_size]]
             batch = collate(rows, getattr(model.tokenizer, "pad_token_id", None))
             out = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
