@@ -21,7 +21,6 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.calibrator import Calibrator
     from adaptive_inference.calibration.curves import calibrate, exit_quality
     from adaptive_inference.calibration.operating_point import OperatingPoint
-    from adaptive_inference.cost.flops import parameter_count
     from adaptive_inference.engine import Engine
     from adaptive_inference.evaluation.candidate import Candidate
     from adaptive_inference.evaluation.overthinking import overthinking
@@ -60,7 +59,7 @@ def main(stage: Stage) -> None:
     predictions = [point_predictions(point, candidate) for point, candidate in answering]
     write_text(stage.out / "predictions.json", predictions_text(own, predictions))
 
-    parameters = parameter_count(full)
+    parameters = full.parameter_count
     rows = [measure_point(*item, parameters, protocol.bootstrap, seed) for item in answering]
     timed, agreement = [], []
     if seed in protocol.timed_seeds:

@@ -64,7 +64,6 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     from adaptive_inference.objectives import load_objective
     from adaptive_inference.training.fit import fit
     from adaptive_inference.training.needs import model_and_objective
-    from adaptive_inference.training.parameters import parameter_total
     from adaptive_inference.training.rows import Rows
     from adaptive_pipeline.runs.records import LossWeights
 
@@ -84,7 +83,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     result = fit(model, objective, rows, recipe, stage.scratch, stage.tracker.log, record.record_id)
 
     result.write(stage.out)
-    record.metrics |= result.metrics | {"parameters": parameter_total(model)}
+    record.metrics |= result.metrics | {"parameters": model.parameter_count}
     record.exits, record.steps = list(model.exits), result.steps
     record.rows = rows.lengths(recipe.schema.max_length)
     record.builds_on_full = objective.needs_full == "fine_tuned"

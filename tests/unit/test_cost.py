@@ -185,4 +185,4 @@ def test_the_count_copies_no_weight_and_changes_nothing_of_the_model():
 
 def test_shared_parameters_count_once():
     model = tiny("albert")
-    assert cost.parameter_count(model) == len(nn.utils.parameters_to_vector(model.parameters()))
+    assert model.parameter_count == len(nn.utils.parameters_to_vector(model.parameters()))

@@ -69,17 +69,18 @@ def test_the_cells_of_the_params_come_in_their_order():
     assert cells[0].name == "tiers-tiny-full-0"
 
 
+def path_of(out):
+    """Return the path of an output; one with options is a mapping of one key."""
+    return next(iter(out)) if isinstance(out, dict) else out
+
+
 @pytest.mark.parametrize("stage", sorted(layout.FOLDERS))
 def test_a_stage_reads_and_writes_where_dvc_yaml_says(stage):
     cell = Cell("T", "B", 7, "M" if "method" in STAGES[stage]["matrix"] else "")
     fill = {"task": "T", "backbone": "B", "seed": "7", "method": "M"}
     deps, outs = (
         {re.sub(r"\$\{item\.(\w+)\}", lambda found: fill[found[1]], path) for path in paths}
-        # an output with options is a mapping of one key
-        for paths in (
-            STAGES[stage]["deps"],
-            [next(iter(out)) if isinstance(out, dict) else out for out in STAGES[stage]["outs"]],
-        )
+        for paths in (STAGES[stage]["deps"], map(path_of, STAGES[stage]["outs"]))
     )
     assert layout.out_path(stage, cell).as_posix() in outs
     assert outs - {layout.out_path(stage, cell).as_posix()} <= {layout.timings_path(stage, cell).as_posix()}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tiny_training import SCHEMA, SCORES, make_batch, make_model, objective_of, run_fit, same_bits, weights_of
 
 from adaptive_inference.backbones._heads import head_counts, keep_heads
-from adaptive_inference.cost.flops import flops_by_exit, parameter_count
+from adaptive_inference.cost.flops import flops_by_exit
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.files import read_json
@@ -110,7 +110,7 @@ def test_weights_and_flops_of_a_head_are_gone():
     whole, model = make_model(exits=(4,)), make_model(exits=(4,))
     keep_heads(model.backbone.layers[1], [0, 3])
     half = WIDTH // 2
-    assert parameter_count(whole) - parameter_count(model) == 3 * half * (WIDTH + 1) + WIDTH * half
+    assert whole.parameter_count - model.parameter_count == 3 * half * (WIDTH + 1) + WIDTH * half
     lengths = np.array([5, 9])
     saved = (flops_by_exit(whole, lengths) - flops_by_exit(model, lengths))[:, -1]
     # projections (4 of them) and both products of the attention, two operations per multiply-add

@@ -162,8 +162,3 @@ def _meta_twin(model: Model) -> Model:
         if hasattr(module, "config"):
             module.config._attn_implementation = "eager"
     return twin
-
-
-def parameter_count(model: Model) -> int:
-    """Return the number of parameters, each shared one once."""
-    return sum(parameter.numel() for parameter in model.parameters())

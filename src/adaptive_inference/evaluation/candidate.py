@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.curves import Curve, sweep_all
-from adaptive_inference.cost.flops import parameter_count
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.exit_rules import ExitRule
 
@@ -46,7 +45,7 @@ class Candidate:
     @cached_property
     def parameters(self) -> int:
         """Number of parameters."""
-        return parameter_count(self.model)
+        return self.model.parameter_count
 
     def curves(self, rules: Mapping[str, ExitRule], count: int) -> dict[str, Curve]:
         """Return the curve of each rule over its grid of at most ``count`` thresholds."""

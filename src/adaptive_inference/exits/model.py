@@ -67,6 +67,11 @@ class ExitModule(nn.Module, ABC):
         """Whether exits say how sure they are (LTE)."""
 
     @property
+    def parameter_count(self) -> int:
+        """Number of weights, each shared one once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
     @abstractmethod
     def vocabulary(self) -> int:
         """Tokens that it knows: ids are below this."""

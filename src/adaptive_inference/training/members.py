@@ -15,7 +15,6 @@ from adaptive_inference.files import read_json, write_json
 from adaptive_inference.objectives.base import Objective
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.training.fit import fit
-from adaptive_inference.training.parameters import parameter_total
 from adaptive_inference.training.progress import OnLog, Row
 from adaptive_inference.training.recipe import Recipe
 from adaptive_inference.training.rows import Rows
@@ -59,7 +58,7 @@ class Family:
     def metrics(self) -> dict[str, float]:
         """Return the record's metrics: each member's, and the weights of all together."""
         named = {name: value for member in self.members for name, value in member.metrics.items()}
-        total = sum(parameter_total(member.model) for member in self.members)
+        total = sum(member.model.parameter_count for member in self.members)
         return named | {"parameters": total}
 
     @property
