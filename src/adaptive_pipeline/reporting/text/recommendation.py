@@ -29,6 +29,31 @@ REPORTED = (
 
 
 @dataclass(frozen=True)
+class Marked:
+    """The recommended model as tables and figures mark it, measured on the evaluation split.
+
+    Attributes
+    ----------
+    method
+        Key of its rows in the main table.
+    quality
+        A fraction.
+    wallclock_speedup, milliseconds
+        Of batch 1; None where it was not timed.
+    """
+
+    method: str
+    rule: str
+    threshold: float | None
+    seed: int
+    quality: float
+    layers_speedup: float
+    flops_speedup: float | None = None
+    wallclock_speedup: float | None = None
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True)
 class Choice:
     """What to use for one task and backbone."""
 
@@ -53,6 +78,27 @@ class Choice:
                 f"adaptive-inference predict {root}/{self.model}",
                 *(f"--own-code {item}" for item in self.own_code),
             ]
+        )
+
+    @property
+    def marked(self) -> Marked | None:
+        """What tables and figures mark; None where the full model is all that can be recommended."""
+        if not self.faster:
+            return None
+        point = self.point
+        flops, clock = (
+            None if pd.isna(value) else float(value)
+            for value in (point.flops_speedup, point.wallclock_speedup)
+        )
+        return Marked(
+            point.method,
+            point.rule,
+            point.threshold,
+            point.seed,
+            point.quality,
+            point.layers_speedup,
+            flops,
+            clock,
         )
 
     @property
