@@ -1,7 +1,8 @@
 r"""Fit temperatures and certainty ranges, and choose operating points, on the calibration split.
 
 Everything is computed from the answers of the method's exits, and of the full model, whose quality is the yardstick. Writes
-``calibration.json``, which a saved model reads, and the record. Nothing here sees the reported split, unless
+``calibration.json``, which a saved model reads, the record, and what the method offers to the choice among all
+methods (`recommend`): its answers under every rule and threshold. Nothing here sees the reported split, unless
 ``calibration.calibrate_on: evaluation`` says so; then both files say it.
 
     python pipeline_steps/calibrate_thresholds.py --task tiers --backbone minilm --seed 0 --method sweet
@@ -24,6 +25,8 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.risk_control import set_apart
     from adaptive_inference.exit_rules import load_rule, load_rules
     from adaptive_inference.files import write_json
+    from adaptive_inference.selection.candidates import Candidates
+    from adaptive_inference.selection.families import families_of
 
     params, method, goal = stage.params, stage.cell.method, stage.params.goal
     rules, _ = (
@@ -50,6 +53,12 @@ def main(stage: Stage) -> None:
         points = choose_points(rules, outputs, yardstick, goal, count, reference, certifying)
     if answers.cascade:
         points += static_points(outputs, yardstick, goal, reference)
+    offering = {"fixed": load_rule("fixed")} if method == "full" else rules
+    families = families_of(offering, outputs, yardstick, params.calibration.thresholds, answers.cascade)
+    offered = Candidates(
+        method, yardstick.metric, yardstick.num_classes, raw.labels, raw.ids, families, answers.made_from
+    )
+    offered.save(stage.files["candidates"])
     recommended, quality = recommend(points), full_quality(reference, yardstick)
     body = {
         "temperatures": calibrator.temperatures,
@@ -78,4 +87,11 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, __doc__ or "", inputs=("answers", "full_answers"), per_method=True, encoder=False)
+    run_stage(
+        main,
+        __doc__ or "",
+        inputs=("answers", "full_answers"),
+        files=("candidates",),
+        per_method=True,
+        encoder=False,
+    )

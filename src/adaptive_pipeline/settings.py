@@ -28,6 +28,8 @@ RESOURCES = {
     "collect_answers": {"mem_mb": 4000, "runtime": 240},
     "calibrate_thresholds": {"mem_mb": 2000, "runtime": 60},
     "evaluate_batch1": {"mem_mb": 4000, "runtime": 240},
+    "recommend": {"mem_mb": 2000, "runtime": 60},
+    "evaluate_recommended": {"mem_mb": 4000, "runtime": 60},
     "make_tables": {"mem_mb": 2000, "runtime": 30},
 }
 SMALL_MB = 2000  # a stage with the packaged encoder, or a smaller one: 1.2 GB were measured
@@ -38,7 +40,10 @@ ON_GPU = (
     "train_multi_model",
     "collect_answers",
     "evaluate_batch1",
+    "evaluate_recommended",
 )
+#: Families that measure wall-clock.
+TIMED = ("evaluate_batch1", "evaluate_recommended")
 
 
 def checked_params(encoders: bool) -> Params:
@@ -82,10 +87,7 @@ def threads(stage: StageNode, params: Params, cores: int) -> int:
 
     A timing beside other work would be wrong; results never depend on how many cores there are.
     """
-    if (
-        stage.family == "evaluate_batch1"
-        and int(stage.argument("seed") or -1) in params.evaluation.timed_seeds
-    ):
+    if stage.family in TIMED and int(stage.argument("seed") or -1) in params.evaluation.timed_seeds:
         return cores
     return params.runtime.threads
 

@@ -51,6 +51,7 @@ class Stage:
     script: str
     record: Record | None = None
     tracker: Tracker | None = None
+    files: dict[str, Path] = field(default_factory=dict)  #: to write beside `out`, moved when it is
     options: dict[str, str] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  #: params that the record holds, dotted
 
@@ -88,6 +89,7 @@ def run_stage(
     *,
     inputs: Sequence[str] = (),
     options: Sequence[str] = (),
+    files: Sequence[str] = (),
     per_method: bool = False,
     timings: bool = False,
     encoder: bool = True,
@@ -96,6 +98,7 @@ def run_stage(
 
     The output folder appears whole or not at all. A second process of the same stage waits for the first,
     because a killed scheduler leaves its child alive and DVC would start another one into the same folder.
+    ``files`` are written beside it (`layout.FILES`).
     ``encoder`` says whether the stage uses the encoder or its tokenizer: an adapter of one's own is then loaded first.
     An input that was damaged since a stage wrote it is refused. A `UserError` is printed without traceback, exit
     status 2. No secret of the tracking store is printed.
@@ -104,7 +107,7 @@ def run_stage(
     mask_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     name = Path(script).stem
-    args = _parser(name, doc, inputs, options, per_method, timings).parse_args()
+    args = _parser(name, doc, inputs, options, files, per_method, timings).parse_args()
     try:
         params = load_params(args.params)
         cell = Cell(args.task, args.backbone, args.seed, args.method if per_method else "")
@@ -117,7 +120,7 @@ def run_stage(
         _keep_lock_files()
         with _exclusive(out.parent / f".{out.name}.lock"):
             adapter = params.backbone(cell.backbone).adapter if encoder else None
-            _run(main, name, cell, params, args, inputs, options, out, script, adapter)
+            _run(main, name, cell, params, args, inputs, options, files, out, script, adapter)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -171,6 +174,7 @@ def _run(
     args: argparse.Namespace,
     inputs: Sequence[str],
     options: Sequence[str],
+    files: Sequence[str],
     out: Path,
     script: str,
     adapter: str | None,
@@ -188,7 +192,11 @@ def _run(
     given = {key: getattr(args, key) for key in options}
     for path in paths.values():
         refuse_damaged(path)
-    stage = Stage(name, cell, params, paths, partial, scratch, {}, script, options=given)
+    beside = {key: Path(getattr(args, f"out_{key}")) for key in files}
+    parts = {key: path.with_name(f".{path.name}.partial") for key, path in beside.items()}
+    for path in parts.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    stage = Stage(name, cell, params, paths, partial, scratch, {}, script, files=parts, options=given)
     status = "FAILED"
     try:
         main(stage)
@@ -199,6 +207,8 @@ def _run(
         write_checksums(partial)
         if getattr(args, "timings", None):
             write_json(Path(args.timings), stage.timings)
+        for key, path in beside.items():
+            os.replace(parts[key], path)
         shutil.rmtree(out, ignore_errors=True)
         os.replace(partial, out)
         if stage.tracker:
@@ -217,6 +227,7 @@ def _parser(
     doc: str,
     inputs: Sequence[str],
     options: Sequence[str],
+    files: Sequence[str],
     per_method: bool,
     timings: bool,
 ) -> argparse.ArgumentParser:
@@ -232,6 +243,9 @@ def _parser(
         parser.add_argument(flag, dest=key, required=not known, help="input path" + _PLACE * known)
     for key in options:
         parser.add_argument(f"--{key}", required=True, help="see above")
+    for key in files:
+        flag = f"--out-{key.replace('_', '-')}"
+        parser.add_argument(flag, dest=f"out_{key}", help=f"file to write{_PLACE}")
     elsewhere = name not in layout.FOLDERS
     place = "" if elsewhere else _PLACE
     parser.add_argument(
@@ -252,6 +266,7 @@ def _fill_in(args: argparse.Namespace, name: str, cell: Cell) -> None:
     places = {key: layout.input_path(key, cell) for key in layout.INPUTS}
     if name in layout.FOLDERS:
         places |= {"out": layout.out_path(name, cell), "timings": layout.timings_path(name, cell)}
+        places |= {f"out_{key}": layout.file_path(key, cell) for key in layout.FILES}
     for key, path in places.items():
         if getattr(args, key, "") is None:
             setattr(args, key, str(path))

@@ -42,6 +42,9 @@ class Goal(Section):
     max_loss: Annotated[float, Field(ge=0.0)] = Field(
         1.0, description="Points (hundredths) of quality that may be lost against the full model."
     )
+    confidence: OpenFraction = Field(
+        0.8, description="How often what is recommended is to stay within `max_loss` on rows not seen before."
+    )
     min_speedup: list[Annotated[float, Field(ge=1.0)]] = Field(
         [2.0], description="For each value: the best quality at a cost at least that many times lower."
     )

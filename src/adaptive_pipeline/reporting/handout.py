@@ -14,10 +14,11 @@ from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.card import CardData, CardPoint, card_of
 from adaptive_inference.serving.export import copy_model, has_weights, write_card
+from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name
-from adaptive_pipeline.reporting.text.recommendation import Choice
-from adaptive_pipeline.reporting.text.sentences import chance_sentence, evaluation_sentence, leak_warning
+from adaptive_pipeline.reporting.text.recommendation import model_remarks
+from adaptive_pipeline.reporting.text.sentences import chance_sentence, leak_warning
 from adaptive_pipeline.runs.checksums import refuse_damaged
 
 
@@ -34,12 +35,11 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     UserError
         Model or calibration was damaged since its stage wrote it.
     """
-    row, point = choice.row, choice.point
-    if row is None:
+    if choice.cell is None or choice.chosen is None:
         return False
-    run = point.cell.folder(runs)
+    run, point = choice.cell.folder(runs), choice.point(results.params)
     source, calibration = run / RUN_MODEL, run / RUN_CALIBRATION
-    member = point.point.setting.member
+    member = point.setting.member if point else None
     if member is not None:
         source /= str(member)
     if not calibration.is_file() or not has_weights(source):
@@ -47,46 +47,45 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     for path in (run / RUN_MODEL, calibration):
         refuse_damaged(path)
     target = out / choice.model
-    body = calibration_of(read_json(calibration), row.rule, row.operating_point, member)
+    body = calibration_of(read_json(calibration), point)
     copy_model(source, target, body)
-    card = card_of(target, card_points(body, results, point))
-    write_card(target, told_of(card, results, row, point, choice))
+    card = card_of(target, card_points(body, results, choice))
+    write_card(target, told_of(card, results, choice))
     return True
 
 
-def calibration_of(body: Mapping[str, Any], rule: str, goal: str, member: int | None) -> dict[str, Any]:
-    """Return a calibration with one of its operating points as the default to predict with.
+def calibration_of(body: Mapping[str, Any], chosen: OperatingPoint | None) -> dict[str, Any]:
+    """Return a calibration with the recommended operating point as the default to predict with.
 
-    A member of a cascade that is used alone keeps what is its own: it is a model of one exit.
+    It takes the place of its rule's own at that goal, which promises nothing. A member of a cascade that is used alone
+    keeps what is its own: it is a model of one exit.
 
     Parameters
     ----------
     body
         Content of ``calibration.json``.
-    rule, goal
-        Of the operating point.
-    member
-        Layers of the member, or None for the whole model.
+    chosen
+        What is recommended; None: the full model, at the point that it has.
     """
+    if chosen is None:
+        return dict(body)
+    member = chosen.setting.member
     points = [OperatingPoint.from_json(item) for item in body["operating_points"]]
-    if member is None:
-        own = points
-    else:
-        own = [
-            replace(point, setting=replace(point.setting, member=None))
-            for point in points
-            if point.setting.member == member
-        ]
+    own = [point for point in points if point.setting.member == member or member is None]
+    if member is not None:
+        own, chosen = [_whole(point) for point in own], _whole(chosen)
         body = alone(body, list(body["exits"]).index(member))
-    (chosen,) = (
-        point
-        for point in own
-        if (point.setting.member, point.setting.rule, point.goal.name) == (None, rule, goal)
-    )
+    key = chosen.setting.rule, chosen.goal.name
+    own = [chosen, *(point for point in own if (point.setting.rule, point.goal.name) != key)]
     return dict(body) | {
         "operating_points": [point.to_json() for point in own],
         "recommended": chosen.to_json(),
     }
+
+
+def _whole(point: OperatingPoint) -> OperatingPoint:
+    """Return the point of a member as that of a model of its own."""
+    return replace(point, setting=replace(point.setting, member=None))
 
 
 def alone(body: Mapping[str, Any], k: int) -> dict[str, Any]:
@@ -102,14 +101,16 @@ def alone(body: Mapping[str, Any], k: int) -> dict[str, Any]:
     return dict(body) | lists | {"reliability": reliability}
 
 
-def card_points(calibration: Mapping[str, Any], results: Results, point: Any) -> list[CardPoint]:
-    """Return the operating points of a model that a user may choose among, as they were measured on the point's seed."""
-    points = results.points
-    own = points[(points.cell == point.cell) & (points.method == point.method)]
-    own = own[own.measured & own.attainable]
-    measured = {(seen.rule, seen.operating_point): seen for seen in own.itertuples()}
+def card_points(calibration: Mapping[str, Any], results: Results, choice: Choice) -> list[CardPoint]:
+    """Return the operating points of a model that a user may choose among, as they were measured on its seed."""
+    points, marked = results.points, choice.marked
+    own = points[points.cell == choice.cell]
+    own = own[(own.method == (marked.method if marked else "full")) & own.measured & own.attainable]
+    measured = {(seen.rule, seen.threshold): seen for seen in own.itertuples()}
+    if marked:
+        measured[marked.rule, marked.threshold] = marked
     found = [OperatingPoint.from_json(item) for item in calibration["operating_points"]]
-    pairs = ((item, measured.get((item.setting.rule, item.goal.name))) for item in found)
+    pairs = ((item, measured.get((item.setting.rule, item.setting.threshold))) for item in found)
     return [
         CardPoint(
             item,
@@ -122,19 +123,17 @@ def card_points(calibration: Mapping[str, Any], results: Results, point: Any) ->
     ]
 
 
-def told_of(card: CardData, results: Results, row: Any, point: Any, choice: Choice) -> CardData:
+def told_of(card: CardData, results: Results, choice: Choice) -> CardData:
     """Return the card with what the comparison says of its model."""
-    own = "" if pd.isna(point.quality) else f", which alone has {point.quality:.4f}"
     remarks = [
-        f"Chosen: {choice.why}.",
         *leak_warning(results.params),
-        f"On the evaluation split: {evaluation_sentence(row)}. This folder holds the model of seed {point.seed}{own}.",
+        *model_remarks(choice, results.params),
         chance_sentence(choice.chance) if choice.chance else "",
-        f"Wall-clock measured on: {row.machine}." if row.machine else "",
     ]
+    assert choice.cell is not None
     return replace(
         card,
-        title=method_name(row.method),
+        title=method_name(choice.marked.method if choice.marked else "full"),
         encoder=f"backbone `{choice.backbone}`, {results.params.backbone(choice.backbone).weights}",
         remarks=tuple(remark for remark in remarks if remark),
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 from adaptive_pipeline.grid import TRAINING_STAGES, Cell
 
 RUNS = Path("runs")
-#: Input of a stage -> its path below the folder of task, backbone and seed.
+#: Where stages lie that serve a whole seed: beside the seeds, since one of them reads its seed's folder whole.
+_RECOMMENDED = "../recommended/seed{seed}"
+#: Input of a stage -> its path from the folder of task, backbone and seed.
 INPUTS = {
     "data": "data/splits",
     "full": "full/train/model",
@@ -16,29 +19,45 @@ INPUTS = {
     "answers": "{method}/answers",
     "full_answers": "full/answers",
     "calibration": "{method}/calibration/calibration.json",
+    "candidates": "candidates",
+    "choice": f"{_RECOMMENDED}/choice",
+    "methods": "",
 }
-#: Stage -> the folder that it writes, below the method's (`prepare_data`: the seed's).
+#: Stage -> the folder that it writes, from there.
 FOLDERS = {
     "prepare_data": "data",
-    **dict.fromkeys(("finetune_backbone", *TRAINING_STAGES), "train"),
-    "collect_answers": "answers",
-    "calibrate_thresholds": "calibration",
-    "evaluate_batch1": "evaluation",
+    **dict.fromkeys(("finetune_backbone", *TRAINING_STAGES), "{method}/train"),
+    "collect_answers": "{method}/answers",
+    "calibrate_thresholds": "{method}/calibration",
+    "evaluate_batch1": "{method}/evaluation",
+    "recommend": f"{_RECOMMENDED}/choice",
+    "evaluate_recommended": f"{_RECOMMENDED}/evaluation",
 }
+#: What a stage writes beside its folder, from there.
+FILES = {"candidates": "candidates/{method}.safetensors"}
 
 
 def input_path(name: str, cell: Cell) -> Path:
     """Return what a stage reads under the name of an input."""
-    return replace(cell, method="").folder(RUNS) / INPUTS[name].format(method=cell.method)
+    return _place(INPUTS[name], cell)
+
+
+def file_path(name: str, cell: Cell) -> Path:
+    """Return where a stage writes one of `FILES`."""
+    return _place(FILES[name], cell)
 
 
 def out_path(stage: str, cell: Cell) -> Path:
     """Return the folder that a stage writes."""
-    cell = replace(cell, method="full") if stage == "finetune_backbone" else cell
-    return cell.folder(RUNS) / FOLDERS[stage]
+    return _place(FOLDERS[stage], replace(cell, method="full") if stage == "finetune_backbone" else cell)
 
 
 def timings_path(stage: str, cell: Cell) -> Path:
     """Return the file of a stage's figures that depend on the clock."""
     out = out_path(stage, cell)
-    return out.with_name("timings.json" if stage == "evaluate_batch1" else f"{out.name}_timings.json")
+    return out.with_name("timings.json" if out.name == "evaluation" else f"{out.name}_timings.json")
+
+
+def _place(pattern: str, cell: Cell) -> Path:
+    folder = replace(cell, method="").folder(RUNS)
+    return Path(os.path.normpath(folder / pattern.format(method=cell.method, seed=cell.seed)))

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from adaptive_inference.calibration.operating_point import OperatingPoint
+from adaptive_inference.calibration.operating_point import OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import digest_json, plain, read_json, write_json
 from adaptive_pipeline.grid import Cell
@@ -242,6 +242,105 @@ class EvaluationRecord(Record):
     recommended: OperatingPoint | None = None
 
 
+class Offer(Part):
+    """A candidate under a goal, as calibration sees it; ``method`` null: the full model, since nothing else is promised.
+
+    Attributes
+    ----------
+    max_loss
+        The goal, in points.
+    setting, seen, difference
+        Rule and threshold; what calibration measured; quality minus the full model's there.
+    margin
+        Points that the choice took off the goal inside.
+    probability
+        Share of resamples in which what was chosen held the goal.
+    loss, low, high
+        Points lost on rows not seen: expected, and the middle 80 % of the resamples.
+    """
+
+    max_loss: float
+    method: str | None
+    setting: Setting | None
+    seen: Seen | None
+    difference: float | None
+    margin: float
+    probability: float
+    loss: float
+    low: float
+    high: float
+
+
+class Share(Part):
+    """How often the resamples chose a method with a rule; ``rule`` is empty for the full model."""
+
+    method: str
+    rule: str
+    share: float
+
+
+class RecommendationRecord(Record):
+    """`recommend`: one model, rule and threshold of a seed, chosen on calibration rows.
+
+    Attributes
+    ----------
+    offer
+        Under ``goal.max_loss``.
+    others
+        Under half and twice of it.
+    shares
+        What the resamples chose, the most frequent first.
+    with_more_rows
+        Speed-up that the choice would have with four times the rows, were the margin half; null: the full model.
+    """
+
+    calibrated_on: Literal["calibration", "evaluation"] = "calibration"
+    candidates: int = 0
+    rows: int = 0
+    offer: Offer | None = None
+    others: list[Offer] = Field(default_factory=list)
+    shares: list[Share] = Field(default_factory=list)
+    with_more_rows: float | None = None
+
+
+class Drift(Part):
+    """Whether a classifier tells calibration rows from evaluation rows; see `selection.drift`."""
+
+    auc: float
+    p_value: float
+    features: list[str]
+
+    @property
+    def found(self) -> bool:
+        """Whether the rows are not alike."""
+        return self.p_value < 0.01
+
+
+class RecommendedRecord(Record):
+    """`evaluate_recommended`: what was recommended, on the reported split; all of it null where that is the full model.
+
+    Attributes
+    ----------
+    loss, low, high
+        Points lost against the full model of the same seed, and the 95 % interval over rows.
+    """
+
+    method: str | None = None
+    setting: Setting | None = None
+    metric: str = ""
+    rows: int = 0
+    quality: float | None = None
+    full_quality: float | None = None
+    loss: float | None = None
+    low: float | None = None
+    high: float | None = None
+    layers_speedup: float | None = None
+    flops_speedup: float | None = None
+    mean_exit_layer: float | None = None
+    drift: Drift | None = None
+    agreement: dict[str, int] | None = None
+
+
 #: Stage -> its model.
 FAMILIES: dict[str, type[Record]] = {
     "prepare_data": DataRecord,
@@ -252,6 +351,8 @@ FAMILIES: dict[str, type[Record]] = {
     "train_fold": TrainingRecord,
     "calibrate_thresholds": CalibrationRecord,
     "evaluate_batch1": EvaluationRecord,
+    "recommend": RecommendationRecord,
+    "evaluate_recommended": RecommendedRecord,
 }
 
 

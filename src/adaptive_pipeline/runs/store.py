@@ -33,9 +33,17 @@ COMPANIONS = {
         "curves": "curves.json",
         "predictions": "predictions.json",
     },
+    "evaluate_recommended": {"timings": "../timings.json"},
 }
 #: Families whose records git keeps, in the order of a kept file's lines, so that what is alike lies together.
-KEPT = ("prepare_data", "train", "calibrate_thresholds", "evaluate_batch1")
+KEPT = (
+    "prepare_data",
+    "train",
+    "calibrate_thresholds",
+    "evaluate_batch1",
+    "recommend",
+    "evaluate_recommended",
+)
 #: Ends the names of kept files; what stands before is for people, the records say what they are of.
 KEPT_ENDING = ".jsonl.gz"
 

@@ -11,6 +11,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import digest_own_code
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
+from adaptive_pipeline.runs.records import RecommendationRecord
 from adaptive_pipeline.runs.store import Key, Runs
 
 
@@ -21,11 +22,23 @@ def chain(stage: str, cell: Cell) -> list[Key]:
         return [data]
     if stage == "train":
         return [data, train]
+    if stage in ("recommend", "evaluate_recommended"):
+        return [data, ("train", replace(cell, method="full")), (stage, cell)]
     links = [data, ("train", replace(cell, method="full")), train]
     if stage == "evaluate_batch1":
         links.append(("calibrate_thresholds", cell))
     links.append((stage, cell))
     return list(dict.fromkeys(links))
+
+
+def _chosen_links(cell: Cell, runs: Runs) -> list[Key]:
+    """Return what the measuring of a recommendation stands on beyond its own: the recommended method."""
+    choice = runs.records.get(("recommend", cell))
+    offer = choice.offer if isinstance(choice, RecommendationRecord) else None
+    if offer is None or offer.method is None:
+        return [("recommend", cell)]
+    method = replace(cell, method=offer.method)
+    return [("train", method), ("calibrate_thresholds", method), ("recommend", cell)]
 
 
 def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
@@ -34,11 +47,16 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
     It and all that it stands on must be there, be made with these params, and have read the same splits and models; and
     code of one's own that they ran must be what lies here, if it does.
     """
+    if (stage, cell) not in runs.records and not cell.method:
+        return f"{stage} has not run"
     if (stage, cell) not in runs.records:
         done = [name for name in ("train", "calibrate_thresholds") if (name, cell) in runs.records]
         return f"not evaluated yet (done: {', '.join(done) or 'nothing'})"
     read: dict[str, str] = {}
-    for key in chain(stage, cell):
+    links = chain(stage, cell)
+    if stage == "evaluate_recommended":
+        links = [*_chosen_links(cell, runs), *links]
+    for key in links:
         if key not in runs.records:
             return f"the record of {key[0]} that it stands on is gone; run it again"
         record = runs.records[key]

@@ -1,194 +1,23 @@
-"""Which method to use: chosen on the calibration split, reported on the evaluation split."""
+"""What to use, in plain words and for machines: chosen on the calibration split, measured on the evaluation split."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from typing import Any
 
-import pandas as pd
-
-from adaptive_inference.by_name import is_own, short_name
-from adaptive_inference.calibration.operating_point import COST_WORDS, ROUNDING, Cost, static_layers
+from adaptive_inference.calibration.operating_point import COST_WORDS
+from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.params import Params
+from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name, rule_name
-from adaptive_pipeline.reporting.statistics.chance import Chance, against_chance
-from adaptive_pipeline.reporting.text.sentences import (
-    chance_sentence,
-    currency_note,
-    evaluation_sentence,
-    leak_warning,
-)
+from adaptive_pipeline.reporting.text.markdown import number
+from adaptive_pipeline.reporting.text.sentences import chance_sentence, leak_warning
+from adaptive_pipeline.runs.records import Offer
 
-#: What ``recommendation.json`` tells of the evaluation split.
-REPORTED = (
-    "metric", "quality_mean", "quality_std", "quality_low", "quality_high", "quality_difference", "seeds", "layers_speedup",
-    "flops_speedup", "wallclock_speedup", "wallclock_low", "wallclock_high",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Marked:
-    """The recommended model as tables and figures mark it, measured on the evaluation split.
-
-    Attributes
-    ----------
-    method
-        Key of its rows in the main table.
-    quality
-        A fraction.
-    wallclock_speedup, milliseconds
-        Of batch 1; None where it was not timed.
-    """
-
-    method: str
-    rule: str
-    threshold: float | None
-    seed: int
-    quality: float
-    layers_speedup: float
-    flops_speedup: float | None = None
-    wallclock_speedup: float | None = None
-    milliseconds: float | None = None
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to use for one task and backbone."""
-
-    task: str
-    backbone: str
-    model: str  #: folder of the assembled model below the results, e.g. ``model`` or ``model/TASK``
-    cost: Cost  #: the currency in which "faster" is meant
-    why: str  #: one sentence
-    row: Any = None  #: the recommended row of the main table; the full model's where nothing faster qualifies; None: unknown
-    point: Any = None  #: that of the seed whose model is handed out, a row of `Results.points`
-    faster: bool = False  #: whether a method other than the full model qualifies and is faster
-    measure: str = ""  #: the column that candidates were ranked by
-    candidates: int = 0  #: operating points compared, the full model aside
-    qualifying: int = 0
-    chance: Chance | None = None  #: where the full model is not shown to beat one answer for all texts
-    own_code: tuple[str, ...] = ()  #: code of one's own that the model needs to answer
-
-    def command(self, root: str) -> str:
-        """Return the command that predicts with the model that stands in the results folder ``root``."""
-        return " ".join(
-            [
-                f"adaptive-inference predict {root}/{self.model}",
-                *(f"--own-code {item}" for item in self.own_code),
-            ]
-        )
-
-    @property
-    def marked(self) -> Marked | None:
-        """What tables and figures mark; None where the full model is all that can be recommended."""
-        if not self.faster:
-            return None
-        point = self.point
-        flops, clock = (
-            None if pd.isna(value) else float(value)
-            for value in (point.flops_speedup, point.wallclock_speedup)
-        )
-        return Marked(
-            point.method,
-            point.rule,
-            point.threshold,
-            point.seed,
-            point.quality,
-            point.layers_speedup,
-            flops,
-            clock,
-        )
-
-    @property
-    def ranked_by(self) -> str:
-        """How candidates were ranked, and where that was measured."""
-        if self.measure == "wallclock_speedup":
-            return "wall-clock, measured on texts of the evaluation split"
-        return f"{COST_WORDS[self.cost]} run on the calibration split"
-
-
-def recommend(results: Results) -> list[Choice]:
-    """Choose, for each task and backbone, the fastest operating point within ``goal.max_loss`` points.
-
-    A candidate qualifies if its quality on the *calibration* split, as the mean over seeds of the difference to the
-    full model of the same seed, is at most ``max_loss`` hundredths lower, in every seed that the full model has.
-    Candidates must be faster: cheaper on the calibration split, in the goal's currency (so the full model's own copy is
-    none) and, where it was measured, wall-clock with an interval above 1. They are ranked by measured wall-clock if all of
-    them were timed, else by cost. Wall-clock is timed on texts of the evaluation split, so *speed* is chosen there, labels
-    aside; quality never is. Rules that look at the labels (the oracle) are no candidates, nor are points of certified risk:
-    the guarantee of each would not survive a choice among them.
-    """
-    several = len(results.params.backbones) > 1
-    choices = []
-    for one in results.each:
-        task, backbone = one.pair
-        folders = [task] * (several or len(results.params.tasks) > 1) + [backbone] * several
-        choice = Choice(task, backbone, "/".join(["model", *folders]), results.cost, **_choose(one))
-        own_code = _own_code(choice, results.params)
-        choices.append(replace(choice, chance=against_chance(one), own_code=own_code))
-    return choices
-
-
-def _own_code(choice: Choice, params: Params) -> tuple[str, ...]:
-    """Return the code of one's own by which the recommended model leaves and its encoder is driven."""
-    if choice.row is None:
-        return ()
-    rules = params.method(choice.point.cell.method).rules
-    named = [rule.partition("(")[0] for rule in rules if short_name(rule) == choice.row.rule]
-    named.append(params.backbone(choice.backbone).adapter or "")
-    return tuple(name for name in named if is_own(name))
-
-
-def _choose(results: Results) -> dict[str, Any]:
-    """Return what is to be said of one task and backbone: fields of `Choice`."""
-    rows, cost, max_loss = results.main, results.cost, results.params.goal.max_loss
-    risk = rows.goal.map(lambda goal: goal.kind == "risk").astype(bool)
-    full = next(rows[(rows.method == "full") & (rows.seeds > 0)].itertuples(), None)
-    others = rows[(rows.method != "full") & rows.attainable & ~risk]
-    found: dict[str, Any] = {"candidates": len(others)}
-    if full is None:
-        return found | {"why": "the full model has no record yet, so nothing can be held against it"}
-    complete = others.in_seeds.map(lambda seeds: set(full.in_seeds) <= set(seeds)).astype(bool)
-    fit = others[complete & within(others.calibration_difference, max_loss)]
-    cheaper = fit[f"calibration_{cost}_speedup"] > 1.0
-    faster = fit[cheaper & ~(fit.wallclock_low <= 1.0)]
-    measure = _common_measure(faster, cost) if len(faster) else ""
-    found |= {"qualifying": len(fit), "measure": measure}
-    if faster.empty:
-        why = (
-            f"{len(fit)} of {len(others)} operating points qualify, but none is faster than the full model"
-            if len(fit)
-            else f"none of {len(others)} operating points stays within {max_loss:g} points of the full model"
-        )
-        return found | {"why": why, "row": full, "point": _seed_of(results, full, max_loss)}
-    ranked = faster.sort_values([measure, "calibration_quality"], ascending=False, kind="stable")
-    best = next(ranked.itertuples())
-    why = f"the fastest of the {len(fit)} (of {len(others)}) operating points that qualify"
-    return found | {"why": why, "row": best, "point": _seed_of(results, best, max_loss), "faster": True}
-
-
-def within(difference: Any, max_loss: float) -> Any:
-    """Whether differences of quality (fractions, negative: worse) stay within ``max_loss`` hundredths; missing: no."""
-    return difference >= -max_loss / 100 - ROUNDING
-
-
-def _common_measure(rows: pd.DataFrame, cost: Cost) -> str:
-    """Return wall-clock if every row has it, of the same seeds (ratios are never mixed); else the goal's currency."""
-    timed = rows.wallclock_speedup.notna().all() and rows.timed_in.nunique() == 1
-    return "wallclock_speedup" if timed else f"calibration_{cost}_speedup"
-
-
-def _seed_of(results: Results, row: Any, max_loss: float) -> Any:
-    """Return the seed to hand out: within the goal by itself, best on the calibration split, lowest seed on a tie."""
-    points = results.of_row(row)
-    lost = points.calibration_difference.notna() & ~within(points.calibration_difference, max_loss)
-    ranked = points.assign(lost=lost, better=-points.calibration_quality).sort_values(
-        ["lost", "better", "seed"]
-    )
-    return next(ranked.itertuples())
-
+TIED = 0.1  #: share of the resamples from which on another choice is named beside the chosen one
+WORTH_MORE_ROWS = 1.1  #: ratio of speed-ups from which on more calibration rows are advised
 
 # ---- for machines ----------------------------------------------------------------------------------------------------
 
@@ -198,43 +27,49 @@ def as_json(choices: list[Choice], results: Results, root: str, models: Collecti
 
     ``root`` is the results folder as the user writes it; ``models`` are the model folders that stand in it.
     """
+    goal = results.params.goal
     return {
-        "max_loss_points": results.params.goal.max_loss,
+        "max_loss_points": goal.max_loss,
+        "confidence": goal.confidence,
+        "goal_cost": goal.cost,
         "missing_cells": len(results.missing),
         "choices": [_choice_json(choice, root, choice.model in models) for choice in choices],
-    } | ({} if results.cost == "layers" else {"goal_cost": results.cost})
+    }
 
 
 def _choice_json(choice: Choice, root: str, there: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "task": choice.task,
-        "backbone": choice.backbone,
-        "qualifies": choice.faster,
-        "why": choice.why,
-        "candidates": choice.candidates,
-        "qualifying": choice.qualifying,
-    }
+    body: dict[str, Any] = {"task": choice.task, "backbone": choice.backbone, "qualifies": choice.faster}
     if choice.chance:
         body["full_model_against_one_answer"] = asdict(choice.chance)
-    row, point, speedup = choice.row, choice.point, f"{choice.cost}_speedup"
-    if row is None:
-        return body
+    if choice.chosen is None or choice.measured is None or choice.cell is None:
+        return body | {"why": choice.why}
+    chosen, measured = choice.chosen, choice.measured
+    reported = (
+        "metric",
+        "rows",
+        "quality",
+        "full_quality",
+        "loss",
+        "low",
+        "high",
+        "layers_speedup",
+        "flops_speedup",
+    )
+    clocked = ("wallclock_speedup", "wallclock_low", "wallclock_high", "median_ms", "full_median_ms")
     return body | {
-        "method": row.method,
-        "trained_as": point.cell.method,
-        "rule": row.rule,
-        "operating_point": row.operating_point,
-        "threshold": point.threshold,
-        "seed": point.seed,
-        "chosen_on_calibration": {
-            "quality": row.calibration_quality,
-            "quality_difference": row.calibration_difference,
-            speedup: getattr(row, f"calibration_{speedup}"),
-        },
-        "ranked_by": choice.measure or None,
-        "evaluation": {name: getattr(row, name) for name in REPORTED},
+        "trained_as": choice.cell.method,
+        "seed": choice.cell.seed,
+        "offer": choice.offer.model_dump(mode="json"),
+        "half_and_twice": [offer.model_dump(mode="json") for offer in chosen.others],
+        "chosen_in": [share.model_dump(mode="json") for share in chosen.shares],
+        "candidates": chosen.candidates,
+        "calibration_rows": chosen.rows,
+        "speedup_with_four_times_the_rows": chosen.with_more_rows,
+        "evaluation": {name: getattr(measured, name) for name in reported} | {"goal_held": choice.held},
+        "wallclock": {name: choice.clock.get(name) for name in clocked} if choice.clock else None,
+        "drift": None if measured.drift is None else {"found": measured.drift.found, **measured.drift.model_dump()},
         "command": choice.command(root) if there else None,
-    }
+    }  # fmt: skip
 
 
 # ---- for readers -----------------------------------------------------------------------------------------------------
@@ -242,20 +77,21 @@ def _choice_json(choice: Choice, root: str, there: bool) -> dict[str, Any]:
 
 def as_markdown(choices: list[Choice], results: Results, root: str, models: Collection[str]) -> str:
     """Return the text of ``recommendation.md``; see `as_json`."""
-    goal = results.params.goal.max_loss
+    goal = results.params.goal
     lines = [
         "# Recommendation",
         "",
-        f"Goal: the fastest method that loses at most {goal:g} {'point' if goal == 1 else 'points'} (hundredths) against "
-        "the full fine-tuned model. Quality chosen on the calibration split, reported on the evaluation split.",
-        *currency_note(results.cost),
+        f"Goal: the fastest model that loses at most {_points(goal.max_loss)} against the full model on texts that were not "
+        f"seen, with a probability of {goal.confidence:.0%}. Fast means few {COST_WORDS[goal.cost]}. Chosen on the "
+        "calibration split; the evaluation split only measures it.",
         "",
         *leak_warning(results.params),
     ]
     if not choices:
         lines += ["Nothing is evaluated yet.", ""]
     for choice in choices:
-        lines += _choice_lines(choice, goal, root, choice.model in models)
+        lines += [f"## {choice.task}, {choice.backbone}", ""]
+        lines += choice_lines(choice, results.params, root, choice.model in models)
     if results.missing:
         count = len(results.missing)
         lines += [
@@ -266,50 +102,149 @@ def as_markdown(choices: list[Choice], results: Results, root: str, models: Coll
     return "\n".join(lines)
 
 
-def _choice_lines(choice: Choice, goal: float, root: str, there: bool) -> list[str]:
-    lines = [f"## {choice.task}, {choice.backbone}", ""]
-    row = choice.row
-    if row is None:
-        return [*lines, f"No answer yet: {choice.why}.", ""]
-    lines += _faster_lines(choice) if choice.faster else [
-        f"**None qualifies**: {choice.why}. Use the **full model**.", ""
-    ]  # fmt: skip
-    lines += [f"- Evaluation split: {evaluation_sentence(row)}."]
+def choice_lines(choice: Choice, params: Params, root: str, there: bool) -> list[str]:
+    """Return what is said of one task and backbone, without its heading."""
+    if choice.chosen is None:
+        return [f"No recommendation: {choice.why}.", ""]
+    items = [_promise(choice), _measured(choice), _speed(choice)] if choice.faster else []
+    items += [_tied(choice), _others(choice, params), _more_rows(choice, params), _drift(choice)]
     if choice.chance:
-        lines += [f"- {chance_sentence(choice.chance)}"]
-    if choice.faster and not within(row.quality_difference, goal):
-        lines += [
-            "- **On the evaluation split the loss is larger than the goal.** The choice stands, because it was made "
-            "without looking there; use a smaller `goal.max_loss` or more calibration rows if that is too much."
-        ]
-    if there:
-        return [
-            *lines,
-            "- Predict with it:",
-            "",
-            f"      {choice.command(root)}",
-            "",
-        ]
-    return [
-        *lines,
-        "- Only records were kept, no weights. `make preset NAME=...` and `make run` train the models again; then "
-        "`adaptive-inference predict results/model` answers with the recommended one.",
-        "",
-    ]
-
-
-def _faster_lines(choice: Choice) -> list[str]:
-    row, point = choice.row, choice.point
-    how = (
-        "every text runs through all of them"
-        if static_layers(row.method) is not None or row.goal.kind == "whole"
-        else f"rule **{rule_name(row.rule)}** at threshold {point.threshold:.6g}, "
-        f"`{row.operating_point}`: {row.goal.words}"
+        items.append(chance_sentence(choice.chance))
+    items.append(
+        f"Predict with it:\n\n      {choice.command(root)}"
+        if there
+        else "The weights are not here, only records. `make preset NAME=...` and `make run` train the models again."
     )
-    speedup = getattr(row, f"calibration_{choice.cost}_speedup")
-    return [
-        f"Use **{method_name(row.method)}** ({how}), seed {point.seed}: {choice.why}, ranked by {choice.ranked_by}.",
-        "",
-        f"- Calibration split: quality {row.calibration_quality:.4f}, {row.calibration_difference:+.4f} against the "
-        f"full model; {speedup:.2f}x by {COST_WORDS[choice.cost]}.",
+    return [headline(choice), "", *(f"- {item}" for item in items if item), ""]
+
+
+def headline(choice: Choice) -> str:
+    """Return the sentence that says what to use."""
+    if not choice.faster:
+        return (
+            f"**Use the full model.** None of the {choice.chosen.candidates if choice.chosen else 0} faster candidates can "
+            f"be promised to lose at most {_points(choice.offer.max_loss)}."
+        )
+    assert choice.cell is not None
+    return f"**Use {_words(choice.offer)}**, of seed {choice.cell.seed}."
+
+
+def _words(offer: Offer) -> str:
+    """Say in words what was offered."""
+    if offer.method is None or offer.setting is None:
+        return "the full model"
+    trained, setting = method_name(offer.method), offer.setting
+    if setting.member is not None:
+        return f"the first {setting.member} layers alone, trained as a member of {trained}"
+    if setting.rule.partition("(")[0] == "fixed":
+        return f"the model trained as {trained}, every text leaving at one exit"
+    return f"the model trained as {trained}; a text leaves by {rule_name(setting.rule)} (threshold {setting.threshold:.4g})"
+
+
+def _promise(choice: Choice) -> str:
+    offer = choice.offer
+    rows = choice.chosen.rows if choice.chosen else 0
+    return (
+        f"Promised: on new texts it loses about {_points(offer.loss)} ({number(offer.low, '.1f')} to "
+        f"{number(offer.high, '.1f')} in four of five resamples), at most {_points(offer.max_loss)} with a probability of "
+        f"{offer.probability:.0%}. So say {rows} calibration rows, on which it loses "
+        f"{number(-100 * (offer.difference or 0.0), '.2f')}."
+    )
+
+
+def _measured(choice: Choice) -> str:
+    found = choice.measured
+    assert found is not None and found.quality is not None and found.loss is not None
+    between = (
+        ""
+        if found.low is None
+        else f" [{number(found.low, '.2f')}, {number(found.high, '.2f')}, 95 % interval]"
+    )
+    text = (
+        f"Measured on {found.rows} evaluation texts: it loses {number(found.loss, '.2f')} points{between}, "
+        f"{metric_name(found.metric)} {found.quality:.4f} against {found.full_quality:.4f} of the full model. "
+    )
+    if choice.held:
+        return text + "**The goal is kept there.**"
+    return text + (
+        "**That is more than the goal.** The choice stands, because it was made without looking there; the promise allows "
+        f"for that in {1 - choice.offer.probability:.0%} of cases"
+        + (", and these texts differ (below)." if found.drift and found.drift.found else ".")
+    )
+
+
+def _speed(choice: Choice) -> str:
+    found, clock = choice.measured, choice.clock
+    assert found is not None
+    text = f"Speed: {found.layers_speedup:.2f}x fewer layers, {found.flops_speedup:.2f}x fewer FLOPs"
+    if not clock:
+        return text + "; not timed."
+    low, high = clock["wallclock_low"], clock["wallclock_high"]
+    between = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+    return (
+        f"{text}, {clock['wallclock_speedup']:.2f}x faster on the clock{between}: {clock['median_ms']:.1f} ms a text at "
+        f"batch 1, the full model {clock['full_median_ms']:.1f} ms ({choice.machine})."
+    )
+
+
+def _tied(choice: Choice) -> str:
+    """Name what else the resamples chose."""
+    assert choice.chosen is not None
+    own = None
+    if choice.faster and choice.offer.setting:
+        own = (choice.offer.method, choice.offer.setting.rule)
+    others = [item for item in choice.chosen.shares if item.share >= TIED and (item.method, item.rule) != own]
+    if not others:
+        return ""
+    named = [
+        f"{method_name(item.method)}{f' by {rule_name(item.rule)}' if item.rule else ''} ({item.share:.0%} of resamples)"
+        for item in others
+        if item.method != "full" or choice.faster
     ]
+    return f"Tied with it, as far as these rows tell: {', '.join(named)}." if named else ""
+
+
+def _others(choice: Choice, params: Params) -> str:
+    """Say what half and twice the loss would buy."""
+    assert choice.chosen is not None
+    said = []
+    for offer in choice.chosen.others:
+        speedup = offer.seen.speedup(params.goal.cost) if offer.seen else None
+        what = f"{speedup:.2f}x ({method_name(offer.method or '')})" if speedup else "the full model"
+        said.append(f"for {_points(offer.max_loss)} {what}")
+    return f"With another goal: {', '.join(said)}." if said else ""
+
+
+def _more_rows(choice: Choice, params: Params) -> str:
+    assert choice.chosen is not None
+    more, seen = choice.chosen.with_more_rows, choice.offer.seen
+    now = (seen.speedup(params.goal.cost) if seen else None) or 1.0
+    if not more or more < WORTH_MORE_ROWS * now:
+        return ""
+    return (
+        f"Four times the calibration rows ({4 * choice.chosen.rows}) could be expected to allow about {more:.1f}x: "
+        "what these few cannot show is held back."
+    )
+
+
+def _drift(choice: Choice) -> str:
+    drift = choice.measured.drift if choice.measured else None
+    if drift is None or not drift.found:
+        return ""
+    return (
+        "**The evaluation texts are not like the calibration texts**: by length and confidence a classifier tells them "
+        f"apart (AUC {drift.auc:.2f}, 0.5 were alike; p {drift.p_value:.1g}). A promise holds for texts like those calibrated on; "
+        "for others calibrate again on rows of theirs: `adaptive-inference calibrate`."
+    )
+
+
+def _points(value: float) -> str:
+    text = number(value, ".2f").rstrip("0").rstrip(".")
+    return f"{text} {'point' if text == '1' else 'points'}"
+
+
+def model_remarks(choice: Choice, params: Params) -> list[str]:
+    """Return what a model card tells of the comparison that its model comes from."""
+    if not choice.faster:
+        return [headline(choice)] if choice.chosen else []
+    return [_promise(choice), _measured(choice), _speed(choice), _drift(choice)]
