@@ -5,8 +5,7 @@ the reported texts are like those of the calibration split: where they are not, 
 
     python pipeline_steps/evaluate_recommended.py --task tiers --backbone minilm --seed 0
     python pipeline_steps/evaluate_recommended.py --params presets/smoke.yaml --task tiers --backbone tiny --seed 0 \
-        --data splits --full full/model --methods runs/tiers/tiny/seed0 --choice choice --timings /tmp/timings.json \
-        --out /tmp/evaluation
+        --methods runs/tiers/tiny/seed0 --choice choice --timings /tmp/timings.json --out /tmp/evaluation
 """
 
 from __future__ import annotations
@@ -44,6 +43,9 @@ def main(stage: Stage) -> None:
     full = Answers.load(stage.inputs["methods"] / "full/answers/evaluation.safetensors")
     answers = Answers.load(folder / "answers/evaluation.safetensors")
     answers.check_full(full)
+    stage.add_input("full", stage.inputs["methods"] / "full/train/model")
+    stage.add_input("model", folder / "train/model")
+    data = stage.add_input("data", stage.inputs["methods"] / "data/splits")
     if choice.setting:
         load_rule(choice.setting.rule)  # before the code's digest is taken
     baseline = Engine(load_model(stage.inputs["full"]).to(device), "fixed")
@@ -61,7 +63,7 @@ def main(stage: Stage) -> None:
         return
 
     calibrator = Calibrator.from_json(read_json(folder / "calibration/calibration.json"))
-    model = load_model(folder / "train/model").to(device)
+    model = load_model(stage.inputs["model"]).to(device)
     own = Candidate(model_of, model, calibrate(raw, calibrator), calibrator, yardstick)
     goal = Goal("max_loss", params.goal.max_loss, params.goal.cost)
     point = OperatingPoint(goal, choice.setting, True, choice.seen)
@@ -84,8 +86,8 @@ def main(stage: Stage) -> None:
     names = ("quality", "loss", "layers_speedup", "flops_speedup")
     record.metrics |= {name: getattr(record, name) for name in names}
     if seed in protocol.timed_seeds:
-        schema = load_schema(stage.inputs["data"])
-        features = encode(load_split(stage.inputs["data"], "evaluation"), model.tokenizer, schema.max_length)
+        schema = load_schema(data)
+        features = encode(load_split(data, "evaluation"), model.tokenizer, schema.max_length)
         clock = WallClock(baseline, features, protocol, seed)
         rows, agreement = time_points(clock, [(point, who)], Engine)
         stage.timings |= {"rows": rows, "goals": {"wallclock_speedup": rows[0]["wallclock_speedup"]}}
@@ -94,4 +96,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, __doc__ or "", inputs=("data", "full", "methods", "choice"), timings=True)
+    run_stage(main, __doc__ or "", inputs=("methods", "choice"), timings=True)

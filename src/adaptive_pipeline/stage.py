@@ -55,6 +55,18 @@ class Stage:
     options: dict[str, str] = field(default_factory=dict)
     keys: tuple[str, ...] = ()  #: params that the record holds, dotted
 
+    def add_input(self, name: str, path: Path) -> Path:
+        """Take an input that another one tells of, and return its path.
+
+        Raises
+        ------
+        UserError
+            It was damaged since a stage wrote it.
+        """
+        refuse_damaged(path)
+        self.inputs[name] = path
+        return path
+
     def begin(self, *keys: str, made_from: Mapping[str, str] | None = None, **given: Any) -> Any:
         """Open the record, of the type of the stage's family; call it once all imports are done and before any work.
 
@@ -66,7 +78,8 @@ class Stage:
         UserError
             An input is not what another one was made from.
         """
-        digests = {name: digest_path(path) for name, path in self.inputs.items()} | check_loaded()
+        read = {name: path for name, path in self.inputs.items() if name != layout.WHOLE}
+        digests = {name: digest_path(path) for name, path in read.items()} | check_loaded()
         for name, digest in (made_from or {}).items():
             if digests.setdefault(name, digest) != digest:
                 raise UserError(
@@ -190,8 +203,9 @@ def _run(
     partial.mkdir()
     paths = {key: Path(getattr(args, key)) for key in inputs}
     given = {key: getattr(args, key) for key in options}
-    for path in paths.values():
-        refuse_damaged(path)
+    for key, path in paths.items():
+        if key != layout.WHOLE:
+            refuse_damaged(path)
     beside = {key: Path(getattr(args, f"out_{key}")) for key in files}
     parts = {key: path.with_name(f".{path.name}.partial") for key, path in beside.items()}
     for path in parts.values():

@@ -83,8 +83,12 @@ def test_a_stage_reads_and_writes_where_dvc_yaml_says(stage):
         for paths in (STAGES[stage]["deps"], map(path_of, STAGES[stage]["outs"]))
     )
     assert layout.out_path(stage, cell).as_posix() in outs
-    assert outs - {layout.out_path(stage, cell).as_posix()} <= {layout.timings_path(stage, cell).as_posix()}
     script = (ROOT / "pipeline_steps" / f"{stage}.py").read_text()
+    beside = {
+        layout.file_path(name, cell).as_posix() for name in layout.FILES if f'files=("{name}",)' in script
+    }
+    beside.add(layout.timings_path(stage, cell).as_posix())
+    assert outs - {layout.out_path(stage, cell).as_posix()} <= beside
     inputs = re.findall(r'"(\w+)"', re.search(r"inputs=\((.*?)\)", script)[1])
     read = {layout.input_path(name, cell).as_posix() for name in inputs if name in layout.INPUTS}
     assert {dep for dep in deps if dep.startswith("runs/")} == read

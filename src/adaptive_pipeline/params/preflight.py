@@ -21,6 +21,7 @@ from adaptive_inference.settings.inputs import Backbone, weights_kind
 from adaptive_inference.settings.training import FROM_FULL, OURS
 from adaptive_pipeline.params import Params, load_params, own_code
 
+logger = logging.getLogger("adaptive_inference")
 DATA = Path("data")
 #: Objectives that ask nothing of an encoder.
 PLAIN = set(OURS) - set(FROM_FULL)
@@ -48,6 +49,7 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
         with _told():
             check_encoders(params)
             check_own_heads(params)
+            tell_of_few_rows(params)
     check_risk(params)
     check_data(DATA)
     check_evaluation_files(params)
@@ -191,10 +193,32 @@ def check_risk(params: Params) -> None:
                 check_rows(most_calibration_rows(task, DATA), risk.delta, risk.epsilon)
 
 
+def tell_of_few_rows(params: Params) -> None:
+    """Say where no recommendation can be promised but by luck, since the calibration rows are too few for the confidence.
+
+    So many rows are needed that not losing one of them shows that ``max_loss`` is kept, with that probability.
+    """
+    from adaptive_inference.calibration.risk_control import least_rows
+
+    goal = params.goal
+    if not 0 < goal.max_loss < 100 or params.calibration.calibrate_on != "calibration":
+        return
+    needed = least_rows(goal.max_loss / 100, 1 - goal.confidence)
+    for name, task in params.tasks.items():
+        rows = most_calibration_rows(task, DATA)
+        if rows < needed:
+            logger.warning(
+                "tasks.%s: %d calibration rows are too few to promise a loss of at most %g points with a probability of %g: "
+                "that takes %d rows or more (calibration_rows; at most a fifth of the rows to train on), a larger "
+                "goal.max_loss or a smaller goal.confidence. The run goes on, and will most likely recommend the full model",
+                name, rows, goal.max_loss, goal.confidence, needed,
+            )  # fmt: skip
+
+
 @contextmanager
 def _told() -> Iterator[None]:
     """Show what the library says meanwhile: an encoder that lies in pieces is joined on its first use."""
-    logger, handler = logging.getLogger("adaptive_inference"), logging.StreamHandler()
+    handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("adaptive-inference: %(message)s"))
     level = logger.level
     logger.setLevel(logging.INFO)

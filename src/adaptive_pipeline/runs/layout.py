@@ -23,6 +23,8 @@ INPUTS = {
     "choice": f"{_RECOMMENDED}/choice",
     "methods": "",
 }
+#: An input of which a stage reads parts that it finds out: those it adds and digests itself.
+WHOLE = "methods"
 #: Stage -> the folder that it writes, from there.
 FOLDERS = {
     "prepare_data": "data",
