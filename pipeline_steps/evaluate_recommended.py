@@ -22,9 +22,9 @@ def main(stage: Stage) -> None:
     from adaptive_inference.engine import Engine
     from adaptive_inference.evaluation.candidate import Candidate
     from adaptive_inference.evaluation.points import sweep_point
-    from adaptive_inference.evaluation.statistics import bootstrap
+    from adaptive_inference.evaluation.statistics import loss_in_points
     from adaptive_inference.evaluation.wallclock import WallClock, time_points
-    from adaptive_inference.exit_rules import load_rule
+    from adaptive_inference.exit_rules import load_rules
     from adaptive_inference.exits import load_model
     from adaptive_inference.exits.outputs import pick_device
     from adaptive_inference.files import read_json
@@ -46,8 +46,7 @@ def main(stage: Stage) -> None:
     stage.add_input("full", stage.inputs["methods"] / "full/train/model")
     stage.add_input("model", folder / "train/model")
     data = stage.add_input("data", stage.inputs["methods"] / "data/splits")
-    if choice.setting:
-        load_rule(choice.setting.rule)  # before the code's digest is taken
+    load_rules(params.method(model_of).rules)  # code of one's own, too; before the code's digest is taken
     baseline = Engine(load_model(stage.inputs["full"]).to(device), "fixed")
     record = stage.begin("evaluation", "runtime", made_from=answers.made_from)
     raw, yardstick = answers.outputs, answers.yardstick
@@ -69,19 +68,19 @@ def main(stage: Stage) -> None:
     point = OperatingPoint(goal, choice.setting, True, choice.seen)
     who = own.answering(point)
     curve = sweep_point(point, who)
-    seen, given = curve.seen(0), curve.predictions[0]
-
-    def lost(rows):  # type: ignore[no-untyped-def]
-        pair = (
-            quality(yardstick.metric, item[rows], raw.labels[rows], yardstick.num_classes)
-            for item in (whole, given)
-        )
-        before, after = pair
-        return 100.0 * (before - after)
+    seen = curve.seen(0)
 
     record.method, record.setting = who.method, choice.setting
-    record.quality, record.loss = seen.quality, 100.0 * (score - seen.quality)
-    record.low, record.high = bootstrap(lost, len(given), protocol.bootstrap, seed)
+    record.quality = seen.quality
+    record.loss, record.low, record.high = loss_in_points(
+        yardstick.metric,
+        whole,
+        curve.predictions[0],
+        raw.labels,
+        yardstick.num_classes,
+        protocol.bootstrap,
+        seed,
+    )
     record.layers_speedup, record.flops_speedup = seen.layers_speedup, seen.flops_speedup
     names = ("quality", "loss", "layers_speedup", "flops_speedup")
     record.metrics |= {name: getattr(record, name) for name in names}

@@ -100,7 +100,7 @@ def losses_elsewhere(
     inner, outer = parts
     found = []
     by_name = {method.name: method for method in methods}
-    full_outputs, yardstick = by_name["full"].take(outer)
+    full_outputs, _ = by_name["full"].take(outer)
     for c in chosen:
         if c == NONE:
             found.append((0.0, 1.0))

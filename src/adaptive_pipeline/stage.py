@@ -82,8 +82,9 @@ class Stage:
         digests = {name: digest_path(path) for name, path in read.items()} | check_loaded()
         for name, digest in (made_from or {}).items():
             if digests.setdefault(name, digest) != digest:
+                where = self.inputs.get("answers") or self.inputs.get(layout.WHOLE)
                 raise UserError(
-                    f"the answers in {self.inputs['answers']} were made from another {name} than "
+                    f"the answers in {where} were made from another {name} than "
                     f"{self.inputs.get(name, 'there is now')}; run collect_answers again"
                 )
         self.keys = keys

@@ -104,7 +104,8 @@ def run(
         out = tmp_path / (place or module.__name__)
         out.mkdir(parents=True)
         cell, given = Cell("toy", "tiny", seed, method), {name: inputs[name] for name in names} | others
-        stage = Stage(module.__name__, cell, params, given, out, out, {}, module.__file__)
+        files = {"candidates": tmp_path / "candidates" / f"{method}.safetensors"}
+        stage = Stage(module.__name__, cell, params, given, out, out, {}, module.__file__, files=files)
         module.main(stage)
         stage.record.save(out)
         return stage
@@ -113,6 +114,9 @@ def run(
     inputs["answers"] = stage(collect_answers, models).out
     inputs["full_answers"] = stage(collect_answers, models, "full", "full_answers", model=inputs["full"]).out
     stage(calibrate_thresholds, ("answers", "full_answers"))
+    with_full = {"answers": inputs["full_answers"]}
+    if method != "full":
+        stage(calibrate_thresholds, ("full_answers",), "full", "full_calibration", **with_full)
     inputs["calibration"] = tmp_path / "calibrate_thresholds" / "calibration.json"
     evaluated = stage(evaluate_batch1, (*models, "answers", "calibration"))
     calibration = json.loads(inputs["calibration"].read_text())

@@ -18,8 +18,10 @@ from synthetic_records import invented_params, write_run
 import calibrate_thresholds
 import collect_answers
 import evaluate_batch1
+import evaluate_recommended
 import finetune_backbone
 import prepare_data
+import recommend as recommend_stage
 import train_multi_model
 import train_sweet
 from adaptive_inference.data.splits import make_splits
@@ -39,11 +41,11 @@ from adaptive_inference.tasks.quality import predict, quality
 from adaptive_inference.tasks.schema import Schema, load_schema, load_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.report import make_report
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
-from adaptive_pipeline.reporting.text.recommendation import recommend
 from adaptive_pipeline.runs.records import EvaluationRecord, Record
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.stage import Stage
@@ -109,11 +111,12 @@ def run(tmp_path_factory) -> Path:
         out.mkdir(parents=True)
         scratch = root / "scratch" / out.relative_to(root)
         cell = Cell("similar", "tiny", 0, method)
-        done = Stage(module.__name__, cell, params, inputs, out, scratch, {}, module.__file__)
+        files = {"candidates": home / f"candidates/{method}.safetensors"}
+        done = Stage(module.__name__, cell, params, inputs, out, scratch, {}, module.__file__, files=files)
         scratch.mkdir(parents=True)
         module.main(done)
         done.record.save(out)
-        if module is evaluate_batch1:
+        if module in (evaluate_batch1, evaluate_recommended):
             write_json(out.parent / "timings.json", done.timings)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -133,6 +136,9 @@ def run(tmp_path_factory) -> Path:
             stage(calibrate_thresholds, home / method / "calibration", method, **answers)
             given_["calibration"] = home / method / "calibration/calibration.json"
             stage(evaluate_batch1, home / method / "evaluation", method, **given_)
+        recommended = root / "runs/similar/tiny/recommended/seed0"
+        stage(recommend_stage, recommended / "choice", candidates=home / "candidates")
+        stage(evaluate_recommended, recommended / "evaluation", methods=home, choice=recommended / "choice")
     make_report(root / "runs", params, root / "results")
     return root
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from adaptive_inference.tasks.quality import quality
+
 LEVEL = 0.95
 CHUNK = 100  #: resamples held at once
 
@@ -39,3 +41,32 @@ def bootstrap(
     ]
     low, high = np.quantile(np.concatenate(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def loss_in_points(
+    metric: str,
+    full: np.ndarray,
+    own: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    resamples: int,
+    seed: int,
+) -> tuple[float, float | None, float | None]:
+    """Return what answers lose against the full model's, in points (hundredths of quality), with its 95 % interval.
+
+    Parameters
+    ----------
+    metric, classes
+        See `quality`.
+    full, own, labels
+        ``(N,)``; both models' rows are resampled together.
+    resamples, seed
+        See `bootstrap`.
+    """
+
+    def lost(rows: np.ndarray) -> np.ndarray:
+        before, after = (quality(metric, item[rows], labels[rows], classes) for item in (full, own))
+        return 100.0 * (np.asarray(before) - np.asarray(after))
+
+    low, high = bootstrap(lost, len(labels), resamples, seed)
+    return float(lost(np.arange(len(labels)))), low, high

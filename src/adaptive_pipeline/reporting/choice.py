@@ -83,7 +83,8 @@ class Choice:
     @property
     def offer(self) -> Offer:
         """What was offered under the goal."""
-        assert self.chosen is not None and self.chosen.offer is not None
+        assert self.chosen is not None
+        assert self.chosen.offer is not None
         return self.chosen.offer
 
     @property
@@ -94,7 +95,8 @@ class Choice:
     @property
     def held(self) -> bool:
         """Whether the evaluation split, too, shows no more loss than the goal allows."""
-        assert self.measured is not None and self.measured.loss is not None
+        assert self.measured is not None
+        assert self.measured.loss is not None
         return self.measured.loss <= self.offer.max_loss + 100 * ROUNDING
 
     @cached_property
@@ -103,7 +105,9 @@ class Choice:
         found, setting = self.measured, self.offer.setting if self.faster else None
         if found is None or setting is None:
             return None
-        assert found.method is not None and found.quality is not None and found.layers_speedup is not None
+        assert found.method is not None
+        assert found.quality is not None
+        assert found.layers_speedup is not None
         return Marked(
             found.method,
             setting.rule,
@@ -158,7 +162,8 @@ def _choose(results: Results, model: str) -> Choice:
             return replace(choice, cell=cell, why=why)
     chosen = results.runs.records["recommend", serves_all]
     measured = results.runs.records["evaluate_recommended", serves_all]
-    assert isinstance(chosen, RecommendationRecord) and isinstance(measured, RecommendedRecord)
+    assert isinstance(chosen, RecommendationRecord)
+    assert isinstance(measured, RecommendedRecord)
     timings = results.runs.companion("evaluate_recommended", serves_all, "timings")
     clock = next(iter(timings.get("rows", ())), {})
     found = replace(

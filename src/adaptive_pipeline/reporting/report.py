@@ -11,6 +11,7 @@ import pandas as pd
 from adaptive_inference.files import write_json, write_text
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.breakdowns import cost
+from adaptive_pipeline.reporting.choice import Choice, recommend
 from adaptive_pipeline.reporting.figures import analysis, exits, weights
 from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.figures.speed import draw_speed
@@ -23,7 +24,7 @@ from adaptive_pipeline.reporting.statistics.comparisons import compare, unanswer
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, csv_text
 from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
 from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown, cost_markdown
-from adaptive_pipeline.reporting.text.recommendation import Choice, as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 
 #: What a report owns in its folder; anything else there (kept records, a page about them) stays.
 OUTPUTS = ("tables", "figures", "model", "recommendation.json", "recommendation.md")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import static_layers
+from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.figures.shown import shown_rule
 from adaptive_pipeline.reporting.figures.style import canvas, colour, legend, marker, rule_colours, save
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import SPEEDS, Measure
 from adaptive_pipeline.reporting.names import method_key, method_name, rule_key, rule_name
 from adaptive_pipeline.reporting.statistics.curve_area import Band, band
-from adaptive_pipeline.reporting.text.recommendation import Choice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

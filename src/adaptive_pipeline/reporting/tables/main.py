@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from adaptive_pipeline.reporting.breakdowns import exits, first_exit_difference
+from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import KEY, MEASURES, UNITS, Measure
 from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.text.markdown import notes_list, number, spread_text, table
 from adaptive_pipeline.reporting.text.notes import first_exit_sentence, main_notes, signs
-from adaptive_pipeline.reporting.text.recommendation import Choice
 from adaptive_pipeline.reporting.text.sentences import chance_sentence
 
 HEADERS = ["Method", "Rule", "Operating point"]

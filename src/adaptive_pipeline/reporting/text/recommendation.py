@@ -154,7 +154,9 @@ def _promise(choice: Choice) -> str:
 
 def _measured(choice: Choice) -> str:
     found = choice.measured
-    assert found is not None and found.quality is not None and found.loss is not None
+    assert found is not None
+    assert found.quality is not None
+    assert found.loss is not None
     between = (
         ""
         if found.low is None
@@ -233,8 +235,8 @@ def _drift(choice: Choice) -> str:
         return ""
     return (
         "**The evaluation texts are not like the calibration texts**: by length and confidence a classifier tells them "
-        f"apart (AUC {drift.auc:.2f}, 0.5 were alike; p {drift.p_value:.1g}). A promise holds for texts like those calibrated on; "
-        "for others calibrate again on rows of theirs: `adaptive-inference calibrate`."
+        f"apart (AUC {drift.auc:.2f}, 0.5 were alike; p {drift.p_value:.1g}). A promise holds for texts like those "
+        "calibrated on; for others calibrate again on rows of theirs: `adaptive-inference calibrate`."
     )
 
 

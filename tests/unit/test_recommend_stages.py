@@ -1,0 +1,139 @@
+"""The stages that recommend and measure what is recommended, run in this process on tiny models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from calibrated_stages import make_folder, params_of, run
+
+import evaluate_recommended
+import recommend
+from adaptive_inference.calibration.answers import Answers
+from adaptive_inference.errors import UserError
+from adaptive_inference.selection.candidates import Candidates
+from adaptive_inference.tasks.quality import predict, quality
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.runs.records import RecommendationRecord
+from adaptive_pipeline.stage import Stage
+
+CELL = Cell("toy", "tiny", 0)
+GENEROUS = {"max_loss": 60.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("stages"))
+
+
+def recommended(
+    folder, tmp_path, monkeypatch, goal=GENEROUS, method="sweet", rules=("confidence", "patience")
+):
+    """Run all stages; return the records of both, and the timings of the second."""
+    run(folder, tmp_path, monkeypatch, method, rules, goal=goal)
+    params = params_of(method, list(rules), "classification", goal=goal)
+    home = folder / "classification"
+    seed = tmp_path / "seed0"
+    places = {
+        "full/train/model": home / "full", f"{method}/train/model": home / method,
+        "full/answers": tmp_path / "full_answers", f"{method}/answers": tmp_path / "collect_answers",
+        f"{method}/calibration": tmp_path / "calibrate_thresholds", "data/splits": home,
+        "candidates": tmp_path / "candidates",
+    }  # fmt: skip
+    for name, place in places.items():
+        (seed / name).parent.mkdir(parents=True, exist_ok=True)
+        (seed / name).symlink_to(place)
+
+    def stage(module, **inputs):
+        out = tmp_path / module.__name__
+        out.mkdir()
+        found = Stage(module.__name__, CELL, params, inputs, out, out, {}, module.__file__)
+        module.main(found)
+        found.record.save(out)
+        return found
+
+    chosen = stage(recommend, candidates=seed / "candidates")
+    measured = stage(evaluate_recommended, methods=seed, choice=chosen.out)
+    return chosen.record, measured.record, measured.timings
+
+
+def test_what_was_chosen_is_measured_at_its_very_threshold(folder, tmp_path, monkeypatch):
+    chosen, measured, timings = recommended(folder, tmp_path, monkeypatch)
+    offer = chosen.offer
+    assert (offer.method, measured.method) == ("sweet", "sweet")
+    assert measured.setting == offer.setting
+    assert offer.probability >= 0.8
+    assert chosen.rows == 30
+    answers = Answers.load(tmp_path / "full_answers/evaluation.safetensors").outputs
+    full = quality("accuracy", predict(answers.logits[:, -1], "classification"), answers.labels)
+    assert measured.full_quality == full
+    assert measured.loss == pytest.approx(100 * (full - measured.quality))
+    assert measured.low <= measured.loss <= measured.high
+    assert measured.agreement["rows"] == 4
+    (row,) = timings["rows"]
+    assert (row["method"], row["threshold"]) == ("sweet", offer.setting.threshold)
+    assert timings["goals"] == {"wallclock_speedup": row["wallclock_speedup"]}
+    assert measured.metrics["quality"] == measured.quality
+    assert {item.max_loss for item in chosen.others} == {30.0, 120.0}
+    assert set(measured.inputs) >= {"choice", "data", "full", "model"}
+
+
+def test_a_choice_made_again_is_the_same(folder, tmp_path, monkeypatch):
+    first, *_ = recommended(folder, tmp_path / "a", monkeypatch)
+    second, *_ = recommended(folder, tmp_path / "b", monkeypatch)
+    assert first.to_json() == second.to_json()
+    read = RecommendationRecord.load(tmp_path / "a/recommend")
+    assert read.offer == first.offer
+
+
+def test_where_nothing_can_be_promised_the_full_model_is_recommended_and_nothing_is_timed(
+    folder, tmp_path, monkeypatch
+):
+    (tmp_path / "x").mkdir()
+    run(folder, tmp_path / "x", monkeypatch, "sweet", ("confidence",))
+    chosen, measured, timings = recommended(
+        folder, tmp_path / "y", monkeypatch, goal={"max_loss": 0.0, "confidence": 0.99}
+    )
+    if chosen.offer.method is None:  # untrained models: as good as each other, by chance
+        assert (measured.method, measured.loss, measured.layers_speedup) == (None, 0.0, 1.0)
+        assert "rows" not in timings
+    assert measured.drift is not None
+
+
+def test_members_of_a_cascade_are_candidates_alone(folder, tmp_path, monkeypatch):
+    run(folder, tmp_path, monkeypatch, "multi_model", ("confidence",), goal=GENEROUS)
+    found = Candidates.load(tmp_path / "candidates/multi_model.safetensors")
+    assert [family.rule for family in found.families] == ["confidence", "fixed"]
+    assert [found.families[1].setting(k).member for k in range(3)] == [1, 2, 4]
+    assert np.all(np.diff(found.families[1].layers_speedup) < 0)
+
+
+def test_a_damaged_or_missing_method_is_said(folder, tmp_path, monkeypatch):
+    run(folder, tmp_path, monkeypatch, "sweet", ("confidence",))
+    shutil.rmtree(tmp_path / "candidates")
+    params = params_of("sweet", ["confidence"], "classification")
+    stage = Stage(
+        "recommend", CELL, params, {"candidates": tmp_path}, tmp_path, tmp_path, {}, recommend.__file__
+    )
+    with pytest.raises(
+        UserError, match=r"full.safetensors holds no candidates .*run calibrate_thresholds again"
+    ):
+        recommend.main(stage)
+
+
+def test_answers_to_a_model_that_was_trained_again_are_refused(folder, tmp_path, monkeypatch):
+    recommended(folder, tmp_path, monkeypatch)
+    seed = tmp_path / "seed0"
+    (seed / "sweet/train/model").unlink()
+    shutil.copytree(folder / "classification/sweet", seed / "sweet/train/model")
+    config = seed / "sweet/train/model/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"added": 1}))
+    params = params_of("sweet", ["confidence", "patience"], "classification", goal=GENEROUS)
+    given = {"methods": seed, "choice": tmp_path / "recommend"}
+    stage = Stage(
+        "evaluate_recommended", CELL, params, given, tmp_path, tmp_path, {}, evaluate_recommended.__file__
+    )
+    with pytest.raises(UserError, match="made from another model"):
+        evaluate_recommended.main(stage)
