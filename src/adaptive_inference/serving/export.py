@@ -38,8 +38,7 @@ def export(run: Path, out: Path) -> None:
         raise UserError(f"{run} has no {CALIBRATION_FILE} of its model; calibrate the model first")
     if not has_weights(saved.home):
         raise UserError(f"{saved.home} holds no weights; train the model again")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder; name another one, or remove it")
+    check_empty(out)
     figures = {} if saved.evaluation is None else _evaluated(saved.evaluation)
     points = [
         CardPoint(point, **figures.get((point.goal, point.setting), {}))
@@ -62,6 +61,12 @@ def _evaluated(file: Path) -> dict[tuple[Goal, Setting], dict[str, float | None]
         return {(point.goal, point.setting): {name: row[name] for name in names} for point, row in rows}
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{file} is no record of an evaluation ({error}); {fix}") from error
+
+
+def check_empty(out: Path) -> None:
+    """Refuse a folder to write into that holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not an empty folder; name another one, or remove it")
 
 
 def has_weights(home: Path) -> bool:
