@@ -148,18 +148,27 @@ def _tracking_server() -> dict[str, Any]:
             "answers": None,
             "problem": "no server is set (MLFLOW_TRACKING_URI): runs go to a local store",
         }
-    return answers(uri.rstrip("/") + "/health")
+    return answers(uri, "/health")
 
 
-def answers(url: str, within: float = ANSWER_WITHIN) -> dict[str, Any]:
-    """Return whether a server says anything at all; names and passwords in the address are never repeated.
+def answers(url: str, path: str = "", within: float = ANSWER_WITHIN) -> dict[str, Any]:
+    """Return whether a server says anything at all.
 
     A look-up of its name does not keep a time limit, so that a thread asks, which is left behind.
+
+    Parameters
+    ----------
+    url
+        Its address; names, passwords and a query in it are neither sent nor repeated.
+    path
+        What to ask for, below the address.
+    within
+        Seconds to wait.
     """
     found: dict[str, Any] = {"answers": False, "problem": f"no answer within {within:g} s"}
 
     def ask() -> None:
-        found.update(_ask(url, within))
+        found.update(_ask(url, path, within))
 
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
@@ -167,19 +176,21 @@ def answers(url: str, within: float = ANSWER_WITHIN) -> dict[str, Any]:
     return dict(found)
 
 
-def _ask(url: str, within: float) -> dict[str, Any]:
+def _ask(url: str, path: str, within: float) -> dict[str, Any]:
+    from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.parse import urlsplit
     from urllib.request import urlopen
 
     try:
-        host = urlsplit(url).netloc.rpartition("@")[2]
-        plain = urlsplit(url)._replace(netloc=host, query="", fragment="").geturl()
+        parts = urlsplit(url)
+        host, below = parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + path
+        plain = parts._replace(netloc=host, path=below, query="", fragment="").geturl()
         with urlopen(plain, timeout=within):
             return {"answers": True, "problem": None}
     except HTTPError as error:  # it refuses, and so it is there
         return {"answers": error.code < 500, "problem": f"it says {error.code}"}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         return {
             "answers": False,

@@ -137,7 +137,7 @@ def recalibrate(
         rule.check(model.schema.kind, model.has_certainty)
     raw = collect_outputs(model, encode(split, model.tokenizer, model.schema.max_length), batch_size)
     yardstick = _yardstick(model, raw)
-    return _fit(raw, yardstick, loaded, max_loss, model)
+    return from_outputs(raw, yardstick, loaded, max_loss, model.schema, model.calibration)
 
 
 def _yardstick(model: ExitModule, raw: ExitOutputs) -> Yardstick:
@@ -150,10 +150,15 @@ def _yardstick(model: ExitModule, raw: ExitOutputs) -> Yardstick:
     return replace(yardstick, num_layers=layers, full_flops=None, flops=None)
 
 
-def _fit(
-    raw: ExitOutputs, yardstick: Yardstick, rules: dict[str, ExitRule], max_loss: float, model: ExitModule
+def from_outputs(
+    raw: ExitOutputs,
+    yardstick: Yardstick,
+    rules: Mapping[str, ExitRule],
+    max_loss: float,
+    schema: Schema,
+    old: Mapping[str, Any] | None,
 ) -> Recalibrated:
-    old = model.calibration
+    """Do the same from the answers of all exits, not calibrated; ``old`` is the calibration before, None: there was none."""
     points = usable_points(old)
     cost = (old or {}).get("cost", "layers") if yardstick.full_flops is not None else "layers"
     ratios = sorted({point.goal.value for point in points if point.goal.kind == "min_speedup"})
@@ -161,7 +166,7 @@ def _fit(
     calibrator, chosen = _calibrated(raw, yardstick, rules, asked)
     best, full = recommend(chosen), full_quality(raw, yardstick)
     whole = Setting("fixed", len(raw.exits) - 1.0)
-    before = choose_setting(old, len(raw.exits), model.schema, None, None)
+    before = choose_setting(old, len(raw.exits), schema, None, None)
     earlier = Calibrator.identity(len(raw.exits)) if old is None else Calibrator.from_json(old)
     new = whole if best is None else best.setting
     body = {
@@ -189,7 +194,7 @@ def _fit(
 
 
 def _calibrated(
-    raw: ExitOutputs, yardstick: Yardstick, rules: dict[str, ExitRule], asked: Goal
+    raw: ExitOutputs, yardstick: Yardstick, rules: Mapping[str, ExitRule], asked: Goal
 ) -> tuple[Calibrator, list[OperatingPoint]]:
     calibrator = fit_calibrator(raw, yardstick.kind, temperature=True)
     return calibrator, choose_points(
@@ -209,7 +214,7 @@ def _measured(curve: Curve, full: float) -> Measured:
 
 
 def _held_out(
-    raw: ExitOutputs, yardstick: Yardstick, rules: dict[str, ExitRule], asked: Goal, whole: Setting
+    raw: ExitOutputs, yardstick: Yardstick, rules: Mapping[str, ExitRule], asked: Goal, whole: Setting
 ) -> Measured:
     """Answer each half of the rows, drawn once, with what the other half chose."""
     order = np.random.default_rng(0).permutation(len(raw.labels))
