@@ -136,6 +136,11 @@ def test_the_tracking_server_is_asked_for_its_health_and_its_password_stays_here
     assert not {"secret", "hidden"} & set(out.replace('"', " ").split())
 
 
+def test_an_address_that_cannot_be_read_is_told_without_its_password():
+    told = doctor.answers("http://name:se#cret@127.0.0.1:1")
+    assert told == {"answers": False, "problem": "its address cannot be read, or it speaks no HTTP"}
+
+
 def test_a_server_that_refuses_is_there(server):
     assert doctor.answers(server[0]) == {"answers": True, "problem": "it says 401"}
 

@@ -190,7 +190,9 @@ def _ask(url: str, path: str, within: float) -> dict[str, Any]:
             return {"answers": True, "problem": None}
     except HTTPError as error:  # it refuses, and so it is there
         return {"answers": error.code < 500, "problem": f"it says {error.code}"}
-    except (OSError, ValueError, HTTPException) as error:
+    except (ValueError, HTTPException):  # whose words may hold parts of a password
+        return {"answers": False, "problem": "its address cannot be read, or it speaks no HTTP"}
+    except OSError as error:
         reason = getattr(error, "reason", None) or error
         return {
             "answers": False,
