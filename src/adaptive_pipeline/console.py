@@ -79,7 +79,7 @@ class LogHandler(LogHandlerBase):
 
     def _hear(self, record: LogRecord) -> None:
         event = getattr(record, "event", None)
-        own = event in OWN_EVENTS or str(record.msg).startswith(OWN_LINES)
+        own = event in OWN_EVENTS or str(record.msg).startswith(OWN_LINES) or _says_exit_status(record)
         if self.shows_all or not own:
             self._say(self.format(record))
         if plan := getattr(record, "plan", None):
@@ -109,8 +109,8 @@ class LogHandler(LogHandlerBase):
         log = next(iter(record.log), "")
         after = f" after {human(record.created - job.began)}" if job else ""
         lines = [line[:300] for line in _text(log).splitlines() if line.strip()][-TAIL:]
-        told = f"; {log} ends with" if lines else f"; see above, and {log}" if log else "; see above"
-        self._say("\n    ".join([f"FAILED: {self._label(record.rule_name)}{after}{told}", *lines]))
+        told = f"{log} ends with" if lines else "see above, and the newest file in .snakemake/log/"
+        self._say("\n    ".join([f"FAILED: {self._label(record.rule_name)}{after}; {told}", *lines]))
 
     def _live(self) -> None:
         """Say what is running whenever nothing was said for a while."""
@@ -139,6 +139,11 @@ class LogHandler(LogHandlerBase):
     def _say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
         self.spoke = time.monotonic()
+
+
+def _says_exit_status(record: LogRecord) -> bool:
+    """Whether the record is the exception that a failed command gives, which `LogEvent.JOB_ERROR` tells too."""
+    return getattr(record, "exception", "") == "RuleException" and "CalledProcessError in file" in record.msg
 
 
 def _text(log: str) -> str:
