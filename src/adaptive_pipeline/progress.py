@@ -164,14 +164,15 @@ def _announcement(plan: Plan, stages: int, unknown: bool) -> str:
     rough = (
         "" if any(entry.known for entry in plan.entries.values()) else "; rough: nothing was timed here yet"
     )
-    up_to = (
-        "a stage of an earlier run is still working, so DVC does not tell what is left: up to "
-        if unknown
-        else ""
-    )
+    count = f"{len(plan.entries)} of {stages} stages to run"
+    if unknown:
+        count = (
+            f"a stage of an earlier run is still working, so DVC does not tell what is left: up to {count}"
+        )
+    cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
     return (
-        f"{up_to}{len(plan.entries)} of {stages} stages to run, about {human(plan.left({}))} on {plan.cores} cores{rough}. "
-        "What they print is in logs/, what Snakemake says in .snakemake/log/ (or here: `make run VERBOSE=1`)"
+        f"{count}, about {human(plan.left({}))} on {cores}{rough}\n"
+        "What stages print is in logs/, what Snakemake says in .snakemake/log/ (or here: `make run VERBOSE=1`)"
     )
 
 
