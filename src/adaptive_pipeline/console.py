@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from logging import LogRecord
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from adaptive_pipeline.progress import Plan, human
+from adaptive_pipeline.progress import Plan, human, remember
 
 #: What Snakemake says of its own work. All else is shown: warnings, errors, and what later versions may find worth saying.
 OWN_EVENTS = (
@@ -66,9 +67,8 @@ class LogHandler(LogHandlerBase):
     def emit(self, record: LogRecord) -> None:
         """Take what a record says, and show it or what it means."""
         try:
-            self._hear(record)
-        except BrokenPipeError:  # nobody reads on
-            pass
+            with suppress(BrokenPipeError):  # nobody reads on
+                self._hear(record)
         except Exception:  # a line that cannot be told stops no run
             self.handleError(record)
 
@@ -98,11 +98,13 @@ class LogHandler(LogHandlerBase):
     def _finished(self, job: Job | None, now: float) -> None:
         if job is None or job.rule not in self.plan.entries:  # what sits on top of the stages
             return
-        executed = "Running stage" in _text(job.log)
-        self.plan.end(job.rule, now - job.began, executed)
-        took = human(now - job.began) if executed else "computed before"
+        seconds, executed = now - job.began, "Running stage" in _text(job.log)
+        self.plan.end(job.rule, seconds, executed)
+        took = human(seconds) if executed else "computed before"
         self._say(f"{self._label(job.rule)}: {took}; {self.plan.state(self._running(now))}")
         self.silence = SILENCE
+        if executed:
+            remember(self.plan.entries[job.rule], seconds)
 
     def _failed(self, job: Job | None, record: LogRecord) -> None:
         self.plan.failed.add(record.rule_name)
@@ -115,10 +117,10 @@ class LogHandler(LogHandlerBase):
     def _live(self) -> None:
         """Say what is running whenever nothing was said for a while."""
         while not self.closed.wait(max(0.1, self.spoke + self.silence - time.monotonic())):
-            with self.lock:
+            with self.lock, suppress(BrokenPipeError):
                 if self.jobs and time.monotonic() - self.spoke >= self.silence:
-                    self._say(self._still_running(time.time()))
                     self.silence = min(2 * self.silence, LONGEST_SILENCE)
+                    self._say(self._still_running(time.time()))
 
     def _still_running(self, now: float) -> str:
         jobs = sorted(self.jobs.values(), key=lambda job: job.began)
@@ -137,8 +139,8 @@ class LogHandler(LogHandlerBase):
         return self.plan.entries[rule].label if rule in self.plan.entries else rule
 
     def _say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
         self.spoke = time.monotonic()
+        print(text, file=self.stream, flush=True)
 
 
 def _says_exit_status(record: LogRecord) -> bool:

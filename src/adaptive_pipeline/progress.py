@@ -76,12 +76,8 @@ class Plan:
     failed: set[str] = field(default_factory=set)
 
     def end(self, name: str, seconds: float, executed: bool) -> None:
-        """Note that a stage ended well, and for later runs how long it took, if DVC executed it."""
+        """Note that a stage ended well, and how long it took, if DVC executed it."""
         self.took[name] = seconds if executed else None
-        if executed:
-            DURATIONS.mkdir(parents=True, exist_ok=True)
-            body = {"seconds": seconds, "examples": self.entries[name].examples}
-            write_json(DURATIONS / f"{name}.json", body)
 
     def state(self, running: Mapping[str, float]) -> str:
         """Say how many stages are done and about how long the rest takes; see `left`."""
@@ -250,6 +246,12 @@ def training_rows(task: Task) -> int:
         return most_training_rows(task, Path("data")) or ROWS_OF_A_HUB
     except (UserError, OSError):
         return ROWS_OF_A_HUB
+
+
+def remember(entry: Entry, seconds: float) -> None:
+    """Keep for later runs how long a stage took."""
+    DURATIONS.mkdir(parents=True, exist_ok=True)
+    write_json(DURATIONS / f"{entry.name}.json", {"seconds": seconds, "examples": entry.examples})
 
 
 def _took(name: str) -> tuple[float, int | None] | None:
