@@ -28,8 +28,8 @@ OWN_EVENTS = (
 )  # fmt: skip
 OWN_LINES = (
     "Assuming unrestricted shared filesystem", "Building DAG of jobs", "Using shell:", "Conda environments: ignored",
-    "Select jobs to execute", "Removing output files of failed job", "Shutting down, this might take some time",
-    "Complete log(s):", "Elapsed time:",
+    "Select jobs to execute", "Touching output file", "Removing output files of failed job",
+    "Shutting down, this might take some time", "Complete log(s):", "Elapsed time:",
 )  # fmt: skip
 #: Seconds without a line after which one tells what is running; the wait doubles up to the last, since some runs take days.
 SILENCE, LONGEST_SILENCE = 60.0, 600.0
