@@ -1,0 +1,161 @@
+"""``docs/claims.md``: every claim with its tests and verdict."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from adaptive_pipeline.reporting.claims.judged import REPEATED, Judged, Kept, judge_claims
+from adaptive_pipeline.reporting.claims.listed import PAPERS, Paper
+from adaptive_pipeline.reporting.claims.trials import RESAMPLES, Gradients
+from adaptive_pipeline.reporting.claims.verdict import BAND, FAR, MANY_ROWS, SLACK, Finding, Verdict
+from adaptive_pipeline.reporting.text.markdown import counted, number, table
+
+# ruff: noqa: RUF001 - signs that readers see
+SUMMARY = ("", "Claim", "Deciding tests: difference in points [95 %]", "Tests", "Verdict")
+LINES = (
+    "", "Preset", "Task", "Encoder", "Rows", "Seeds", "Compared", "× fewer layers", "Difference [95 %]", "± seeds",
+    "Verdict",
+)  # fmt: skip
+SHOWN = 3  #: deciding tests in the summary
+
+
+def claims_page(kept: Kept) -> str:
+    """Return the page."""
+    judged = judge_claims(kept)
+    by_key = {item.claim.key: item for item in judged}
+    lines = [*_head(judged), *_rules(), "## Verdicts", ""]
+    lines += [*table("lllrl", SUMMARY, (_summary(item) for item in judged)), ""]
+    for paper in PAPERS:
+        lines += _paper(paper, [by_key[claim.key] for claim in paper.claims])
+    return "\n".join([*lines, *_missing(kept, judged)]) + "\n"
+
+
+def _head(judged: Sequence[Judged]) -> Iterator[str]:
+    tests = [test for item in judged for test in item.tests]
+    words = Counter(item.verdict for item in judged)
+    found = ", ".join(f"{words[verdict]} *{verdict}*" for verdict in Verdict if words[verdict])
+    bounds = sum(not test.effect.paired for test in tests)
+    yield from [
+        "# What the papers claim, and what was seen here",
+        "",
+        "The papers on early exits claim that one way to train a model, or one rule to leave it, is better than "
+        "another; "
+        f"{len(judged)} such claims are listed here. Each is tested on every kept result in `docs/results/` that holds "
+        "both methods, as the difference between the two in points (hundredths of accuracy) on the same texts, with an "
+        "interval of 95 %. A claim *holds* where the interval lies wholly on the paper's side of 0, and *does "
+        "not* where it "
+        f"lies wholly on the other side; *no difference seen* means that it lies within {BAND * 100:g} points of "
+        "0, and in all "
+        f"other cases it *cannot be told*. The result: {found}. What cannot be told has too few texts or one seed "
+        "for a "
+        "difference of this size, has tests that disagree, or has two methods that ran at different speeds.",
+        "",
+        f"{len(tests)} lines below are tests. If no claim were true, about one in twenty of them, "
+        f"{round(len(tests) / 20)}, would still "
+        f"show a difference by luck. {bounds} of them know no answers of single exits and have a bound, marked ≤, "
+        "instead of a paired interval. All is about our encoders, data sizes and trainings, which are not the papers'.",
+        "",
+        "This page is made from the kept records: `python -m adaptive_pipeline.reporting.claims`.",
+        "",
+    ]
+
+
+def _rules() -> list[str]:
+    return [
+        "## How a verdict is made",
+        "",
+        f"- **Interval.** Texts and seeds are drawn again {RESAMPLES:,} times, both methods always on the same ones "
+        "([protocol](protocol.md#statistics)). With one seed it speaks of these trained models only. A bound (≤) "
+        "takes the two methods' errors as if they had nothing to do with each other, and adds the seeds' spread: "
+        "it is wider.",
+        "- **Exits.** Every text is made to leave at one exit; the mean is over the exits that both methods have.",
+        "- **Rules at a speed.** Each method enters with a threshold that its calibration texts chose. Compared are "
+        f"two that saved about equally many layers on calibration texts (within {SLACK:.0%}, else the closest up to a "
+        f"factor of {FAR:g}), and of these those nearest to the paper's speed.",
+        f"- **Speed.** Where the better of two runs more than {SLACK:.0%} slower on the evaluation texts, speed may "
+        "explain the difference: it cannot be told.",
+        f"- **Claims of a tie.** The claim *holds* where the interval lies within {BAND * 100:g} points of 0 and *does "
+        "not* where it lies wholly outside.",
+        f"- **All tests of a claim.** Real tasks of at least {MANY_ROWS:,} evaluation texts are asked first, then "
+        "other real "
+        "tasks, then generated ones. The first kind in which a test can tell decides. Where its tests disagree, "
+        "the claim "
+        "cannot be told in general: the lines say where it holds.",
+        "",
+    ]
+
+
+def _summary(item: Judged) -> list[str]:
+    deciding = item.deciding
+    shown = [f"{test.task}, {test.backbone}: {_difference(item, test)}" for test in deciding[:SHOWN]]
+    if len(deciding) > SHOWN:
+        shown.append(f"and {len(deciding) - SHOWN} more")
+    text = "; ".join(shown) or ("none can tell" if item.tests else "not tested")
+    word = f"**{item.verdict}**"
+    if deciding and item.verdict == Verdict.UNTOLD:
+        word += " (tests disagree)"
+    elif deciding and deciding[0].invented:
+        word += " (generated texts alone)"
+    return [item.claim.key, item.claim.title, text, str(len(item.tests)), word]
+
+
+def _paper(paper: Paper, items: Sequence[Judged]) -> Iterator[str]:
+    yield from [f"## {paper.name}", "", f"{paper.citation}. [The method here]({paper.page}).", ""]
+    for item in items:
+        claim = item.claim
+        note = f" {claim.note}" if claim.note else ""
+        yield f"- **{claim.key} {claim.title}** {claim.says} ({claim.source}.){note}"
+    rows = [_line(item, test) for item in items for test in item.tests]
+    yield from ["", *table("llllrrlrrrl", LINES, rows), ""]
+
+
+def _line(item: Judged, test: Finding) -> list[str]:
+    effect = test.effect
+    speeds = " / ".join(number(value, ".2f") for value in effect.speedups or ())
+    spread = number(effect.std * _unit(item)[0], _unit(item)[1].lstrip("+"))
+    where = [
+        item.claim.key,
+        test.preset,
+        test.task,
+        test.backbone,
+        f"{effect.rows:,}" if effect.rows else "",
+        str(effect.seeds),
+    ]
+    return [*where, effect.of, speeds, _difference(item, test), spread, test.verdict]
+
+
+def _difference(item: Judged, test: Finding) -> str:
+    factor, form = _unit(item)
+    effect = test.effect
+    text = number(effect.mean * factor, form)
+    if math.isnan(effect.low):
+        return text
+    ends = ", ".join(number(value * factor, form) for value in (effect.low, effect.high))
+    return f"{text} {'' if effect.paired else '≤ '}[{ends}]"
+
+
+def _unit(item: Judged) -> tuple[float, str]:
+    """Return factor and format of a claim's figures: points, or a cosine as it is."""
+    return (1.0, "+.2f") if isinstance(item.claim.trial, Gradients) else (100.0, "+.2f")
+
+
+def _missing(kept: Kept, judged: Sequence[Judged]) -> Iterator[str]:
+    yield from ["## What is missing", ""]
+    if kept.without:
+        yield f"- No records are kept of the presets {', '.join(kept.without)}."
+    for name, other in REPEATED.items():
+        yield f"- `{name}` trains some of what `{other}` trains, and is left out."
+    if kept.unlearned:
+        yield f"- The full model is not shown to have learned the task on {'; '.join(kept.unlearned)}: not tested there."
+    for name, cells in kept.missing.items():
+        listed = ", ".join(f"{item.cell.task} {item.cell.method} seed {item.cell.seed}" for item in cells)
+        yield f"- `{name}` is not finished: {counted(len(cells), 'cell')} ({listed})."
+    reasons: dict[str, list[str]] = {}
+    for item in judged:
+        for where, why in item.untested:
+            reasons.setdefault(why, []).append(f"{item.claim.key} on {where}")
+    for why, places in reasons.items():
+        yield f"- Not tested, since {why}: {'; '.join(places)}."
+    yield from ["", "The claims of AdapLeR, FREE and CALM come with these methods.", ""]
