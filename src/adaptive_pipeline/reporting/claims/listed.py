@@ -253,6 +253,14 @@ PAPERS = (
                 Points("leebert", "confidence", "early_exit", "confidence", LEEBERT),
                 note="Shallow-Deep is not built here; early exit, which sums the exits' losses too, stands for it.",
             ),
+            Claim(
+                "L11",
+                "Exits that learn from each other are better exits.",
+                "Without distillation the shallow exits are far worse; a figure shows it, without numbers.",
+                "section 4.6 and Figure 3, MRPC",
+                Exits("leebert_uniform", "early_exit"),
+                note="Both with uniform weights, so that distillation alone differs.",
+            ),
         ),
     ),
 )

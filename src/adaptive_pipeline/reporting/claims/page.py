@@ -36,26 +36,24 @@ def _head(judged: Sequence[Judged]) -> Iterator[str]:
     tests = [test for item in judged for test in item.tests]
     words = Counter(item.verdict for item in judged)
     found = ", ".join(f"{words[verdict]} *{verdict}*" for verdict in Verdict if words[verdict])
+    clear = sum(test.verdict in (Verdict.HOLDS, Verdict.DOES_NOT) for test in tests)
     bounds = sum(not test.effect.paired for test in tests)
     yield from [
         "# What the papers claim, and what was seen here",
         "",
-        "The papers on early exits claim that one way to train a model, or one rule to leave it, is better than "
-        "another; "
-        f"{len(judged)} such claims are listed here. Each is tested on every kept result in `docs/results/` that holds "
-        "both methods, as the difference between the two in points (hundredths of accuracy) on the same texts, with an "
-        "interval of 95 %. A claim *holds* where the interval lies wholly on the paper's side of 0, and *does "
-        "not* where it "
-        f"lies wholly on the other side; *no difference seen* means that it lies within {BAND * 100:g} points of "
-        "0, and in all "
-        f"other cases it *cannot be told*. The result: {found}. What cannot be told has too few texts or one seed "
-        "for a "
-        "difference of this size, has tests that disagree, or has two methods that ran at different speeds.",
+        "Early exits let a language model answer easy texts after its first layers. The papers about them claim that one "
+        f"way to train such exits, or one rule when to leave, is better than another; {len(judged)} of these claims are "
+        "listed here. Each was tested on every kept result (`docs/results/`) that holds both methods: the difference "
+        "between the two, in points (hundredths of accuracy), on the same texts, with the interval in which it lies with a "
+        "certainty of 95 %. A claim *holds* if the whole interval lies on the paper's side of 0, it *does not* if the whole "
+        f"interval lies on the other side, *no difference* is *seen* if the interval stays within {BAND * 100:g} points of "
+        "0, and else it *cannot be told*. It cannot be told where texts or seeds are too few for so small a difference, "
+        "where tests disagree, and where the better method also ran slower.",
         "",
-        f"{len(tests)} lines below are tests. If no claim were true, about one in twenty of them, "
-        f"{round(len(tests) / 20)}, would still "
-        f"show a difference by luck. {bounds} of them know no answers of single exits and have a bound, marked ≤, "
-        "instead of a paired interval. All is about our encoders, data sizes and trainings, which are not the papers'.",
+        f"**Of {len(judged)} claims: {found}.** All of it is about our encoders, amounts of data and trainings, which are "
+        f"not the papers'. {len(tests)} lines below are tests, and {clear} of them show a difference; by luck alone about "
+        f"one in twenty, {round(len(tests) / 20)}, would. For {bounds} the answers of single exits were not kept: a "
+        "cautious bound, marked ≤, stands in place of the interval.",
         "",
         "This page is made from the kept records: `python -m adaptive_pipeline.reporting.claims`.",
         "",
@@ -89,7 +87,7 @@ def _rules() -> list[str]:
 
 def _summary(item: Judged) -> list[str]:
     deciding = item.deciding
-    shown = [f"{test.task}, {test.backbone}: {_difference(item, test)}" for test in deciding[:SHOWN]]
+    shown = [f"{_place(test)}: {_difference(item, test)}" for test in deciding[:SHOWN]]
     if len(deciding) > SHOWN:
         shown.append(f"and {len(deciding) - SHOWN} more")
     text = "; ".join(shown) or ("none can tell" if item.tests else "not tested")
@@ -99,6 +97,11 @@ def _summary(item: Judged) -> list[str]:
     elif deciding and deciding[0].invented:
         word += " (generated texts alone)"
     return [item.claim.key, item.claim.title, text, str(len(item.tests)), word]
+
+
+def _place(test: Finding) -> str:
+    rows = f"{counted(test.effect.rows, 'row')}, " if test.effect.rows else ""
+    return f"{test.task} on {test.backbone} ({rows}{counted(test.effect.seeds, 'seed')})"
 
 
 def _paper(paper: Paper, items: Sequence[Judged]) -> Iterator[str]:
@@ -114,31 +117,24 @@ def _paper(paper: Paper, items: Sequence[Judged]) -> Iterator[str]:
 def _line(item: Judged, test: Finding) -> list[str]:
     effect = test.effect
     speeds = " / ".join(number(value, ".2f") for value in effect.speedups or ())
-    spread = number(effect.std * _unit(item)[0], _unit(item)[1].lstrip("+"))
-    where = [
-        item.claim.key,
-        test.preset,
-        test.task,
-        test.backbone,
-        f"{effect.rows:,}" if effect.rows else "",
-        str(effect.seeds),
-    ]
+    spread = number(effect.std * _factor(item), ".2f")
+    rows = f"{effect.rows:,}" if effect.rows else ""
+    where = [item.claim.key, test.preset, test.task, test.backbone, rows, str(effect.seeds)]
     return [*where, effect.of, speeds, _difference(item, test), spread, test.verdict]
 
 
 def _difference(item: Judged, test: Finding) -> str:
-    factor, form = _unit(item)
-    effect = test.effect
-    text = number(effect.mean * factor, form)
+    effect, factor = test.effect, _factor(item)
+    text = number(effect.mean * factor, "+.2f") + (" (cosine)" if factor == 1 else "")
     if math.isnan(effect.low):
         return text
-    ends = ", ".join(number(value * factor, form) for value in (effect.low, effect.high))
+    ends = ", ".join(number(value * factor, "+.2f") for value in (effect.low, effect.high))
     return f"{text} {'' if effect.paired else '≤ '}[{ends}]"
 
 
-def _unit(item: Judged) -> tuple[float, str]:
-    """Return factor and format of a claim's figures: points, or a cosine as it is."""
-    return (1.0, "+.2f") if isinstance(item.claim.trial, Gradients) else (100.0, "+.2f")
+def _factor(item: Judged) -> int:
+    """Return what makes points of a claim's figures; a cosine stays as it is."""
+    return 1 if isinstance(item.claim.trial, Gradients) else 100
 
 
 def _missing(kept: Kept, judged: Sequence[Judged]) -> Iterator[str]:
