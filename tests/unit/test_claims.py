@@ -81,10 +81,14 @@ def a_test(verdict, rows=500, invented=False):
 def test_tasks_of_many_rows_decide_first_and_generated_ones_last():
     tests = [a_test(DOES_NOT), a_test(HOLDS, rows=9815), a_test(NO_DIFFERENCE, 3000, invented=True)]
     assert decide(tests) == (HOLDS, tests[1:2])
-    tests[1] = a_test(UNTOLD, rows=9815)
-    assert decide(tests) == (DOES_NOT, tests[:1])
+    assert decide(tests[::2]) == (DOES_NOT, tests[:1])
     assert decide(tests[2:]) == (NO_DIFFERENCE, tests[2:])
     assert decide([]) == (UNTOLD, [])
+
+
+def test_generated_texts_never_outvote_real_ones_that_cannot_tell():
+    tests = [a_test(UNTOLD), a_test(DOES_NOT, invented=True)]
+    assert decide(tests) == (UNTOLD, tests[:1])
 
 
 def test_tests_that_disagree_leave_a_claim_open():

@@ -76,11 +76,9 @@ def _rules() -> list[str]:
         "explain the difference: it cannot be told.",
         f"- **Claims of a tie.** The claim *holds* where the interval lies within {BAND * 100:g} points of 0 and *does "
         "not* where it lies wholly outside.",
-        f"- **All tests of a claim.** Real tasks of at least {MANY_ROWS:,} evaluation texts are asked first, then "
-        "other real "
-        "tasks, then generated ones. The first kind in which a test can tell decides. Where its tests disagree, "
-        "the claim "
-        "cannot be told in general: the lines say where it holds.",
+        f"- **All tests of a claim.** Real tasks of at least {MANY_ROWS:,} evaluation texts are asked first, then other "
+        "real tasks, then generated ones. The first kind of which there is a test decides. Where its tests that can tell "
+        "disagree, the claim cannot be told in general: the lines say where it holds.",
         "",
     ]
 
@@ -90,17 +88,24 @@ def _summary(item: Judged) -> list[str]:
     shown = [f"{_place(test)}: {_difference(item, test)}" for test in deciding[:SHOWN]]
     if len(deciding) > SHOWN:
         shown.append(f"and {len(deciding) - SHOWN} more")
-    text = "; ".join(shown) or ("none can tell" if item.tests else "not tested")
-    word = f"**{item.verdict}**"
-    if deciding and item.verdict == Verdict.UNTOLD:
-        word += " (tests disagree)"
-    elif deciding and deciding[0].invented:
-        word += " (generated texts alone)"
-    return [item.claim.key, item.claim.title, text, str(len(item.tests)), word]
+    text = "; ".join(shown) or "not tested"
+    return [item.claim.key, item.claim.title, text, str(len(item.tests)), f"**{item.verdict}**{_why(item)}"]
+
+
+def _why(item: Judged) -> str:
+    """Return what one has to know beside a verdict."""
+    deciding = item.deciding
+    if len({test.verdict for test in deciding}) > 1:
+        return " (tests disagree)"
+    if deciding and deciding[0].invented:
+        return " (generated texts alone)"
+    apart = bool(deciding) and all(test.effect.low > 0 or test.effect.high < 0 for test in deciding)
+    slower = apart and item.claim.side != "level" and item.verdict == Verdict.UNTOLD
+    return " (the better one ran slower)" if slower else ""
 
 
 def _place(test: Finding) -> str:
-    rows = f"{counted(test.effect.rows, 'row')}, " if test.effect.rows else ""
+    rows = f"{test.effect.rows:,} rows, " if test.effect.rows else ""
     return f"{test.task} on {test.backbone} ({rows}{counted(test.effect.seeds, 'seed')})"
 
 

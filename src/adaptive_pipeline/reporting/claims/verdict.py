@@ -103,15 +103,13 @@ class Finding:
 def decide(tests: Iterable[Finding]) -> tuple[Verdict, list[Finding]]:
     """Return what all tests of a claim say together, and those that decide.
 
-    Real tasks of at least `MANY_ROWS` rows are asked first, then other real ones, then generated ones. The first kind of
-    which a test tells something decides; where its tests disagree, nothing can be told.
+    Real tasks of at least `MANY_ROWS` rows are asked first, then other real ones, then generated ones: the first kind of
+    which there is a test decides, so that generated texts never outvote real ones. Its tests that can tell must agree.
     """
     kinds: dict[int, list[Finding]] = {0: [], 1: [], 2: []}
     for test in tests:
         kinds[2 if test.invented else int(test.effect.rows < MANY_ROWS)].append(test)
-    for asked in kinds.values():
-        telling = [test for test in asked if test.verdict != Verdict.UNTOLD]
-        if telling:
-            words = {test.verdict for test in telling}
-            return words.pop() if len(words) == 1 else Verdict.UNTOLD, telling
-    return Verdict.UNTOLD, []
+    asked = next(filter(None, kinds.values()), [])
+    telling = [test for test in asked if test.verdict != Verdict.UNTOLD]
+    words = {test.verdict for test in telling}
+    return words.pop() if len(words) == 1 else Verdict.UNTOLD, telling or asked
