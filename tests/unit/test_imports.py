@@ -21,7 +21,15 @@ WITH_TORCH = ("engine.torch_runner",)
 
 
 def light_modules():
-    names = ["cli", "exits.layout", "serving.card", "serving.export", "serving.predictor", "serving.setting"]
+    names = [
+        "cli",
+        "exits.layout",
+        "serving.card",
+        "serving.export",
+        "serving.hub",
+        "serving.predictor",
+        "serving.setting",
+    ]
     for folder in ("engine", "exit_rules", "calibration"):
         names += [f"{folder}.{file.stem}" for file in sorted((PACKAGE / folder).glob("*.py"))]
     names = [name.removesuffix(".__init__") for name in names]

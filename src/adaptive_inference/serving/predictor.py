@@ -161,24 +161,31 @@ class Predictor:
         return Prediction(self.schema.labels[int(logits.argmax())], probabilities, layer)
 
 
-def load_predictor(folder: str | Path, rule: str | None = None, threshold: float | None = None) -> Predictor:
+def load_predictor(
+    folder: str | Path, rule: str | None = None, threshold: float | None = None, revision: str | None = None
+) -> Predictor:
     """Load a saved model, ready to answer texts.
 
     Parameters
     ----------
     folder
-        An exported model's folder, or a method's run folder.
+        An exported model's folder, a method's run folder, or a model's id on a hub.
     rule, threshold
         See `Predictor`.
+    revision
+        Of an id; see `hub.model_folder`.
 
     Raises
     ------
     UserError
-        The folder holds no model that this release can read, or the rule does not fit it.
+        There is no model that this release can read, or the rule does not fit it.
     """
+    from adaptive_inference.serving.hub import model_folder
+
+    home = model_folder(folder, revision)
     from adaptive_inference.exits.load import load_model
 
-    return Predictor(load_model(folder), rule, threshold)
+    return Predictor(load_model(home), rule, threshold)
 
 
 def check_batch_size(batch_size: int) -> None:
