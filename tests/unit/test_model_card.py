@@ -166,8 +166,14 @@ def test_a_hub_reads_the_evaluation_splits_figures_at_the_default_point_off_a_ca
         assert (item.task_type, item.dataset_name) == ("text-classification", "movies")
 
 
-def test_a_card_claims_no_figure_of_rows_that_are_not_known(tmp_path):
-    assert told(tmp_path).data.eval_results is None
+def test_figures_on_rows_of_unknown_origin_are_told_under_the_tasks_name(tmp_path):
+    figure = told(tmp_path).data.eval_results[0]
+    assert (figure.dataset_name, figure.dataset_type) == ("movies", "unknown")
+
+
+def test_a_card_without_measured_figures_claims_none_to_a_hub(tmp_path):
+    data = ModelCard(card(calibrated(build([2, 4])), tmp_path)).data
+    assert (data.eval_results, data.model_name) == (None, None)
 
 
 def test_a_card_says_how_to_install_the_library_alone(tmp_path):

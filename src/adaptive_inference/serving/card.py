@@ -9,7 +9,14 @@ from pathlib import Path
 from adaptive_inference.by_name import module_names
 from adaptive_inference.calibration.operating_point import COST_WORDS, OperatingPoint
 from adaptive_inference.exits.layout import MULTI_MODEL, open_model
-from adaptive_inference.serving.metadata import UNKNOWN, Dataset, Encoder, Measured, front_matter
+from adaptive_inference.serving.metadata import (
+    NO_DATASET,
+    NO_ENCODER,
+    Dataset,
+    Encoder,
+    Measured,
+    front_matter,
+)
 from adaptive_inference.serving.setting import recommended
 from adaptive_inference.tasks.schema import Schema
 
@@ -79,7 +86,7 @@ class CardData:
     origin
         What the encoder was before it was fine-tuned.
     dataset
-        Where the task's rows come from; None: not known.
+        Where the task's rows come from.
     """
 
     schema: Schema
@@ -92,8 +99,8 @@ class CardData:
     title: str = ""
     remarks: tuple[str, ...] = ()
     own_code: tuple[str, ...] = ()
-    origin: Encoder = UNKNOWN
-    dataset: Dataset | None = None
+    origin: Encoder = NO_ENCODER
+    dataset: Dataset = NO_DATASET
 
 
 def card_of(folder: Path, points: Iterable[CardPoint]) -> CardData:

@@ -13,7 +13,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, open_model
 from adaptive_inference.files import check_form, read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
-from adaptive_inference.serving.metadata import UNKNOWN, Encoder
+from adaptive_inference.serving.metadata import NO_ENCODER, Encoder
 from adaptive_inference.serving.setting import usable_points
 from adaptive_inference.settings.inputs import Backbone
 
@@ -59,7 +59,7 @@ def _origin(run: Path) -> Encoder:
     """Return what a run's training was told of its encoder; an exported folder holds no record of it."""
     file, fix = run / RUN_TRAINING, "train the model again"
     if not file.is_file():
-        return UNKNOWN
+        return NO_ENCODER
     params = _record(file, fix).get("params")
     found = (
         [params[name] for name in params if name.startswith("backbones.")] if isinstance(params, dict) else []

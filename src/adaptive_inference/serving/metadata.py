@@ -57,15 +57,11 @@ class Encoder:
         return f"The weights are fine-tuned from {named}{at}, which is under {self.licence.capitalize()}."
 
 
-#: Of a folder, or where nothing was told of it.
-UNKNOWN = Encoder()
-
-
 @dataclass(frozen=True)
 class Dataset:
-    """Where a task's rows come from, as hubs name it: ``id`` is a hub's, or ``generated`` or ``local``."""
+    """Where a task's rows come from, as hubs name it: ``id`` is a hub's, or ``generated``, ``local``, ``unknown``."""
 
-    id: str
+    id: str = "unknown"
     config: str | None = None
     revision: str | None = None
 
@@ -73,6 +69,10 @@ class Dataset:
     def of(cls, task: Task) -> Dataset:
         """Return that of a section of ``tasks``."""
         return cls(task.hub_id or task.source, task.hub_config, task.revision)
+
+
+#: Where nothing was told.
+NO_ENCODER, NO_DATASET = Encoder(), Dataset()
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,15 @@ class Measured:
     words: str
 
 
-def front_matter(
-    schema: Schema, encoder: Encoder, dataset: Dataset | None, results: Sequence[Measured]
-) -> str:
+def front_matter(schema: Schema, encoder: Encoder, dataset: Dataset, results: Sequence[Measured]) -> str:
     """Return the YAML that stands above a card, without its ``---``.
 
     Parameters
     ----------
     schema, encoder, dataset
-        What the model answers, what it was fine-tuned from, on which rows; None: not known.
+        What the model answers, what it was fine-tuned from, on which rows.
     results
-        What was measured; left out where there is nothing, or no dataset to say it of.
+        What was measured, if anything.
     """
     from huggingface_hub import EvalResult, ModelCardData  # comes with tokenizers
 
@@ -111,7 +109,6 @@ def front_matter(
             metric_name=item.words,
         )
         for item in results
-        if dataset
     ]
     data = ModelCardData(
         license=encoder.licence,
@@ -119,7 +116,7 @@ def front_matter(
         library_name=LIBRARY,
         pipeline_tag=_TASK,
         tags=[LIBRARY, "early-exit"],
-        datasets=[dataset.id] if dataset and dataset.revision else None,
+        datasets=[dataset.id] if dataset.revision else None,  # no other source is at a commit
         model_name=schema.task if measured else None,
         eval_results=measured or None,
         **({"base_model_relation": "finetune"} if encoder.id else {}),
