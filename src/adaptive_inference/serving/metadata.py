@@ -50,7 +50,7 @@ class Encoder:
     @property
     def words(self) -> str:
         """Sentences on the licence of weights that were fine-tuned from it."""
-        named = f"`{self.id}`" if self.id else "the encoder that it was fine-tuned from"
+        named = f"`{self.id}`" if self.id else "an encoder of unknown origin"
         at = f" (commit {self.revision})" if self.revision else ""
         if self.licence == "unknown":
             return f"The weights are fine-tuned from {named}{at}. Its licence was not looked up: do so before sharing."
