@@ -21,8 +21,8 @@ WITH_TORCH = ("engine.torch_runner",)
 
 
 def light_modules():
-    names = ["exits.layout", "serving.card", "serving.export", "serving.predictor", "serving.recalibrate"]
-    names += ["serving.setting"]
+    names = ["exits.layout", "serving.card", "serving.export", "serving.hub", "serving.predictor"]
+    names += ["serving.recalibrate", "serving.setting"]
     for folder in ("cli", "engine", "exit_rules", "calibration"):
         names += [f"{folder}.{file.stem}" for file in sorted((PACKAGE / folder).glob("*.py"))]
     names = [name.removesuffix(".__init__") for name in names]

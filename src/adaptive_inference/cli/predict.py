@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "predict", _predict, "answer texts with a saved model", TEXT, EXAMPLES)
     parser.add_argument(
-        "model", metavar="MODEL_DIR", type=Path, help="exported folder, or a method's run folder"
+        "model", metavar="MODEL", help="exported folder, a method's run folder, or a hub's id, OWNER/NAME"
     )
     parser.add_argument(
         "file", metavar="FILE", nargs="?", type=Path, help="a table or lines of text; default: standard input"
@@ -72,6 +72,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--threshold", type=float, help="the rule's threshold; default: the calibrated one")
     add_batch_size(parser, 1, "rows at once, e.g. 32 for a file; 1 (default) answers line by line")
     add_device(parser)
+    parser.add_argument("--revision", help="of a hub's id: commit, branch or tag; default: the newest")
     parser.add_argument(
         "--glue-task", metavar="TASK", help="e.g. rte, sst2, mnli-m, mnli-mm; default: the model's own task"
     )
@@ -87,8 +88,10 @@ def _predict(args: argparse.Namespace) -> None:
     from adaptive_inference.cli.rows import open_rows
     from adaptive_inference.exit_rules import load_rule
     from adaptive_inference.exits.layout import open_model
+    from adaptive_inference.serving.hub import model_folder
     from adaptive_inference.tasks.schema import Schema
 
+    args.model = model_folder(args.model, args.revision)
     home = open_model(args.model).home
     check_batch_size(args.batch_size)
     if args.rule is not None:

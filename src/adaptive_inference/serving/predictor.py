@@ -198,25 +198,33 @@ class Predictor:
 
 
 def load_predictor(
-    folder: str | Path, rule: str | None = None, threshold: float | None = None, device: str = "cpu"
+    folder: str | Path,
+    rule: str | None = None,
+    threshold: float | None = None,
+    device: str = "cpu",
+    revision: str | None = None,
 ) -> Predictor:
     """Load a saved model, ready to answer texts.
 
     Parameters
     ----------
     folder
-        An exported model's folder, or a method's run folder.
+        An exported model's folder, a method's run folder, or a model's id on a hub.
     rule, threshold
         See `Predictor`.
     device
         ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
+    revision
+        Of an id; see `hub.model_folder`.
 
     Raises
     ------
     UserError
-        The folder holds no model that this release can read, the rule does not fit it, or there is no such device.
+        There is no model that this release can read, the rule does not fit it, or there is no such device.
     """
-    return Predictor(load_on(folder, device), rule, threshold)
+    from adaptive_inference.serving.hub import model_folder
+
+    return Predictor(load_on(model_folder(folder, revision), device), rule, threshold)
 
 
 def load_on(folder: str | Path, device: str) -> ExitModule:
