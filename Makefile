@@ -6,11 +6,13 @@ CORES ?= all
 EXTRAS ?= dev
 NAME ?=
 PORT ?= 5000
+VERBOSE ?=
 
 SHELL := /bin/bash
 BIN := $(abspath $(VENV))/bin
 # Of these extras: others are another set-up, which adds to what is installed.
 STAMP := $(VENV)/.adaptive-inference-ready-$(subst $() ,,$(EXTRAS))
+SNAKEMAKE = snakemake --cores $(CORES) $(if $(VERBOSE),--printshellcmds)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
@@ -30,11 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-run: $(STAMP) ## Bring everything in params.yaml up to date, then print table and recommendation
-	@snakemake --cores $(CORES) || { status=$$?; test ! -f results/recommendation.md || { \
-	  echo "the run did not end well; this is what results/ holds:"; python -m adaptive_pipeline.progress summary; }; exit $$status; }
+run: $(STAMP) ## Bring everything in params.yaml up to date (VERBOSE=1: with all that Snakemake says)
+	@$(SNAKEMAKE)
 	@$(MAKE) --no-print-directory report
-	@python -m adaptive_pipeline.progress summary
 
 report: $(STAMP) ## Write report.html from what is computed
 	@test report.html -nt receipts/make_tables.json || snakemake --quiet all --report report.html
@@ -75,7 +75,7 @@ apply: $(STAMP) ## NAME=...: put the winner of a search into params.yaml
 	@python -m adaptive_pipeline.search apply "$(NAME)"
 
 missing: $(STAMP) ## Run only the cells of a preset whose records are not kept yet (then: make keep)
-	@snakemake --cores $(CORES) missing_cells
+	@$(SNAKEMAKE) missing_cells
 
 keep: $(STAMP) ## Add the small records of finished stages to docs/results/PRESET/records
 	@python -m adaptive_pipeline.runs.keep

@@ -1,13 +1,12 @@
 # Schedules what dvc.yaml defines. `snakemake --cores N` (or `make run`) brings all stages up to date, side by side
 # where the graph allows; `dvc repro` alone builds the same, one stage after the other.
 
-import os
-
+from snakemake.logging import logger
 from snakemake.utils import min_version
 
 min_version("9.20")
 
-from adaptive_pipeline import dvc_graph, one_run, progress, settings
+from adaptive_pipeline import dvc_graph, one_run, progress, settings, summary
 
 one_run.use_this_environment(workflow.basedir)
 CORES = settings.cores(workflow)
@@ -43,15 +42,20 @@ rule missing_cells:
         [dvc_graph.receipt_path(name) for name in sorted(MISSING)],
 
 
+# What is said here goes through Snakemake's logger, and so comes in order with what adaptive_pipeline/console.py says of jobs.
 onstart:
     one_run.only_run_here()
     settings.note_checked()
     asked = {job.rule.name for job in workflow.dag.jobs}
     stages = [stage for stage in STAGES if stage.name in asked]
-    progress.announce(stages, PARAMS, CORES, dvc_graph.built_by_another_version())
+    plan = progress.plan_run(stages, PARAMS, CORES, dvc_graph.built_by_another_version())
+    logger.info(plan.announcement, extra={"plan": plan})
 
 
 onsuccess:
-    # `make run` prints it at its own end, also where nothing had to be done.
-    if "MAKELEVEL" not in os.environ:
-        progress.summary()
+    if "make_tables" in {job.rule.name for job in workflow.dag.jobs}:
+        logger.info(summary.summary())
+
+
+onerror:
+    logger.info("What has finished is kept: mend the cause, and the same command goes on from there.")

@@ -14,7 +14,6 @@ import fcntl
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +41,6 @@ def run_stage(stage: str, receipt: Path, log: Path, signature: str) -> int:
     """Run a stage if DVC finds it stale, and write its receipt; return DVC's exit status."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with only_one(stage) as lock, log.open("w", encoding="utf-8") as stream:
-        began = time.monotonic()
         dvc_graph.mend_lock_files()  # another job's DVC may have been killed since the run began
         command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
         status = subprocess.run(
@@ -50,11 +48,6 @@ def run_stage(stage: str, receipt: Path, log: Path, signature: str) -> int:
         ).returncode
         if status == 0:
             dvc_graph.write_receipt(stage, receipt, signature)
-            try:
-                progress.ended(stage, time.monotonic() - began, log)
-            # logs/ may be deleted at any time; the stage is done all the same
-            except (OSError, ValueError, KeyError) as error:
-                progress.say(f"{stage} is done; what is left is not known ({error})")
     return status
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adaptive_inference.own_code import load_own_code
+    from adaptive_inference.serving.hub import push_to_hub
     from adaptive_inference.serving.models import MultiExitModel, MultiModel, load_model
     from adaptive_inference.serving.predictor import load_predictor
 
-__all__ = ["MultiExitModel", "MultiModel", "load_model", "load_own_code", "load_predictor"]
+__all__ = ["MultiExitModel", "MultiModel", "load_model", "load_own_code", "load_predictor", "push_to_hub"]
 
 _HOMES = {
     "MultiExitModel": "serving.models",
@@ -21,6 +22,7 @@ _HOMES = {
     "load_model": "serving.models",
     "load_own_code": "own_code",
     "load_predictor": "serving.predictor",
+    "push_to_hub": "serving.hub",
 }
 
 

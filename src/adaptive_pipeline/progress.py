@@ -2,22 +2,18 @@
 
 The first guess scales the seconds that stages of the default task took on two slow cores (`REFERENCE`) by the number of
 examples that they train on; stages that ran here before are taken at the time they took, scaled likewise, and whatever a
-finished stage shows of this machine's speed is applied to those that are left.
-
-    python -m adaptive_pipeline.progress summary
+finished stage shows of this machine's speed is applied to those that are left. `console` says it.
 """
 
 from __future__ import annotations
 
-import argparse
-import heapq
 import json
 import sys
-import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptive_inference.data.splits import most_training_rows
 from adaptive_inference.errors import UserError
@@ -30,7 +26,6 @@ if TYPE_CHECKING:
     from adaptive_pipeline.dvc_graph import StageNode
     from adaptive_pipeline.params import Params
 
-PLAN = Path("logs/plan.json")
 DURATIONS = Path("logs/durations")
 
 #: Seconds of one stage of the default task, two at a time; of trainings, beyond `START`, for `REFERENCE_EXAMPLES`.
@@ -50,10 +45,82 @@ START = 10.0  # imports and DVC, whatever is trained
 ROWS_OF_A_HUB = 5_000  # where the params do not limit them
 
 
-def announce(
+@dataclass(frozen=True)
+class Entry:
+    """A stage that is to run."""
+
+    name: str
+    label: str  #: as a person reads it
+    seconds: float  #: guessed
+    examples: int | None  #: that it trains on; None: it does not train
+    known: bool  #: it ran here before
+    threads: int
+    upstream: tuple[str, ...]
+
+    @property
+    def family(self) -> str:
+        """Return the name in ``dvc.yaml``."""
+        return self.name.partition("@")[0]
+
+
+@dataclass
+class Plan:
+    """What a run does, what of it has ended, and how long the rest takes."""
+
+    entries: dict[str, Entry]  #: by name, upstream first
+    cores: int
+    announcement: str = ""
+    took: dict[str, float | None] = field(
+        default_factory=dict
+    )  #: seconds of those that ended; None: not executed
+    failed: set[str] = field(default_factory=set)
+
+    def end(self, name: str, seconds: float, executed: bool) -> None:
+        """Note that a stage ended well, and how long it took, if DVC executed it."""
+        self.took[name] = seconds if executed else None
+
+    def state(self, running: Mapping[str, float]) -> str:
+        """Say how many stages are done and about how long the rest takes; see `left`."""
+        left = self.left(running)
+        more = f", about {human(left)} left" if left else ""
+        return f"{len(self.took)} of {len(self.entries)} stages done{more}"
+
+    def left(self, running: Mapping[str, float]) -> float:
+        """Return the seconds until all that can still run has run: its work over the cores, or its longest chain if longer.
+
+        Parameters
+        ----------
+        running
+            Seconds since each running stage began, by name.
+        """
+        work, chain, lost = 0.0, {}, set(self.failed)
+        for name, entry in self.entries.items():
+            if name in lost or lost.intersection(entry.upstream):
+                lost.add(name)
+            elif name not in self.took:
+                seconds = max(entry.seconds * self._slower(entry) - running.get(name, 0.0), 0.0)
+                work += seconds * min(entry.threads, self.cores) / self.cores
+                chain[name] = seconds + max((chain.get(up, 0.0) for up in entry.upstream), default=0.0)
+        return max([work, *chain.values()])
+
+    def _slower(self, entry: Entry) -> float:
+        """Return how much slower this machine proved than was guessed: in stages of the same family, else in all.
+
+        A minute on both sides of the latter keeps the first short stage from being taken for the whole truth.
+        """
+        if entry.known:
+            return 1.0
+        ended = [(self.entries[name], took) for name, took in self.took.items() if took is not None]
+        guessed = [(other, took) for other, took in ended if not other.known]
+        pairs = [(other.seconds, took) for other, took in guessed if other.family == entry.family]
+        pairs = pairs or [(60.0, 60.0), *((other.seconds, took) for other, took in guessed)]
+        return sum(took for _, took in pairs) / sum(seconds for seconds, _ in pairs)
+
+
+def plan_run(
     stages: list[StageNode], params: Params, cores: int, built_elsewhere: Collection[str] = ()
-) -> None:
-    """Say how many stages will run and about how long, and leave the plan for the stages that end.
+) -> Plan:
+    """Return the plan of a run: the stages that DVC would execute; all of them, where it does not answer.
 
     Parameters
     ----------
@@ -63,34 +130,54 @@ def announce(
     from adaptive_pipeline.dvc_graph import stale_closure
     from adaptive_pipeline.settings import threads
 
-    PLAN.unlink(missing_ok=True)
-    if any(stage.stale is None for stage in stages):
-        say("a stage of an earlier run is still working, so how much is left is not known")
-        return
-    pending = set(stale_closure(stages))
-    if again := pending.intersection(built_elsewhere):
-        say(run_again(again))
+    unknown = any(stage.stale is None for stage in stages)
+    pending = {stage.name for stage in stages} if unknown else set(stale_closure(stages))
     rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
-    entries = [
-        {
-            "name": stage.name,
-            "guess": guess(stage.name, count),
-            "examples": count,
-            "known": (DURATIONS / f"{stage.name}.json").is_file(),
-            "threads": threads(stage, params, cores),
-            "upstream": list(stage.upstream),
-        }
+    entries = {
+        stage.name: Entry(
+            stage.name,
+            label(stage),
+            guess(stage.name, count),
+            count,
+            (DURATIONS / f"{stage.name}.json").is_file(),
+            threads(stage, params, cores),
+            stage.upstream,
+        )
         for stage in stages
         if stage.name in pending
         for count in [examples(stage, params, rows)]
-    ]
-    PLAN.parent.mkdir(exist_ok=True)
-    PLAN.write_text(json.dumps({"cores": cores, "began": time.time(), "stages": entries}), encoding="utf-8")
-    if entries:
-        rough = "" if any(entry["known"] for entry in entries) else " (rough: nothing was timed here yet)"
-        say(f"{len(entries)} of {len(stages)} stages to run{_left(entries, cores)}{rough}")
-    else:
-        say("all stages are computed; only what sits on top of them is made anew")
+    }
+    plan = Plan(entries, cores)
+    again = pending.intersection(built_elsewhere)
+    told = [run_again(again)] if again else []
+    plan.announcement = "\n".join([*told, _announcement(plan, len(stages), unknown)])
+    return plan
+
+
+def _announcement(plan: Plan, stages: int, unknown: bool) -> str:
+    if not plan.entries:
+        return "all stages are computed; only what sits on top of them is made anew"
+    rough = (
+        "" if any(entry.known for entry in plan.entries.values()) else "; rough: nothing was timed here yet"
+    )
+    count = f"{len(plan.entries)} of {stages} stages to run"
+    if unknown:
+        count = (
+            f"a stage of an earlier run is still working, so DVC does not tell what is left: up to {count}"
+        )
+    cores = "1 core" if plan.cores == 1 else f"{plan.cores} cores"
+    return (
+        f"{count}, about {human(plan.left({}))} on {cores}{rough}\n"
+        "What stages print is in logs/, what Snakemake says in .snakemake/log/ (or here: `make run VERBOSE=1`)"
+    )
+
+
+def label(stage: StageNode) -> str:
+    """Return a stage's name as a person reads it, e.g. ``train_sweet tiers/minilm/sweet seed 0``."""
+    cell = [stage.argument(key) for key in ("task", "backbone", "method")]
+    seed = stage.argument("seed")
+    words = [stage.family, "/".join(filter(None, cell)), f"seed {seed}" if seed else ""]
+    return " ".join(filter(None, words))
 
 
 def run_again(names: Collection[str]) -> str:
@@ -161,6 +248,12 @@ def training_rows(task: Task) -> int:
         return ROWS_OF_A_HUB
 
 
+def remember(entry: Entry, seconds: float) -> None:
+    """Keep for later runs how long a stage took."""
+    DURATIONS.mkdir(parents=True, exist_ok=True)
+    write_json(DURATIONS / f"{entry.name}.json", {"seconds": seconds, "examples": entry.examples})
+
+
 def _took(name: str) -> tuple[float, int | None] | None:
     """Return the seconds of a stage that ran here, and what it trained on; None where no file tells."""
     try:
@@ -168,67 +261,6 @@ def _took(name: str) -> tuple[float, int | None] | None:
         return float(body["seconds"]), body.get("examples")
     except (OSError, ValueError, KeyError):
         return None
-
-
-def ended(name: str, seconds: float, log: Path) -> None:
-    """Note how long a stage took, if it was executed, and say how much is left."""
-    executed = "Running stage" in log.read_text(encoding="utf-8", errors="replace")
-    plan = json.loads(PLAN.read_text(encoding="utf-8")) if PLAN.is_file() else None
-    if executed:
-        stages = plan["stages"] if plan else []
-        before = _took(name) or (0.0, None)
-        trained_on = next((entry["examples"] for entry in stages if entry["name"] == name), before[1])
-        DURATIONS.mkdir(parents=True, exist_ok=True)
-        write_json(DURATIONS / f"{name}.json", {"seconds": seconds, "examples": trained_on})
-    what = f"{name} took {human(seconds)}" if executed else f"{name} was computed before"
-    if plan is None:
-        say(what)
-        return
-    done = [entry for entry in plan["stages"] if _is_done(entry["name"], plan["began"])]
-    left = [entry for entry in plan["stages"] if entry not in done]
-    state = f"{len(done)} of {len(plan['stages'])} stages done" if plan["stages"] else "nothing else to run"
-    more = _left(refined(left, done, plan["began"]), plan["cores"]) if left else ""
-    say(f"{what}; {state}{more}")
-
-
-def refined(left: list[dict[str, Any]], done: list[dict[str, Any]], began: float) -> list[dict[str, Any]]:
-    """Return the entries that are left with better guesses.
-
-    What was guessed from the reference is scaled by how much slower this machine proved: in stages of the same family,
-    else in all. A minute on both sides of the latter keeps the first short stage from being taken for the whole truth.
-    """
-    guessed, taken = {"": 60.0}, {"": 60.0}
-    for entry in done:
-        past = None if entry["known"] else _took(entry["name"])
-        if past and (DURATIONS / f"{entry['name']}.json").stat().st_mtime >= began:
-            for key in ("", _family(entry)):
-                guessed[key] = guessed.get(key, 0.0) + entry["guess"]
-                taken[key] = taken.get(key, 0.0) + past[0]
-    slower = {key: taken[key] / guessed[key] for key in guessed}
-    return [
-        entry
-        if entry["known"]
-        else entry | {"guess": entry["guess"] * slower.get(_family(entry), slower[""])}
-        for entry in left
-    ]
-
-
-def remaining(entries: list[dict[str, Any]], cores: int) -> float:
-    """Return the seconds until all entries have run on so many cores, each after its upstream stages."""
-    waiting = {entry["name"]: entry for entry in entries}
-    running: list[tuple[float, str, int]] = []
-    now, free = 0.0, cores
-    while waiting or running:
-        unfinished = waiting.keys() | {name for _, name, _ in running}
-        for entry in list(waiting.values()):
-            need = min(entry["threads"], cores)
-            if need <= free and not unfinished.intersection(entry["upstream"]):
-                heapq.heappush(running, (now + entry["guess"], entry["name"], need))
-                free -= need
-                del waiting[entry["name"]]
-        now, _, need = heapq.heappop(running)
-        free += need
-    return now
 
 
 def human(seconds: float) -> str:
@@ -243,48 +275,6 @@ def say(text: str) -> None:
     print(f"adaptive-inference: {text}", file=sys.stderr, flush=True)
 
 
-def summary(root: Path = Path(".")) -> None:
-    """Print the main table, the recommendation, and where the rest is."""
-    for name in ("results/tables/main.md", "results/recommendation.md"):
-        if (root / name).is_file():
-            print(f"\n{(root / name).read_text(encoding='utf-8').strip()}")
-    print(
-        "\nTables:  results/tables/main.csv, .md, .tex\nFigures: results/figures/"
-        "\nReport:  report.html (`make report`, or `snakemake --report report.html`)"
-        "\nMLflow:  `make ui`, then http://127.0.0.1:5000",
-        flush=True,
-    )
-
-
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     return ", ".join(names[:2]) + more
-
-
-def _left(entries: list[dict[str, Any]], cores: int) -> str:
-    return f", about {human(remaining(entries, cores))} left on {cores} cores"
-
-
-def _family(entry: dict[str, Any]) -> str:
-    return str(entry["name"]).partition("@")[0]
-
-
-def _is_done(name: str, began: float) -> bool:
-    receipt = Path(f"receipts/{name}.json")
-    return receipt.is_file() and receipt.stat().st_mtime >= began
-
-
-def main() -> None:
-    """Print the summary again."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "command", choices=["summary"], help="print the table, the recommendation and where the rest is"
-    )
-    parser.parse_args()
-    summary()
-
-
-if __name__ == "__main__":
-    main()

@@ -97,7 +97,7 @@ def test_bad_params_are_refused_before_any_job(built, edit, message):
         params.write_text(text)
     assert message in output
     assert "Traceback" not in output
-    assert "Job stats" not in output
+    assert "stages to run" not in output
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@ import io
 import json
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from adaptive_inference.files import write_json
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 
+SAVED = Path(__file__).parent / "saved_models/format1"
 SCHEMA = Schema("tiny", "classification", ("bad", "good"), "accuracy", 32)
 POINT = {
     "goal": {"kind": "max_loss", "value": 1.0, "cost": "layers"},
@@ -70,9 +73,9 @@ def ask(monkeypatch, capsys):
 def test_text_lines_in_json_lines_out(ask, run_folder):
     status, out, _ = ask("predict", run_folder, given="a good film\n\nécole ☃\r\nbad\u2028split\n".encode())
     assert status == 0
-    assert len(out) == 3
+    assert [row["line"] for row in out] == [1, 3, 4], "a blank line is skipped, and counted"
     for row in out:
-        assert list(row) == ["label", "probability", "probabilities", "exit_layer"]
+        assert list(row) == ["line", "label", "probability", "probabilities", "exit_layer", "cut"]
         assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
         assert row["exit_layer"] == 1
 
@@ -116,13 +119,19 @@ def test_a_pair_task_reads_its_columns_and_answers_a_score(ask, pair_folder):
     given = b'{"premise": "a film", "hypothesis": "a movie"}\n'
     status, out, _ = ask("predict", pair_folder, "--rule", "fixed", given=given)
     assert status == 0
-    assert list(out[0]) == ["score", "exit_layer"]
+    assert list(out[0]) == ["line", "score", "exit_layer", "cut"]
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (b"ok\n\xff\xfe\n", "line 2 is not UTF-8"),
+        (b"ok\nt\0e\0x\0t\0\n", "line 2 is no text (it holds a zero byte)"),
+        (b'[\n{"text": "a"}]\n', "line 1 begins a JSON array; give one JSON object per line"),
+        (b"text,label\na,bad\n", "line 1 (text,label) looks like a table's header"),
+        (b"text\na\n", "line 1 (text) looks like a table's header"),
+        (b"", "standard input holds no text to answer"),
+        (b"\n  \n", "standard input holds no text to answer"),
         (b'{"text": "a"}\nplain\n', "line 2 is no JSON object"),
         (b'{"text": "a"\n{"text": "b"}\n', "line 1 looks like a JSON object, but cannot be read as one"),
         (b'plain\n{"text": "b"}\n', "line 2 is a JSON object, but the lines before it are plain text"),
@@ -135,7 +144,8 @@ def test_a_bad_line_is_told_by_its_number(ask, run_folder, given, message):
     status, _, err = ask("predict", run_folder, given=given)
     assert status == 2
     assert message in err
-    assert "Traceback" not in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
 
 
 def test_plain_text_for_a_pair_task_is_told(ask, pair_folder):
@@ -157,6 +167,10 @@ def test_plain_text_for_a_pair_task_is_told(ask, pair_folder):
         (["predict", "{run}", "--rule", "entropy", "--threshold", "3"], "is above ln 2"),
         (["predict", "{run}", "--rule", "entropy"], "no calibrated threshold for rule 'entropy'"),
         (["predict", "{run}", "--batch-size", "0"], "--batch-size 0 must be a whole number from 1"),
+        (
+            ["predict", "{run}", "--column", "a", "--column", "b"],
+            "--column is given 2 times, but task tiny reads 1",
+        ),
         (["export", "{tmp}/none", "{tmp}/out"], "holds no saved model"),
         (["export", "{run}", "{run}"], "is not an empty folder"),
         (["export", "{run}/train/model", "{tmp}/out"], "calibrate the model first"),
@@ -188,16 +202,69 @@ def test_export_gathers_a_run_that_predicts_the_same(ask, run_folder, tmp_path):
     assert "max_loss_1" in card
 
 
-def test_help_has_examples_and_loads_no_torch():
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("predict", "--threshold"), ("calibrate", "--max-loss"), ("doctor", "--json"), ("export", "RUN_DIR")],
+)
+def test_help_has_examples_and_loads_no_torch(command, option):
     code = (
         "import sys\nfrom adaptive_inference.cli import main\n"
-        "try:\n    main(['predict', '--help'])\nfinally:\n"
+        f"try:\n    main([{command!r}, '--help'])\nfinally:\n"
         "    assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), 'heavy import'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert "examples:" in done.stdout
-    assert "--threshold" in done.stdout
+    assert f"  adaptive-inference {command} " in done.stdout.partition("example")[2] + " "
+    assert option in done.stdout
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out == f"adaptive-inference {version('adaptive-inference')}\n"
+
+
+def test_the_summary_goes_to_standard_error_and_counts_what_was_done(ask, run_folder):
+    status, out, err = ask("predict", run_folder, given=b"a good film\nthe worst meal\n")
+    assert (status, len(out)) == (0, 2)
+    assert err.startswith("2 rows, mean exit layer 1.00 of 4, 4.00 times fewer layers than the full model, ")
+    assert err.endswith(" s per row\n")
+
+
+def test_a_cascade_is_charged_for_all_its_members(ask):
+    folder = SAVED / "cascade"
+    _, out, err = ask("predict", folder, "--rule", "fixed", given=b"a good film\n")
+    assert out[0]["exit_layer"] == 3
+    assert "mean exit layer 3.00 of 3, 0.75 times fewer layers" in err, "1 + 3 layers were run"
+
+
+def test_a_text_that_is_too_long_is_answered_and_said_to_be_cut(ask, run_folder):
+    given = f"short\n{'x ' * 30}\n{'x ' * 31}\n{'word ' * 200_000}\n".encode()
+    status, out, err = ask("predict", run_folder, "--batch-size", "4", given=given)
+    assert status == 0
+    assert [row["cut"] for row in out] == [False, False, True, True]
+    assert "note: 2 texts longer than 32 tokens: cut there" in err
+    assert load_predictor(run_folder).predict(["x " * 30, "x " * 31]).cut.tolist() == [False, True]
+
+
+def test_a_closed_pipe_ends_quietly(run_folder, tmp_path):
+    file = tmp_path / "texts.txt"
+    file.write_text("a good film\n" * 3000)
+    command = [sys.executable, "-m", "adaptive_inference.cli", "predict", str(run_folder), str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert json.loads(process.stdout.readline())["line"] == 1
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 0
+
+
+def test_a_device_that_is_not_there_is_told(ask, run_folder, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert ask("predict", run_folder, "--device", "auto", given=b"x\n")[0] == 0
+    status, out, err = ask("predict", run_folder, "--device", "cuda", given=b"x\n")
+    assert (status, out) == (2, [])
+    assert err == "error: device cuda: torch sees no CUDA device here; take cpu, or auto\n"
 
 
 def test_a_missing_model_is_told_without_loading_torch(tmp_path):

@@ -21,11 +21,12 @@ WITH_TORCH = ("engine.torch_runner",)
 
 
 def light_modules():
-    names = ["cli", "exits.layout", "serving.card", "serving.export", "serving.predictor", "serving.setting"]
-    for folder in ("engine", "exit_rules", "calibration"):
+    names = ["exits.layout", "serving.card", "serving.export", "serving.hub", "serving.predictor"]
+    names += ["serving.recalibrate", "serving.setting"]
+    for folder in ("cli", "engine", "exit_rules", "calibration"):
         names += [f"{folder}.{file.stem}" for file in sorted((PACKAGE / folder).glob("*.py"))]
     names = [name.removesuffix(".__init__") for name in names]
-    return [f"adaptive_inference.{name}" for name in names if name not in WITH_TORCH]
+    return [f"adaptive_inference.{name}" for name in names if name not in (*WITH_TORCH, "cli.__main__")]
 
 
 def run_blocked(code, *blocked):
@@ -65,4 +66,13 @@ def test_predicting_without_torch_says_what_to_install(name):
     code = f"from adaptive_inference.cli import main\nraise SystemExit(main(['predict', {home!r}]))"
     done = run_blocked(code, name)
     assert done.returncode == 2
-    assert done.stderr == f"error: predicting needs {name}; pip install 'adaptive-inference[torch]'\n"
+    assert done.stderr == f"error: predict needs {name}; pip install 'adaptive-inference[torch]'\n"
+
+
+def test_parquet_without_its_reader_says_what_to_install(tmp_path):
+    (tmp_path / "rows.parquet").touch()
+    asked = ["predict", str(SAVED / "model"), str(tmp_path / "rows.parquet")]
+    code = f"from adaptive_inference.cli import main\nraise SystemExit(main({asked!r}))"
+    done = run_blocked(code, "pyarrow")
+    assert done.returncode == 2
+    assert done.stderr == "error: predict needs pyarrow; pip install 'adaptive-inference[train]'\n"

@@ -5,11 +5,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adaptive_inference.calibration.answers import Answers
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import load_params
@@ -169,6 +173,37 @@ def test_equal_content_gives_equal_bytes_and_leaves_the_file_alone(runs, tmp_pat
     first.write_bytes(packed)  # as another version of the packer might
     keep_records(runs, tmp_path / "a", params)
     assert first.read_bytes() == packed
+
+
+def write_answers(root, method, kind="classification", model=None):
+    """Write what `collect_answers` leaves of a method, of the model that its evaluation read unless told otherwise."""
+    folder = CELL.folder(root) / method
+    logits = np.random.default_rng(0).normal(size=(5, 2, 1 if kind == "regression" else 3))
+    outputs = ExitOutputs(
+        logits, None, np.arange(5) % 3, (2, 4), (2, 4), np.arange(5), np.full(5, 7, dtype=np.int64)
+    )
+    read = Record.load(folder / "evaluation").inputs["model"]
+    answers = Answers(outputs, Yardstick("accuracy", kind, 3, 4), made_from={"model": model or read})
+    (folder / "answers").mkdir()
+    answers.save(folder / "answers/evaluation.safetensors")
+    return logits
+
+
+def test_what_each_exit_answered_is_kept_with_an_evaluation_of_the_same_model(runs, tmp_path, params):
+    logits = write_answers(runs, "full")
+    write_answers(runs, "sweet", model="another")
+    write_answers(runs, "leebert", kind="regression")
+    keep_records(runs, tmp_path / "kept", params)
+    view = open_runs(tmp_path / "kept")
+    kept = {
+        method: view.companion("evaluate_batch1", Cell("tiers", "tiny", 0, method), "exit_answers")
+        for method in METHODS
+    }
+    assert kept == {
+        "full": {"exits": [2, 4], "classes": logits.argmax(-1).T.tolist()},
+        "sweet": {},
+        "leebert": {},
+    }
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ FINISHED = [
     "grid",
     "sst2-minilm",
     "sst2-mpnet",
+    "sweet-mpnet",
 ]
 
 

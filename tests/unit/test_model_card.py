@@ -1,5 +1,8 @@
+from dataclasses import replace
+
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from adaptive_inference.calibration.operating_point import COST_WORDS, Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
@@ -8,11 +11,12 @@ from adaptive_inference.exits.layout import open_model
 from adaptive_inference.files import write_json
 from adaptive_inference.serving.card import CardPoint, card_of, render
 from adaptive_inference.serving.export import RECORD_VERSION, export
+from adaptive_inference.serving.metadata import Dataset, Encoder
 from adaptive_inference.serving.setting import usable_points
-from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.inputs import Backbone, Task
 from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import VERSION, EvaluationRecord, PointRow
+from adaptive_pipeline.runs.records import VERSION, EvaluationRecord, PointRow, TrainingRecord
 
 SCHEMA = Schema("movies", "classification", ("bad", "good"), "accuracy", 48)
 POINT = OperatingPoint(Goal("max_loss", 1.0), Setting("margin", 0.375), True, Seen(0.8125, 1.5))
@@ -112,6 +116,70 @@ def test_a_cascade_card_lists_its_members(tmp_path):
     assert "a cascade of 2 models" in text
 
 
+# ---- what hubs read ----------------------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+MNLI = Task(source="hub", hub_id="nyu-mll/glue", hub_config="mnli", revision=COMMIT, train="train")
+
+
+def told(folder, metric="accuracy", **known):
+    """Return what a hub reads of the card of a model that loses nothing by its default point."""
+    model = calibrated(build([2, 4], replace(SCHEMA, metric=metric)))
+    model.save_pretrained(folder)
+    card = card_of(folder, [CardPoint(POINT, 0.87654, 1.7512, 1.6)])
+    return ModelCard(render(replace(card, **known)))
+
+
+@pytest.mark.parametrize(
+    ("weights", "revision", "base", "licence"),
+    [
+        ("packaged", None, "sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
+        ("packaged:all-mpnet-base-v2", None, "sentence-transformers/all-mpnet-base-v2", "apache-2.0"),
+        ("google-bert/bert-base-uncased", COMMIT, "google-bert/bert-base-uncased", "unknown"),
+        ("random:bert", None, None, "unknown"),
+    ],
+)
+def test_a_hub_reads_licence_and_base_model_off_a_card(weights, revision, base, licence, tmp_path):
+    origin = Encoder.of(Backbone(weights=weights, revision=revision, exits=[2, 4]))
+    card = told(tmp_path, origin=origin)
+    assert (card.data.license, card.data.base_model) == (licence, base)
+    assert card.data.get("base_model_relation") == (base and "finetune")
+    assert card.data.library_name == "adaptive-inference"
+    assert ("was not looked up" in card.text) == (licence == "unknown")
+    assert ("under Apache-2.0. What the training rows allow" in card.text) == (licence != "unknown")
+    assert (f"(commit {COMMIT})" in card.text) == (revision is not None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"), [("accuracy", "accuracy"), ("f1", "f1"), ("matthews", "matthews_correlation")]
+)
+def test_a_hub_reads_the_evaluation_splits_figures_at_the_default_point_off_a_card(metric, name, tmp_path):
+    card = told(tmp_path, metric, dataset=Dataset.of(MNLI))
+    assert card.data.model_name == "movies"
+    assert card.data.datasets == ["nyu-mll/glue"]
+    assert [(item.metric_type, item.metric_value) for item in card.data.eval_results] == [
+        (name, 0.8765), ("layers_speedup", 1.7512), ("flops_speedup", 1.6),
+    ]  # fmt: skip
+    for item in card.data.eval_results:
+        where = (item.dataset_type, item.dataset_config, item.dataset_revision, item.dataset_split)
+        assert where == ("nyu-mll/glue", "mnli", COMMIT, "evaluation")
+        assert (item.task_type, item.dataset_name) == ("text-classification", "movies")
+
+
+def test_figures_on_rows_of_unknown_origin_are_told_under_the_tasks_name(tmp_path):
+    figure = told(tmp_path).data.eval_results[0]
+    assert (figure.dataset_name, figure.dataset_type) == ("movies", "unknown")
+
+
+def test_a_card_without_measured_figures_claims_none_to_a_hub(tmp_path):
+    data = ModelCard(card(calibrated(build([2, 4])), tmp_path)).data
+    assert (data.eval_results, data.model_name) == (None, None)
+
+
+def test_a_card_says_how_to_install_the_library_alone(tmp_path):
+    assert "```sh\npip install '.[torch]'\n```" in told(tmp_path).text
+
+
 # ---- export ----------------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +207,34 @@ def test_an_export_tells_what_the_evaluation_measured_and_copies_the_rest_byte_f
     assert open_model(out).calibration == open_model(run).calibration
     export(out, tmp_path / "again")  # an exported folder can be exported, without what the record knew
     assert "0.8765" not in (tmp_path / "again" / "README.md").read_text()
+
+
+def training_record(folder, **backbones):
+    given = {
+        "inputs": {},
+        "code": "",
+        "params": {f"backbones.{name}": body for name, body in backbones.items()},
+    }
+    TrainingRecord(stage="train_sweet", cell=Cell("movies", "tiny", 0, "sweet"), **given).save(
+        folder / "train"
+    )
+
+
+def test_an_export_names_the_encoder_that_was_trained(tmp_path):
+    run = run_folder(tmp_path / "run")
+    training_record(run, tiny={"weights": "packaged", "exits": [2, 4], "read": "mean"})
+    export(run, tmp_path / "out")
+    data = ModelCard((tmp_path / "out/README.md").read_text()).data
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_an_export_refuses_a_training_that_does_not_name_its_encoder(tmp_path):
+    run = run_folder(tmp_path / "run")
+    training_record(run)
+    with pytest.raises(
+        UserError, match=r"train/metrics\.json does not name one encoder; train the model again"
+    ):
+        export(run, tmp_path / "out")
 
 
 def test_an_export_reads_the_version_of_records_that_is_written():

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adaptive_inference.evaluation.statistics import CHUNK
+from adaptive_inference.tasks.quality import quality
 from adaptive_pipeline.reporting.statistics.paired import Scored, holm, paired_bootstrap, resample_quality
 
 LABELS = np.array([0, 1, 1, 0, 1, 0, 0, 1])
@@ -166,3 +168,13 @@ def test_holm_lies_between_no_correction_and_bonferroni_and_keeps_the_order(p_va
         assert p <= corrected <= min(1.0, len(p_values) * p) + 1e-12
     order = np.argsort(p_values, kind="stable")
     assert (np.diff(np.array(adjusted)[order]) >= 0).all()
+
+
+def test_accuracy_on_resamples_is_to_the_last_bit_what_quality_says():
+    generator = np.random.default_rng(3)
+    labels, sets = generator.integers(0, 3, 997), generator.integers(0, 3, (4, 997))
+    scored = resample_quality("accuracy", sets, labels, 3, 150, seed=7)
+    draws = np.random.default_rng(7)
+    drawn = np.concatenate([draws.integers(0, 997, (size, 997)) for size in (CHUNK, 150 - CHUNK)])
+    expected = [quality("accuracy", answers[drawn], labels[drawn], 3) for answers in sets]
+    np.testing.assert_array_equal(scored.resampled, expected)

@@ -1,7 +1,6 @@
 """The estimate of the time left."""
 
 import json
-import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,19 +11,17 @@ from adaptive_inference.files import write_json
 from adaptive_pipeline import progress
 from adaptive_pipeline.dvc_graph import StageNode
 from adaptive_pipeline.params import load_params, parse_params
+from adaptive_pipeline.progress import Entry, Plan
 
 DEFAULT = load_params(Path(__file__).parents[2] / "presets/default.yaml")
 
 
-def entry(name, guess, *upstream, threads=1, known=False):
-    return {
-        "name": name,
-        "guess": guess,
-        "examples": None,
-        "known": known,
-        "threads": threads,
-        "upstream": list(upstream),
-    }
+def entry(name, seconds, *upstream, threads=1, known=False, examples=None):
+    return Entry(name, name, seconds, examples, known, threads, upstream)
+
+
+def plan(*entries, cores=1):
+    return Plan({item.name: item for item in entries}, cores)
 
 
 TRAINED = "runs/t/b/seed0/{}/train_timings.json"
@@ -59,14 +56,22 @@ def test_a_run_says_which_trainings_were_made_with_other_versions(tmp_path, monk
 
 def test_the_estimate_respects_order_and_cores():
     chain = [entry("a", 10), entry("b", 20, "a"), entry("c", 30, "b")]
-    assert progress.remaining(chain, 4) == 60
+    assert plan(*chain, cores=4).left({}) == 60
     fork = [entry("a", 10), entry("b", 20, "a"), entry("c", 30, "a")]
-    assert progress.remaining(fork, 2) == 40
-    assert progress.remaining(fork, 1) == 60
+    assert plan(*fork, cores=2).left({}) == 40
+    assert plan(*fork, cores=1).left({}) == 60
+    assert plan(*fork, cores=1).left({"b": 5.0, "a": 99.0}) == 45
 
 
-def test_a_stage_that_takes_all_cores_runs_alone():
-    assert progress.remaining([entry("a", 10, threads=8), entry("b", 10, threads=8), entry("c", 5)], 2) == 25
+def test_a_stage_that_takes_all_cores_leaves_none_to_others():
+    timed = [entry("a", 10, threads=8), entry("b", 10, threads=8), entry("c", 4)]
+    assert plan(*timed, cores=2).left({}) == 22
+
+
+def test_what_reads_from_a_failed_stage_is_not_waited_for():
+    run = plan(entry("a", 10), entry("b", 20, "a"), entry("c", 30, "b"), entry("d", 5))
+    run.failed.add("a")
+    assert run.left({}) == 5
 
 
 def timed(folder, name, seconds):
@@ -74,39 +79,21 @@ def timed(folder, name, seconds):
     (folder / f"logs/durations/{name}.json").write_text(json.dumps({"seconds": seconds}))
 
 
-def test_guesses_follow_their_own_family_first_and_all_stages_else(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    done = [entry("train@a", 60), entry("test@a", 60)]
-    timed(tmp_path, "train@a", 300)
-    timed(tmp_path, "test@a", 30)
-    left = [entry("train@b", 10), entry("test@b", 10), entry("tables", 10), entry("train@c", 10, known=True)]
-    better = [item["guess"] for item in progress.refined(left, done, 0.0)]
-    assert better == pytest.approx([50, 5, 10 * (300 + 30 + 60) / (60 + 60 + 60), 10])
+@pytest.mark.parametrize(
+    ("name", "better"), [("train@b", 50), ("test@b", 5), ("tables", 390 / 18), ("old", 10)]
+)
+def test_guesses_follow_their_own_family_first_and_all_stages_else(name, better):
+    ended = [entry("train@a", 60), entry("test@a", 60), entry("train@c", 60, known=True)]
+    run = plan(*ended, entry(name, 10, known=name == "old"))
+    for stage, seconds in (("train@a", 300), ("test@a", 30), ("train@c", 6000)):
+        run.end(stage, seconds, executed=True)
+    assert run.left({}) == pytest.approx(better)
 
 
-def test_finished_stages_make_the_estimate_better(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "receipts").mkdir()
-    stages = [entry("a", 60), entry("b", 60, "a"), entry("c", 60, "b")]
-    progress.PLAN.write_text(json.dumps({"cores": 1, "began": time.time() - 1, "stages": stages}))
-    (tmp_path / "logs/a.log").write_text("Running stage 'a':\n")
-    (tmp_path / "receipts/a.json").write_text("{}")
-    progress.ended("a", 300.0, tmp_path / "logs/a.log")
-    said = capsys.readouterr().err
-    assert (
-        "a took 5 min; 1 of 3 stages done, about 6 min left" in said
-    )  # (300 + 60) / (60 + 60) = 3 times slower
-
-
-def test_a_stage_that_dvc_skipped_teaches_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.log").write_text("Stage 'a' didn't change, skipping\n")
-    progress.PLAN.parent.mkdir()
-    progress.PLAN.write_text(json.dumps({"cores": 1, "began": 0, "stages": []}))
-    progress.ended("a", 1.0, tmp_path / "a.log")
-    assert "a was computed before" in capsys.readouterr().err
-    assert not progress.DURATIONS.exists()
+def test_a_stage_that_dvc_skipped_is_done_and_teaches_nothing():
+    run = plan(entry("a", 60), entry("b", 60))
+    run.end("a", 1.0, executed=False)
+    assert run.state({}) == "1 of 2 stages done, about 60 s left"
 
 
 def node(family, method="full", task="tiers", stale=True):
@@ -150,38 +137,36 @@ def test_what_a_stage_took_before_is_scaled_to_what_it_reads_now(tmp_path, monke
     assert progress.guess("evaluate_batch1@a", None) == progress.REFERENCE["evaluate_batch1"]
 
 
-def test_while_an_earlier_runs_stage_still_works_nothing_is_called_computed(tmp_path, monkeypatch, capsys):
+def test_while_an_earlier_runs_stage_still_works_nothing_is_called_computed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "logs").mkdir()
-    progress.announce([node("finetune_backbone", stale=True)], DEFAULT, 2)
-    assert "1 of 1 stages to run, about 2 min left" in capsys.readouterr().err
-    progress.announce([node("finetune_backbone", stale=None)], DEFAULT, 2)
-    said = capsys.readouterr().err
-    assert "a stage of an earlier run is still working" in said
-    assert "computed" not in said
-    (tmp_path / "a.log").write_text("Running stage 'a':\n")
-    progress.ended("a", 1.0, tmp_path / "a.log")  # no plan of an earlier run is gone on with
-    assert capsys.readouterr().err == "adaptive-inference: a took 1 s\n"
+    stages = [node("finetune_backbone"), node("prepare_data", stale=False)]
+    assert progress.plan_run(stages, DEFAULT, 2).announcement.startswith(
+        "1 of 2 stages to run, about 2 min on 2"
+    )
+    told = progress.plan_run([*stages, node("make_tables", stale=None)], DEFAULT, 2).announcement
+    assert "a stage of an earlier run is still working" in told
+    assert "up to 3 of 3 stages to run" in told
+    done = progress.plan_run(stages[1:], DEFAULT, 2)
+    assert "all stages are computed" in done.announcement
+    assert not done.entries
 
 
 def test_a_stage_notes_what_it_trained_on_beside_its_seconds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "logs").mkdir()
-    progress.announce([node("train_sweet", "sweet")], DEFAULT, 2)
-    (tmp_path / "a.log").write_text("Running stage 'a':\n")
-    name = "train_sweet@tiers-minilm-sweet-0"
-    progress.ended(name, 50.0, tmp_path / "a.log")
+    run = progress.plan_run([node("train_sweet", "sweet")], DEFAULT, 2)
+    (name,) = run.entries
+    assert run.entries[name].label == "train_sweet tiers/minilm/sweet seed 0"
+    progress.remember(run.entries[name], 50.0)
     noted = json.loads((tmp_path / f"logs/durations/{name}.json").read_text())
     assert noted == {"seconds": 50.0, "examples": 2040 * DEFAULT.training.epochs}
+    assert progress.plan_run([node("train_sweet", "sweet")], DEFAULT, 2).entries[name].known
 
 
-def test_what_another_version_built_is_named_before_it_runs_again(tmp_path, monkeypatch, capsys):
+def test_what_another_version_built_is_named_before_it_runs_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages = [node("prepare_data"), node("finetune_backbone"), node("train_sweet", "sweet")]
-    progress.announce(stages, DEFAULT, 2, [stage.name for stage in stages[:2]])
-    said = capsys.readouterr().err
-    assert "version of this project that had other files" in said
-    assert "1 finetune_backbone, 1 prepare_data. To keep" in said
-    assert "make keep" in said
-    progress.announce(stages, DEFAULT, 2)
-    assert "version" not in capsys.readouterr().err
+    told = progress.plan_run(stages, DEFAULT, 2, [stage.name for stage in stages[:2]]).announcement
+    assert "version of this project that had other files" in told
+    assert "1 finetune_backbone, 1 prepare_data. To keep" in told
+    assert "make keep" in told
+    assert "version" not in progress.plan_run(stages, DEFAULT, 2).announcement

@@ -52,3 +52,41 @@ def test_the_example_objective_is_an_objective():
     log_probabilities = torch.log_softmax(logits, -1)
     expected = -(0.9 * log_probabilities[0, 0] + 0.1 * log_probabilities[0].mean())
     torch.testing.assert_close(objective.exit_loss(ExitAnswer(1, logits), labels), expected)
+
+
+# ---- pages -----------------------------------------------------------------------------------------------------------
+
+
+def text_of(page: str) -> str:
+    return (PROJECT / "docs" / page).read_text()
+
+
+def test_the_index_leads_to_every_page():
+    pages = {page.relative_to(PROJECT / "docs") for page in (PROJECT / "docs").glob("*.md")}
+    pages |= {page.relative_to(PROJECT / "docs") for page in (PROJECT / "docs/methods").glob("*.md")}
+    assert [
+        page for page in pages if page.name != "index.md" and f"({page})" not in text_of("index.md")
+    ] == []
+
+
+def test_the_page_on_presets_has_every_preset_and_leads_to_every_kept_result():
+    named = set(re.findall(r"^\| `([\w-]+)` \|", text_of("presets.md"), re.M))
+    assert named == {file.stem for file in (PROJECT / "presets").glob("*.yaml")}
+    linked = set(re.findall(r"\(results/([\w-]+)/README\.md\)", text_of("presets.md")))
+    assert linked == {folder.parent.name for folder in (PROJECT / "docs/results").glob("*/README.md")}
+
+
+def test_the_page_on_deploying_lists_the_files_of_a_model_and_its_python_answers(
+    tmp_path, monkeypatch, capsys
+):
+    from adaptive_inference.serving.export import export
+
+    page = text_of("deploying.md")
+    export(PROJECT / "tests/unit/saved_models/format1/model", tmp_path / "results/model")
+    listed = {
+        name for line in re.findall(r"^\| (`.*?) \|", page, re.M) for name in re.findall("`(.*?)`", line)
+    }
+    assert listed == {file.name for file in (tmp_path / "results/model").iterdir()}
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], {})
+    assert capsys.readouterr().out.count("\n") >= 3

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 from synthetic_records import change_record, invented_params, save_model, write_run
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
@@ -254,6 +255,11 @@ def test_the_recommended_model_is_handed_out_with_its_threshold_and_card(tmp_pat
         "`max_loss_1`",
     ):
         assert text in card
+    data = ModelCard(card).data  # what a hub reads of it
+    assert (data.license, data.base_model) == ("apache-2.0", "sentence-transformers/all-MiniLM-L6-v2")
+    point = recommend(collect(tmp_path / "runs", params))[0].point
+    assert data.eval_results[0].metric_value == round(point.quality, 4)
+    assert data.eval_results[0].dataset_type == "generated"
 
 
 def test_code_of_ones_own_that_the_recommended_model_needs_is_named_in_command_and_card(tmp_path):

@@ -29,6 +29,9 @@ class Table:
     rows: list[Row]
     label_names: tuple[str, ...] | None = None  #: names of integer classes, where the source knows them
     blank_is_null: bool = False  #: a delimited file cannot tell null from the empty text; both are None here
+    lines: tuple[int, ...] | None = (
+        None  #: of the file, from 1, at which each row begins; None: it has no lines
+    )
 
     def require(self, columns: list[str]) -> None:
         """Refuse a table that lacks a column."""
@@ -122,6 +125,7 @@ def _open(path: Path) -> TextIO:
 
 def _read_jsonl(path: Path, origin: str) -> Table:
     rows: list[Row] = []
+    lines: list[int] = []
     columns: dict[str, None] = {}
     with _open(path) as stream:
         for number, line in enumerate(stream, start=1):
@@ -137,7 +141,8 @@ def _read_jsonl(path: Path, origin: str) -> Table:
                 raise UserError(f"{origin}, line {number}: no JSON object; write one object per line")
             columns.update(dict.fromkeys(row))
             rows.append(row)
-    return Table(origin, tuple(columns), rows)
+            lines.append(number)
+    return Table(origin, tuple(columns), rows, lines=tuple(lines))
 
 
 def _read_csv(path: Path, origin: str) -> Table:
@@ -155,8 +160,9 @@ def _read_tsv(path: Path, origin: str) -> Table:
 def _delimited(reader: Any, origin: str) -> Table:
     csv.field_size_limit(2**31 - 1)
     rows: list[Row] = []
+    lines: list[int] = []
     header: list[str] | None = None
-    for cells in _cells(reader, origin):
+    for line, cells in _cells(reader, origin):
         if header is None:
             header = [cell.strip() for cell in cells]
             if len(set(header)) != len(header):
@@ -168,14 +174,18 @@ def _delimited(reader: Any, origin: str) -> Table:
             )
         else:
             rows.append({key: cell if cell != "" else None for key, cell in zip(header, cells, strict=True)})
-    return Table(origin, tuple(header or ()), rows, blank_is_null=True)
+            lines.append(line)
+    return Table(origin, tuple(header or ()), rows, blank_is_null=True, lines=tuple(lines))
 
 
-def _cells(reader: Any, origin: str) -> Iterator[list[str]]:
+def _cells(reader: Any, origin: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record that is not blank, with the line at which it begins: quotes may hold line ends."""
+    line = 1
     try:
         for cells in reader:
             if cells:
-                yield cells
+                yield line, cells
+            line = reader.line_num + 1
     except csv.Error as error:
         raise UserError(
             f"{origin}, line {reader.line_num}: cannot be read ({error}); check its quotes"

@@ -6,21 +6,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from adaptive_inference.by_name import module_names
 from adaptive_inference.calibration.operating_point import COST_WORDS, OperatingPoint
 from adaptive_inference.exits.layout import MULTI_MODEL, open_model
+from adaptive_inference.serving.metadata import (
+    NO_DATASET,
+    NO_ENCODER,
+    Dataset,
+    Encoder,
+    Measured,
+    front_matter,
+)
 from adaptive_inference.serving.setting import recommended
 from adaptive_inference.tasks.schema import Schema
 
 CARD_FILE = "README.md"
-#: What model hubs read. They know no tag for scores: those are "classified" too.
-_HEADER = {
-    "library_name": "adaptive-inference",
-    "pipeline_tag": "text-classification",
-    "tags": ["adaptive-inference", "early-exit"],
-}
 #: Metric key -> name for readers; any other is shown under its key.
 _METRICS = {
     "f1": "F1",
@@ -83,6 +83,10 @@ class CardData:
         Sentences on quality and speed.
     own_code
         What answers with the model and is not of this library: code of somebody's own.
+    origin
+        What the encoder was before it was fine-tuned.
+    dataset
+        Where the task's rows come from.
     """
 
     schema: Schema
@@ -95,6 +99,8 @@ class CardData:
     title: str = ""
     remarks: tuple[str, ...] = ()
     own_code: tuple[str, ...] = ()
+    origin: Encoder = NO_ENCODER
+    dataset: Dataset = NO_DATASET
 
 
 def card_of(folder: Path, points: Iterable[CardPoint]) -> CardData:
@@ -124,7 +130,7 @@ def render(data: CardData) -> str:
     """Return the card's text."""
     schema = data.schema
     parts = [
-        f"---\n{yaml.safe_dump(_HEADER, sort_keys=True)}---",
+        f"---\n{front_matter(schema, data.origin, data.dataset, _results(data))}\n---",
         f"# {schema.task}: {data.title or _kind(data)}",
         _task(schema),
         _layers(data),
@@ -139,8 +145,25 @@ def render(data: CardData) -> str:
         f"Made for task `{schema.task}` alone, and for inputs of up to {schema.max_length} tokens (longer ones are cut). "
         "Thresholds were chosen on held-out calibration rows of the same task: on other text both quality and speed-up "
         "may differ.",
+        "## Licence",
+        f"{data.origin.words} What the training rows allow is not known here. adaptive-inference, which runs the model, is "
+        "under Apache-2.0.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _results(data: CardData) -> list[Measured]:
+    """Return what the evaluation split gave at the default operating point."""
+    found = next((item for item in data.points if item.point == data.default), None)
+    if found is None:
+        return []
+    metric = data.schema.metric
+    figures = [
+        (metric, found.quality, metric_name(metric)),
+        ("layers_speedup", found.layers_speedup, "speed-up in layers"),
+        ("flops_speedup", found.flops_speedup, "speed-up in FLOPs"),
+    ]
+    return [Measured(name, value, words) for name, value, words in figures if value is not None]
 
 
 def _kind(data: CardData) -> str:
@@ -169,12 +192,15 @@ def _layers(data: CardData) -> str:
 
 
 def _usage(schema: Schema) -> str:
-    """Return a snippet of Python and a command line that predict with the folder that the card lies in."""
+    """Return how to install the library alone, and a snippet of Python and a command line that predict with this folder."""
     pair = len(schema.text) > 1
     answers = "answer.labels" if schema.labels is None else "answer.labels, answer.probabilities"
     texts = '[("a text", "another")]' if pair else '["a text", "another"]'
     line = f'{{"{schema.text[0]}": "a text", "{schema.text[1]}": "another"}}' if pair else "a text"
     return (
+        "The library alone is enough; in a clone of adaptive-inference:\n\n"
+        "```sh\npip install '.[torch]'\n```\n\n"
+        "Then, in this folder (from elsewhere name its path, or its id on a hub):\n\n"
         f"```python\nfrom adaptive_inference import load_predictor\n\n"
         f'predictor = load_predictor(".")\n'
         f"answer = predictor.predict({texts})\nprint({answers}, answer.exit_layers)\n```\n\n"

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.layout import CALIBRATION_FILE, open_model
-from adaptive_inference.files import read_object, write_json, write_text
+from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, open_model
+from adaptive_inference.files import check_form, read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
+from adaptive_inference.serving.metadata import NO_ENCODER, Encoder
 from adaptive_inference.serving.setting import usable_points
+from adaptive_inference.settings.inputs import Backbone
 
-#: Version of the record of an evaluation that is read here; docs/compatibility.md says what it promises.
+#: Version of the records that are read here; docs/compatibility.md says what it promises.
 RECORD_VERSION = 2
+#: In a method's run folder: the record of its training.
+RUN_TRAINING = RUN_MODEL.with_name("metrics.json")
 
 
 def export(run: Path, out: Path) -> None:
@@ -31,37 +36,62 @@ def export(run: Path, out: Path) -> None:
     Raises
     ------
     UserError
-        There is no model, it is not calibrated, its evaluation is of another version, or ``out`` holds something.
+        There is no model, it is not calibrated, a record of it is of another version, or ``out`` holds something.
     """
     saved = open_model(run)
     if saved.calibration is None:
         raise UserError(f"{run} has no {CALIBRATION_FILE} of its model; calibrate the model first")
     if not has_weights(saved.home):
         raise UserError(f"{saved.home} holds no weights; train the model again")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} exists and is not an empty folder; name another one, or remove it")
+    check_empty(out)
     figures = {} if saved.evaluation is None else _evaluated(saved.evaluation)
     points = [
         CardPoint(point, **figures.get((point.goal, point.setting), {}))
         for point in usable_points(saved.calibration)
     ]
-    card = card_of(run, points)
+    card = replace(card_of(run, points), origin=_origin(run))
     copy_model(saved.home, out, saved.calibration)
     write_card(out, card)
 
 
+def _origin(run: Path) -> Encoder:
+    """Return what a run's training was told of its encoder; an exported folder holds no record of it."""
+    file, fix = run / RUN_TRAINING, "train the model again"
+    if not file.is_file():
+        return NO_ENCODER
+    params = _record(file, fix).get("params")
+    found = (
+        [params[name] for name in params if name.startswith("backbones.")] if isinstance(params, dict) else []
+    )
+    if len(found) != 1:
+        raise UserError(f"{file} does not name one encoder; {fix}")
+    check_form(Backbone, found[0], file, fix)
+    return Encoder.of(Backbone(**found[0]))
+
+
 def _evaluated(file: Path) -> dict[tuple[Goal, Setting], dict[str, float | None]]:
     """Return what an evaluation's record says of each operating point."""
-    fix = "evaluate the model again"
-    body, names = read_object(file, fix), ("quality", "layers_speedup", "flops_speedup")
-    version = body.get("version", 1)
-    if version != RECORD_VERSION:
-        raise UserError(f"{file} is a record of version {version}, this code reads {RECORD_VERSION}; {fix}")
+    fix, names = "evaluate the model again", ("quality", "layers_speedup", "flops_speedup")
+    body = _record(file, fix)
     try:
         rows = [(OperatingPoint.from_json(row["point"]), row) for row in body["rows"]]
         return {(point.goal, point.setting): {name: row[name] for name in names} for point, row in rows}
     except (KeyError, TypeError, UserError) as error:
         raise UserError(f"{file} is no record of an evaluation ({error}); {fix}") from error
+
+
+def check_empty(out: Path) -> None:
+    """Refuse a folder to write into that holds something."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is not an empty folder; name another one, or remove it")
+
+
+def _record(file: Path, fix: str) -> dict[str, Any]:
+    body = read_object(file, fix)
+    version = body.get("version", 1)
+    if version != RECORD_VERSION:
+        raise UserError(f"{file} is a record of version {version}, this code reads {RECORD_VERSION}; {fix}")
+    return body
 
 
 def has_weights(home: Path) -> bool:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from adaptive_inference.exits import cascade, load, model
+from adaptive_inference.serving.hub import model_folder
 from adaptive_inference.serving.predictor import Predictions, Predictor, Text
 
 
 class _Answers(model.ExitModule):
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, revision: str | None = None) -> Self:
+        """Load what `save_pretrained` wrote, from a folder or by a hub's id; see `hub.model_folder`."""
+        return super().from_pretrained(model_folder(folder, revision))
+
     def predict(
         self,
         texts: Sequence[Text],
@@ -29,6 +36,6 @@ class MultiModel(_Answers, cascade.MultiModel):
     """Models of growing depth, tried one after the other; see `exits.cascade.MultiModel`."""
 
 
-def load_model(folder: str | Path) -> MultiExitModel | MultiModel:
-    """Load a model folder, or a method's run folder, whichever kind of model it holds; see `exits.load`."""
-    return load.load_model(folder, (MultiExitModel, MultiModel))
+def load_model(folder: str | Path, revision: str | None = None) -> MultiExitModel | MultiModel:
+    """Load a model of either kind, from a folder or by a hub's id; see `exits.load` and `hub.model_folder`."""
+    return load.load_model(model_folder(folder, revision), (MultiExitModel, MultiModel))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adaptive_inference.errors import UserError
+from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.tasks.encode import collate, encode_texts
@@ -24,17 +24,33 @@ if TYPE_CHECKING:
 
 Text = str | Sequence[str]
 
+#: Where a model may answer; ``auto`` is CUDA where there is one.
+DEVICES = ("auto", "cpu", "cuda")
 #: Batches' worth of a stream that are sorted by length before they are cut into batches.
 SORTED_BATCHES = 16
 
 
 @dataclass
 class Prediction:
-    """The answer to one text: class and calibrated ``probabilities`` (C,), or a raw score and None (regression)."""
+    """The answer to one text.
+
+    Attributes
+    ----------
+    label, probabilities
+        Class and its calibrated probabilities (C,); a raw score and None for a regression task.
+    exit_layer
+        Layers before the exit that answered.
+    layers_run
+        Layers run in all: those of a cascade's earlier members are in.
+    cut
+        Whether the text was longer than the model reads, so that its end was left out.
+    """
 
     label: str | float
     probabilities: np.ndarray | None
     exit_layer: int
+    layers_run: int
+    cut: bool
 
 
 @dataclass
@@ -50,11 +66,14 @@ class Predictions:
         (N, C), calibrated; None for a regression task.
     exit_layers
         (N,), layers run before the exit that answered.
+    cut
+        (N,), whether a text was longer than the model reads, so that its end was left out.
     """
 
     labels: list[str] | list[float]
     probabilities: np.ndarray | None
     exit_layers: np.ndarray
+    cut: np.ndarray
 
 
 class Predictor:
@@ -86,6 +105,11 @@ class Predictor:
         self.model, self.schema = model, model.schema
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
         self.engine = Engine(model, setting.rule, setting.threshold)
+
+    @property
+    def full_layers(self) -> int:
+        """Layers of the full model: calibration knows them; without it, those of this model's last exit."""
+        return int((self.model.calibration or {}).get("num_layers") or self.model.exits[-1])
 
     def answer(self, text: Text) -> Prediction:
         """Answer one text; see `predict`."""
@@ -124,11 +148,12 @@ class Predictor:
                 raise UserError(f"text {row}: {error}") from None
         answers = self._answers(texts, batch_size)
         layers = np.array([answer.exit_layer for answer in answers], dtype=np.int64)
+        cut = np.array([answer.cut for answer in answers], dtype=bool)
         labels = [answer.label for answer in answers]
         if self.schema.labels is None:
-            return Predictions(labels, None, layers)
+            return Predictions(labels, None, layers, cut)
         probabilities = np.array([answer.probabilities for answer in answers])
-        return Predictions(labels, probabilities.reshape(-1, len(self.schema.labels)), layers)
+        return Predictions(labels, probabilities.reshape(-1, len(self.schema.labels)), layers, cut)
 
     def _answers(self, texts: Sequence[Text], batch_size: int) -> list[Prediction]:
         """Answer texts in batches of like length; the answers are in the texts' order."""
@@ -143,6 +168,7 @@ class Predictor:
                 "the tokenizer gives no token, or one that the model does not know, and is of another model; put the "
                 "model's own tokenizer files into its folder"
             )
+        cut = self._cut(checked, [row["length"] for row in rows])
         order = sorted(range(len(rows)), key=lambda place: rows[place]["length"])
         found: dict[int, Prediction] = {}
         for start in range(0, len(order), batch_size):
@@ -151,34 +177,70 @@ class Predictor:
             for place, logits, index, layer in zip(
                 places, decisions.logits, decisions.exit_indices, decisions.exit_layers, strict=True
             ):
-                found[place] = self._prediction(logits, int(index), int(layer))
+                found[place] = self._prediction(logits, int(index), int(layer), place in cut)
         return [found[place] for place in range(len(rows))]
 
-    def _prediction(self, logits: np.ndarray, index: int, layer: int) -> Prediction:
+    def _cut(self, texts: Sequence[Sequence[str]], lengths: Sequence[int]) -> set[int]:
+        """Return which rows lost tokens: of those as long as the limit, those that are longer when nothing is cut."""
+        limit = self.schema.max_length
+        full = [place for place, length in enumerate(lengths) if length >= limit]
+        if not full:
+            return set()
+        whole = encode_texts([texts[place] for place in full], self.model.tokenizer, None)
+        return {place for place, row in zip(full, whole, strict=True) if row["length"] > limit}
+
+    def _prediction(self, logits: np.ndarray, index: int, layer: int, cut: bool) -> Prediction:
+        layers_run = int(self.model.layers_cost[index])
         if self.schema.labels is None:
-            return Prediction(float(logits[0]), None, layer)
+            return Prediction(float(logits[0]), None, layer, layers_run, cut)
         probabilities = softmax(self.engine.calibrator.logits(logits, index))
-        return Prediction(self.schema.labels[int(logits.argmax())], probabilities, layer)
+        return Prediction(self.schema.labels[int(logits.argmax())], probabilities, layer, layers_run, cut)
 
 
-def load_predictor(folder: str | Path, rule: str | None = None, threshold: float | None = None) -> Predictor:
+def load_predictor(
+    folder: str | Path,
+    rule: str | None = None,
+    threshold: float | None = None,
+    device: str = "cpu",
+    revision: str | None = None,
+) -> Predictor:
     """Load a saved model, ready to answer texts.
 
     Parameters
     ----------
     folder
-        An exported model's folder, or a method's run folder.
+        An exported model's folder, a method's run folder, or a model's id on a hub.
     rule, threshold
         See `Predictor`.
+    device
+        ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
+    revision
+        Of an id; see `hub.model_folder`.
 
     Raises
     ------
     UserError
-        The folder holds no model that this release can read, or the rule does not fit it.
+        There is no model that this release can read, the rule does not fit it, or there is no such device.
     """
-    from adaptive_inference.exits.load import load_model
+    from adaptive_inference.serving.hub import model_folder
 
-    return Predictor(load_model(folder), rule, threshold)
+    return Predictor(load_on(model_folder(folder, revision), device), rule, threshold)
+
+
+def load_on(folder: str | Path, device: str) -> ExitModule:
+    """Load a saved model onto a device; see `load_predictor`."""
+    import torch
+
+    from adaptive_inference.exits.load import load_model
+    from adaptive_inference.exits.outputs import pick_device
+
+    if device not in DEVICES:
+        raise UserError(
+            f"no device {device!r}; allowed: {', '.join(DEVICES)}{nearest(device, list(DEVICES))}"
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: torch sees no CUDA device here; take cpu, or auto")
+    return load_model(folder).to(pick_device(device))
 
 
 def check_batch_size(batch_size: int) -> None:

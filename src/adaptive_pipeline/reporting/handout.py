@@ -14,6 +14,7 @@ from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.card import CardData, CardPoint, card_of
 from adaptive_inference.serving.export import copy_model, has_weights, write_card
+from adaptive_inference.serving.metadata import Dataset, Encoder
 from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name
@@ -130,10 +131,12 @@ def told_of(card: CardData, results: Results, choice: Choice) -> CardData:
         *model_remarks(choice, results.params),
         chance_sentence(choice.chance) if choice.chance else "",
     ]
-    assert choice.cell is not None
+    backbone = results.params.backbone(choice.backbone)
     return replace(
         card,
         title=method_name(choice.marked.method if choice.marked else "full"),
-        encoder=f"backbone `{choice.backbone}`, {results.params.backbone(choice.backbone).weights}",
+        encoder=f"backbone `{choice.backbone}`, {backbone.weights}",
+        origin=Encoder.of(backbone),
+        dataset=Dataset.of(results.params.tasks[choice.task]),
         remarks=tuple(remark for remark in remarks if remark),
     )

@@ -1,8 +1,8 @@
 """Put the records of finished stages, and what tables read beside them, to where git keeps them.
 
-A preset that takes hours is run in slices: after each slice its records (figures only: no weights, no training curves, no
-text of examples) go to docs/results/PRESET/records/, one file per task, backbone and seed, and are committed; tables and
-figures are rebuilt from them alone. What is kept already stays, unless the same stage has finished again.
+A preset that takes hours is run in slices: after each slice its records (figures and answers: no weights, no training
+curves, no text of examples) go to docs/results/PRESET/records/, one file per task, backbone and seed, and are committed;
+tables and figures are rebuilt from them alone. What is kept already stays, unless the same stage has finished again.
 
     python -m adaptive_pipeline.runs.keep
     python -m adaptive_pipeline.runs.keep --runs runs --out docs/results/mine/records
@@ -13,11 +13,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
+from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.errors import UserError
+from adaptive_inference.tasks.quality import predict
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.presets import preset_of, records_folder
+from adaptive_pipeline.runs.layout import FOLDERS
 from adaptive_pipeline.runs.records import digest_path
 from adaptive_pipeline.runs.store import (
     KEPT,
@@ -47,7 +51,7 @@ def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
     keepable = {key: item for key, item in runs.finished.items() if key[0] in KEPT}
     retrained = _retrained(runs)
     fit = [
-        item
+        _with_exit_answers(item)
         for (stage, cell), item in keepable.items()
         if cell in params.grid
         and (stage, cell) not in retrained
@@ -60,6 +64,25 @@ def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
         there = read_kept(file) if file.is_file() else []
         write_kept(file, {item.key: item for item in (*there, *items)}.values())
     return len(fit), len(keepable) - len(fit)
+
+
+def _with_exit_answers(item: Finished) -> Finished:
+    """Add to an evaluation what each exit answered to each row, from the stage before it, if it was of this very model.
+
+    ``exit_answers``: ``exits``, their layers, and ``classes``, for each of them a class per row, in the order of
+    ``predictions``. Of a regression nothing: scores are as long as all else together.
+    """
+    if item.key[0] != "evaluate_batch1" or item.folder is None:
+        return item
+    file = item.folder.with_name(FOLDERS["collect_answers"]) / "evaluation.safetensors"
+    if not file.is_file():
+        return item
+    answers = Answers.load(file)
+    kind, same_model = answers.yardstick.kind, answers.made_from.get("model") == item.record.inputs["model"]
+    if kind != "classification" or not same_model:
+        return item
+    classes = predict(answers.outputs.logits, kind).T
+    return replace(item, at_hand={"exit_answers": {"exits": answers.outputs.exits, "classes": classes}})
 
 
 def _retrained(runs: Runs) -> set[Key]:

@@ -35,6 +35,8 @@ COMPANIONS = {
     },
     "evaluate_recommended": {"timings": "../timings.json"},
 }
+#: Family -> what is made of other files when its record is kept, and lies beside kept records alone.
+MADE_WHEN_KEPT = {"evaluate_batch1": ("exit_answers",)}
 #: Families whose records git keeps, in the order of a kept file's lines, so that what is alike lies together.
 KEPT = (
     "prepare_data",
@@ -85,7 +87,7 @@ class Finished:
     @property
     def companions(self) -> tuple[str, ...]:
         """Names of what may lie beside the record."""
-        return tuple(COMPANIONS.get(self.key[0], ()))
+        return *COMPANIONS.get(self.key[0], ()), *MADE_WHEN_KEPT.get(self.key[0], ())
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -95,9 +97,10 @@ class Finished:
 
     def companion(self, name: str) -> dict[str, Any]:
         """Return what lies beside the record; empty where nothing does."""
-        if self.folder is None or name in self.at_hand or name not in self.companions:
+        files = COMPANIONS.get(self.key[0], {})
+        if self.folder is None or name in self.at_hand or name not in files:
             return dict(self.at_hand.get(name, {}))
-        file = self.folder / COMPANIONS[self.key[0]][name]
+        file = self.folder / files[name]
         return dict(read_json(file)) if file.is_file() else {}
 
 

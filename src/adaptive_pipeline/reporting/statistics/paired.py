@@ -64,13 +64,27 @@ def resample_quality(
         Of the generator: the same seed, the same draws.
     """
     rows, generator, chunks = len(labels), np.random.default_rng(seed), []
+    right = predictions == labels if metric == "accuracy" else None
     for start in range(0, resamples, CHUNK):
         drawn = generator.integers(0, rows, (min(CHUNK, resamples - start), rows))
         chunks.append(
             [quality(metric, answers[drawn], labels[drawn], num_classes) for answers in predictions]
+            if right is None
+            else _drawn_accuracy(right, drawn)
         )
     measured = np.asarray(quality(metric, predictions, labels, num_classes))
     return Scored(measured, np.concatenate(chunks, axis=1))
+
+
+def _drawn_accuracy(right: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return the accuracy of K sets on R resamples, ``(K, N), (R, N) -> (K, R)``, to the last bit what `quality` returns.
+
+    By how often each row was drawn: one product for all sets, whose sums are whole numbers.
+    """
+    resamples, rows = drawn.shape
+    cells = drawn + rows * np.arange(resamples)[:, None]
+    times = np.bincount(cells.ravel(), minlength=resamples * rows).reshape(resamples, rows)
+    return (right.astype(float) @ times.T.astype(float)) / rows
 
 
 def paired_bootstrap(first: Scored, second: Scored, seed: int = 0) -> Difference:

@@ -1,0 +1,55 @@
+"""What a run ends with: what to use, what it costs and brings, where all is, what to do next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from adaptive_inference.files import read_json
+from adaptive_pipeline.reporting.names import method_name, rule_name
+
+#: Recommendations that are told; of more, `results/recommendation.md` does.
+SHOWN = 4
+SPEEDUPS = {"wallclock": "measured", "flops": "by FLOPs", "layers": "by layers"}
+
+
+def summary(root: Path = Path()) -> str:
+    """Return the end of a run as text: a line per recommendation, then four.
+
+    Parameters
+    ----------
+    root
+        The project's folder; ``results/recommendation.json`` is read in it.
+    """
+    body = read_json(root / "results/recommendation.json")
+    choices, goal = body["choices"], body["max_loss_points"]
+    told = [f"Recommended for {_recommended(choice, goal)}" for choice in choices[:SHOWN]]
+    if len(choices) > SHOWN:
+        told.append(f"and {len(choices) - SHOWN} more: results/recommendation.md")
+    command = next((choice["command"] for choice in choices if choice.get("command")), None)
+    return "\n".join(
+        [
+            *(told or ["Recommended: nothing yet, no cell is evaluated"]),
+            "Why, and all figures: results/recommendation.md, results/tables/main.md, results/figures/",
+            f"Model: {'results/model/' if command else 'none, since its weights are not here'}",
+            "Report: report.html (`make report`); training curves and runs: `make ui`",
+            f"Next: {command or 'docs/own_data.md tells how to run on texts of your own'}",
+        ]
+    )
+
+
+def _recommended(choice: dict[str, Any], goal: float) -> str:
+    where = f"{choice['task']} with {choice['backbone']}"
+    if not choice["qualifies"]:
+        return f"{where}: the full model ({choice['why']})"
+    evaluation = choice["evaluation"]
+    rule = f" (leaves by {rule_name(choice['rule'])})" if choice["rule"] else ""
+    lost = -100 * evaluation["quality_difference"]
+    more = f", more than the goal of {goal:g}" if round(lost, 6) > goal else ""
+    change = f"loses {lost:.2f} points{more}" if lost > 0 else f"gains {-lost:.2f} points"
+    speedups = [
+        f"{evaluation[f'{key}_speedup']:.2f} x {how}"
+        for key, how in SPEEDUPS.items()
+        if evaluation.get(f"{key}_speedup")
+    ]
+    return f"{where}: {method_name(choice['method'])}{rule}, {change}; faster {', '.join(speedups)}"
