@@ -38,6 +38,8 @@ REFERENCE = {
     "collect_answers": 15.0,
     "calibrate_thresholds": 5.0,
     "evaluate_batch1": 25.0,
+    "recommend": 8.0,
+    "evaluate_recommended": 15.0,
     "make_tables": 10.0,
 }
 REFERENCE_EXAMPLES = 4_080  # training rows x epochs

@@ -40,16 +40,31 @@ def summary(root: Path = Path()) -> str:
 
 def _recommended(choice: dict[str, Any], goal: float) -> str:
     where = f"{choice['task']} with {choice['backbone']}"
+    if "evaluation" not in choice:
+        return f"{where}: nothing yet ({choice['why']})"
     if not choice["qualifies"]:
-        return f"{where}: the full model ({choice['why']})"
-    evaluation = choice["evaluation"]
-    rule = f" (leaves by {rule_name(choice['rule'])})" if choice["rule"] else ""
-    lost = -100 * evaluation["quality_difference"]
-    more = f", more than the goal of {goal:g}" if round(lost, 6) > goal else ""
-    change = f"loses {lost:.2f} points{more}" if lost > 0 else f"gains {-lost:.2f} points"
+        return (
+            f"{where}: the full model, since nothing faster can be promised to lose at most {goal:g} points"
+        )
+    offer, found, clock = choice["offer"], choice["evaluation"], choice["wallclock"] or {}
+    lost = found["loss"]
+    change = (
+        f"lost {lost:.2f} points on texts not seen"
+        if lost > 0
+        else f"gained {-lost:.2f} points on texts not seen"
+    )
+    more = "" if found["goal_held"] else f", more than the goal of {goal:g}"
+    measured = found | {"wallclock_speedup": clock.get("wallclock_speedup")}
     speedups = [
-        f"{evaluation[f'{key}_speedup']:.2f} x {how}"
+        f"{measured[f'{key}_speedup']:.2f} x {how}"
         for key, how in SPEEDUPS.items()
-        if evaluation.get(f"{key}_speedup")
+        if measured.get(f"{key}_speedup")
     ]
-    return f"{where}: {method_name(choice['method'])}{rule}, {change}; faster {', '.join(speedups)}"
+    return f"{where}: {_who(offer)}, {change}{more}; faster {', '.join(speedups)}"
+
+
+def _who(offer: dict[str, Any]) -> str:
+    setting, trained = offer["setting"], method_name(offer["method"])
+    if setting["member"] is not None:
+        return f"the first {setting['member']} layers of {trained}"
+    return f"{trained} (leaves by {rule_name(setting['rule'])})"

@@ -9,15 +9,9 @@ CHOICE = {
     "task": "tiers",
     "backbone": "minilm",
     "qualifies": True,
-    "why": "",
-    "method": "early_exit",
-    "rule": "confidence",
-    "evaluation": {
-        "quality_difference": -0.019,
-        "wallclock_speedup": 1.603,
-        "flops_speedup": 1.578,
-        "layers_speedup": 1.63,
-    },
+    "offer": {"method": "early_exit", "setting": {"rule": "confidence", "threshold": 0.9, "member": None}},
+    "evaluation": {"loss": 1.9, "goal_held": False, "flops_speedup": 1.578, "layers_speedup": 1.63},
+    "wallclock": {"wallclock_speedup": 1.603},
     "command": "adaptive-inference predict results/model",
 }
 
@@ -32,21 +26,37 @@ def test_a_run_ends_with_five_lines_what_to_use_what_it_costs_and_what_comes_nex
     lines = told(tmp_path, CHOICE)
     assert len(lines) == 5
     assert lines[0] == (
-        "Recommended for tiers with minilm: Early exit (leaves by confidence), loses 1.90 points, more than the goal of 1; "
+        "Recommended for tiers with minilm: Early exit (leaves by confidence), lost 1.90 points on texts not seen, "
+        "more than the goal of 1; "
         "faster 1.60 x measured, 1.58 x by FLOPs, 1.63 x by layers"
     )
     assert lines[-1] == "Next: adaptive-inference predict results/model"
 
 
 def test_currencies_that_were_not_measured_are_not_named(tmp_path):
-    evaluation = {"quality_difference": 0.002, "wallclock_speedup": None, "layers_speedup": 1.63}
-    line = told(tmp_path, CHOICE | {"evaluation": evaluation})[0]
-    assert line.endswith("gains 0.20 points; faster 1.63 x by layers")
+    evaluation = {"loss": -0.2, "goal_held": True, "flops_speedup": None, "layers_speedup": 1.63}
+    line = told(tmp_path, CHOICE | {"evaluation": evaluation, "wallclock": None})[0]
+    assert line.endswith("gained 0.20 points on texts not seen; faster 1.63 x by layers")
 
 
-def test_where_nothing_qualifies_the_full_model_is_named_with_the_reason(tmp_path):
-    line = told(tmp_path, CHOICE | {"qualifies": False, "why": "none of 30 is faster"})[0]
-    assert line == "Recommended for tiers with minilm: the full model (none of 30 is faster)"
+def test_a_member_of_a_cascade_is_named_by_its_layers(tmp_path):
+    setting = {"rule": "fixed", "threshold": 0.0, "member": 4}
+    line = told(tmp_path, CHOICE | {"offer": {"method": "multi_model", "setting": setting}})[0]
+    assert "with minilm: the first 4 layers of Multi-Model, lost" in line
+
+
+def test_where_nothing_can_be_promised_the_full_model_is_named(tmp_path):
+    line = told(tmp_path, CHOICE | {"qualifies": False})[0]
+    assert line == (
+        "Recommended for tiers with minilm: the full model, since nothing faster can be promised to lose at most 1 points"
+    )
+
+
+def test_what_is_not_there_yet_is_said(tmp_path):
+    line = told(
+        tmp_path, {"task": "tiers", "backbone": "minilm", "qualifies": False, "why": "recommend has not run"}
+    )[0]
+    assert line == "Recommended for tiers with minilm: nothing yet (recommend has not run)"
 
 
 @pytest.mark.parametrize(("count", "lines"), [(0, 5), (SHOWN, 4 + SHOWN), (179, 5 + SHOWN)])
