@@ -48,7 +48,7 @@ def test_a_member_of_a_cascade_is_named_by_its_layers(tmp_path):
 def test_where_nothing_can_be_promised_the_full_model_is_named(tmp_path):
     line = told(tmp_path, CHOICE | {"qualifies": False})[0]
     assert line == (
-        "Recommended for tiers with minilm: the full model, since nothing faster can be promised to lose at most 1 points"
+        "Recommended for tiers with minilm: the full model, since nothing faster can be promised to lose at most 1 point"
     )
 
 
