@@ -66,3 +66,7 @@ class QuietBar(ProgressCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Print nothing."""
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the line to what the scoring says; the next step draws the bar again."""
+        self.training_bar.clear()
