@@ -21,7 +21,8 @@ from adaptive_pipeline.reporting.published.side_by_side import published_markdow
 from adaptive_pipeline.reporting.statistics.areas import areas
 from adaptive_pipeline.reporting.statistics.comparisons import compare, unanswered
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, csv_text
-from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
+from adaptive_pipeline.reporting.tables.latex import main_latex
+from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown, cost_markdown
 from adaptive_pipeline.reporting.text.recommendation import Choice, as_json, as_markdown, recommend
 

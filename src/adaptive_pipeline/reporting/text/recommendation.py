@@ -86,9 +86,9 @@ class Choice:
         if not self.faster:
             return None
         point = self.point
-        flops, clock = (
+        flops, clock, milliseconds = (
             None if pd.isna(value) else float(value)
-            for value in (point.flops_speedup, point.wallclock_speedup)
+            for value in (point.flops_speedup, point.wallclock_speedup, point.median_ms)
         )
         return Marked(
             point.method,
@@ -99,6 +99,7 @@ class Choice:
             point.layers_speedup,
             flops,
             clock,
+            milliseconds,
         )
 
     @property
