@@ -250,7 +250,7 @@ def summary(root: Path = Path(".")) -> None:
             print(f"\n{(root / name).read_text(encoding='utf-8').strip()}")
     print(
         "\nTables:  results/tables/main.csv, .md, .tex\nFigures: results/figures/"
-        "\nReport:  report.html (`make report`, or `snakemake --report report.html`)"
+        "\nReport:  results/report.html (`make report` shows it)"
         "\nMLflow:  `make ui`, then http://127.0.0.1:5000",
         flush=True,
     )

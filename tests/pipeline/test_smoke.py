@@ -46,7 +46,7 @@ def planned(output):
     """Return the stages in Snakemake's job table."""
     table = output.partition("Job stats:")[2].partition("\ntotal")[0]
     jobs = {line.split()[0] for line in table.splitlines()[3:] if line.strip()}
-    return jobs - {"all", "collect_report", "publish_records"}
+    return jobs - {"all", "publish_records"}
 
 
 def direct(status):
@@ -93,7 +93,7 @@ def test_the_two_graphs_are_equal(built):
     dot = built.run("snakemake", "--rulegraph", "--forceall", "--quiet", "all")
     labels = dict(re.findall(r'(\d+)\[label = "(.+?)"', dot))
     edges = {(labels[up], labels[down]) for up, down in re.findall(r"(\d+) -> (\d+)", dot)}
-    on_top = {"all", "collect_report", "publish_records"}
+    on_top = {"all", "publish_records"}
     assert {edge for edge in edges if not on_top.intersection(edge)} == dvc_edges(built)
 
 
