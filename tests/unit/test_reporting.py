@@ -335,7 +335,7 @@ def make_tables(*arguments: object) -> subprocess.CompletedProcess:
 def test_the_stage_rebuilds_the_same_bytes_and_leaves_other_files_alone(tmp_path, small):
     out = tmp_path / "results"
     out.mkdir()
-    (out / "report.html").write_text("mine")
+    (out / "notes.html").write_text("mine")
     trees = []
     for _ in range(2):
         done = make_tables("--runs", small[0], "--params", small[1], "--out", out)
@@ -344,7 +344,9 @@ def test_the_stage_rebuilds_the_same_bytes_and_leaves_other_files_alone(tmp_path
     assert trees[0] == trees[1]
     names = {str(name) for name in trees[0]}
     assert {
+        "notes.html",
         "report.html",
+        "metrics.json",
         "recommendation.md",
         "recommendation.json",
         "tables/main.csv",
