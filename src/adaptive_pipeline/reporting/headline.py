@@ -46,7 +46,7 @@ def _methods(results: Results) -> Iterator[tuple[str, Any]]:
 
 
 def _recommended(results: Results, choice: Choice) -> Iterator[tuple[str, Any]]:
-    if choice.row is None:
+    if not choice.known:
         return
     if choice.marked is None:
         yield "recommended.method", "full"

@@ -13,7 +13,7 @@ from adaptive_inference.calibration.operating_point import COST_WORDS
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.goal_rows import GoalRow, family_name, full_row, goal_rows, without_row
 from adaptive_pipeline.reporting.names import method_name, rule_name
-from adaptive_pipeline.reporting.text.markdown import bold, counted, interval_text, number, points_text, table
+from adaptive_pipeline.reporting.text.markdown import bold, interval_text, number, points_text, table
 from adaptive_pipeline.reporting.text.recommendation import Choice, Marked
 
 #: Heading -> the columns that it needs: a heading of which all are empty is not shown.
@@ -33,12 +33,13 @@ def goal_lines(results: Results, choice: Choice) -> list[str]:
     """Return the lines of one task and backbone: what is asked, the table, who has no row in it, what is recommended."""
     rows, full = goal_rows(results), full_row(results)
     marked, loss = choice.marked, results.params.goal.max_loss
-    cells = [] if full is None else [bold(_full_cells(full), choice.row is not None and marked is None)]
+    seeds = results.points.seed.nunique()
+    cells = [] if full is None else [bold(_full_cells(full), choice.known and marked is None)]
     cells += [bold(_cells(item), marked is not None and item.row.method == marked.method) for item in rows]
     lines = [
         f"At most {loss:g} {'point' if loss == 1 else 'points'} lost against the full model: each method by the rule and "
         f"threshold that save most {COST_WORDS[results.cost]} within the goal on the calibration split. All figures are of "
-        f"the evaluation split, means over {counted(results.points.seed.nunique(), 'seed')}.",
+        f"the evaluation split, {'one seed' if seeds == 1 else f'means over {seeds} seeds'}.",
         "",
         *_filled(results, [row.row for row in rows], cells),
         "",
@@ -97,7 +98,7 @@ def _cells(item: GoalRow) -> list[str]:
 
 
 def _recommended(results: Results, choice: Choice) -> list[str]:
-    if choice.row is None:
+    if not choice.known:
         return []
     told = "the full model" if choice.marked is None else _marked_words(results, choice.marked)
     return [f"**Recommended** (bold, see recommendation.md): {told}.", ""]

@@ -55,7 +55,7 @@ def _marked_key(results: Results, choice: Choice) -> tuple[str, ...] | None:
     """Return the key of the row of which the recommended model is one seed; None where its threshold is in no row."""
     points, marked = results.points, choice.marked
     here = (points.task == choice.task) & (points.backbone == choice.backbone)
-    if choice.row is None:
+    if not choice.known:
         return None
     if marked is None:
         found = points[here & (points.method == "full")]

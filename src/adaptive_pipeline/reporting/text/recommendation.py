@@ -81,6 +81,11 @@ class Choice:
         )
 
     @property
+    def known(self) -> bool:
+        """Whether there is an answer, be it the full model."""
+        return self.row is not None
+
+    @property
     def marked(self) -> Marked | None:
         """What tables and figures mark; None where the full model is all that can be recommended."""
         if not self.faster:
