@@ -34,10 +34,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 run: $(STAMP) ## Bring everything in params.yaml up to date (VERBOSE=1: with all that Snakemake says)
 	@$(SNAKEMAKE)
-	@$(MAKE) --no-print-directory report
 
-report: $(STAMP) ## Write report.html from what is computed
-	@test report.html -nt receipts/make_tables.json || snakemake --quiet all --report report.html
+report: ## Say where the report of the last run is, and show it where there is a desktop
+	@test -f results/report.html || { echo "error: there is no results/report.html yet; \`make run\` makes it"; exit 2; }
+	@echo "Report: file://$(CURDIR)/results/report.html"
+	@test -z "$${DISPLAY:-}$${WAYLAND_DISPLAY:-}" || xdg-open results/report.html 2>/dev/null || true
 
 test: $(STAMP) ## Format and lint gates, then all tests
 	ruff format --check .
@@ -84,4 +85,4 @@ publish: $(STAMP) ## Give MLflow the runs that it lacks
 	@python -m adaptive_pipeline.tracking.publish
 
 clean: ## Remove what is cheap to rebuild: receipts, logs, report, MLflow's view (results and DVC's cache stay)
-	rm -rf receipts logs report report.html .snakemake mlflow.db mlartifacts
+	rm -rf receipts logs dvc_plots .snakemake mlflow.db mlartifacts

@@ -21,18 +21,14 @@ MISSING = settings.unkept(STAGES, PARAMS)
 FIRST = settings.with_upstream(MISSING, STAGES)
 
 
-report: "workflow/report/workflow.rst"
-
-
 include: "workflow/rules/stages.smk"
-include: "workflow/rules/report.smk"
+include: "workflow/rules/publish.smk"
 
 
 rule all:
     default_target: True
     input:
         [stage.receipt for stage in STAGES],
-        rules.collect_report.output,
         rules.publish_records.output,
 
 

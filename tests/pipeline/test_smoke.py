@@ -46,7 +46,7 @@ def planned(output):
     """Return the stages in Snakemake's job table."""
     table = output.partition("Job stats:")[2].partition("\ntotal")[0]
     jobs = {line.split()[0] for line in table.splitlines()[3:] if line.strip()}
-    return jobs - {"all", "collect_report", "publish_records"}
+    return jobs - {"all", "publish_records"}
 
 
 def direct(status):
@@ -94,7 +94,7 @@ def test_the_two_graphs_are_equal(built):
     dot = built.run("snakemake", "--rulegraph", "--forceall", "--quiet", "all")
     labels = dict(re.findall(r'(\d+)\[label = "(.+?)"', dot))
     edges = {(labels[up], labels[down]) for up, down in re.findall(r"(\d+) -> (\d+)", dot)}
-    on_top = {"all", "collect_report", "publish_records"}
+    on_top = {"all", "publish_records"}
     assert {edge for edge in edges if not on_top.intersection(edge)} == dvc_edges(built)
 
 
@@ -231,11 +231,15 @@ def runs_in(root):
     return found
 
 
-def test_the_report_shows_tables_and_figures(built):
-    built.run("snakemake", "--report", "report.html")
-    page = (built.root / "report.html").read_text()
-    for part in ("main.csv", "quality_layers", "recommendation.md", "Quality and the three speed-ups"):
-        assert part in page
+def test_the_report_and_dvcs_own_commands_show_the_result(built):
+    page = (built.root / "results/report.html").read_text()
+    assert page.index("<h1>Recommendation</h1>") < page.index("<table>") < page.index("<img")
+    metrics = json.loads(built.run("dvc", "metrics", "show", "--json"))
+    (data,) = [
+        files["results/metrics.json"]["data"] for revision in metrics.values() for files in revision.values()
+    ]
+    assert "tiers.tiny.recommended.method" in data
+    assert "tiers-tiny-overview.png" in built.run("dvc", "plots", "show", "--json")
 
 
 def test_results_are_rebuilt_from_kept_records_alone(built):

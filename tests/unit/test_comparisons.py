@@ -38,9 +38,14 @@ from adaptive_pipeline.runs.records import Record
 FOLDER = Path("tiers/minilm")
 
 
+def seeded_params(**changes):
+    """Invented params with as many seeds as a test of a difference needs, unless others are given."""
+    return invented_params(**({"seeds": [0, 1, 2]} | changes))
+
+
 @pytest.fixture(scope="module")
 def params():
-    return invented_params()
+    return seeded_params()
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +71,10 @@ def read(text: str) -> list[dict[str, str]]:
 
 def some_methods(*names: str, **sections):
     """Return the default params with these methods only."""
-    body = invented_params().model_dump(mode="json")
+    body = seeded_params().model_dump(mode="json")
     methods = {name: body["methods"][name] for name in ("full", *names)}
     trained_by = {stage: [name for name in own if name in names] for stage, own in body["trained_by"].items()}
-    return invented_params(methods=methods, trained_by=trained_by, **sections)
+    return seeded_params(methods=methods, trained_by=trained_by, **sections)
 
 
 def pick(comparisons, goal, method, reference):
@@ -106,7 +111,7 @@ def test_every_method_meets_both_references_at_every_goal(comparisons):
 def test_asked_pairs_are_tested_too_and_corrected_for(runs, params, comparisons, tmp_path):
     body = params.model_dump(mode="json")
     body["methods"]["sweet"]["references"] = ["learning_to_exit", "multi_model"]
-    results = collect(runs, invented_params(methods=body["methods"]))
+    results = collect(runs, seeded_params(methods=body["methods"]))
     assert results.missing == []  # no record knows the key
     found = compare(results, resamples=2000)
     new = [c for c in lines(found) if c.reference not in ("early_exit", "full")]
@@ -133,7 +138,7 @@ def test_asked_pairs_are_tested_too_and_corrected_for(runs, params, comparisons,
 def test_an_asked_pair_without_a_line_is_told(runs, params):
     body = params.model_dump(mode="json")
     body["methods"]["sweet"]["references"] = ["learning_to_exit"]
-    results = collect(runs, invented_params(methods=body["methods"]))
+    results = collect(runs, seeded_params(methods=body["methods"]))
     points = results.points[results.points.method != "learning_to_exit"]
     found = compare(replace(results, points=points), resamples=100)
     told = unanswered(results, found)
@@ -151,7 +156,7 @@ def test_a_pair_that_stands_anyway_is_not_tested_twice_and_a_static_model_enters
     body = params.model_dump(mode="json")
     for name, asked in {"sweet": ["early_exit"], "early_exit": ["sweet"], "full": ["sweet"]}.items():
         body["methods"][name]["references"] = asked
-    results = collect(runs, invented_params(methods=body["methods"]))
+    results = collect(runs, seeded_params(methods=body["methods"]))
     rows = results.main
     found = compare(results, resamples=2000)
     assert_frame_equal(found, comparisons)
@@ -170,7 +175,7 @@ def test_difference_is_that_of_the_tables_rows_and_n_is_said(comparisons, result
     assert (item.rule, item.reference_rule) == ("confidence", "confidence")
     assert item.difference_mean == pytest.approx(first.quality_mean - second.quality_mean, abs=0.001)
     assert item.difference_low < item.difference_mean < item.difference_high
-    assert (item.rows, item.seeds) == (1000, 2)
+    assert (item.rows, item.seeds) == (1000, 3)
     assert item.layers_speedup == first.layers_speedup
     assert item.significant == (item.p_holm < 0.05)
     assert item.p_value <= item.p_holm <= item.p_value * item.comparisons
@@ -200,10 +205,10 @@ def test_the_rule_is_chosen_on_calibration_and_never_on_evaluation(tmp_path, par
 
 
 def test_a_rule_that_meets_the_goal_on_fewer_seeds_is_not_chosen_and_a_bound_never(tmp_path):
-    params = invented_params()
+    params = seeded_params()
     body = params.model_dump(mode="json")
     body["methods"]["sweet"]["rules"] = ["confidence", "oracle"]
-    params = invented_params(methods=body["methods"])
+    params = seeded_params(methods=body["methods"])
 
     def edit(cell, rows, timings):
         for row in rows:
@@ -220,11 +225,12 @@ def test_a_rule_that_meets_the_goal_on_fewer_seeds_is_not_chosen_and_a_bound_nev
 def test_a_seed_without_answers_is_no_part_of_n(tmp_path, params):
     def edit(cell, rows, timings):
         for row in rows:
-            if cell.seed == 1 and row["layers_speedup"]:
+            if cell.seed and row["layers_speedup"]:
                 row["layers_speedup"] *= 1.5
 
     write_run(tmp_path, params, answers=True, edit=edit)
-    (tmp_path / FOLDER / "seed1/sweet/evaluation/predictions.json").unlink()
+    for seed in (1, 2):
+        (tmp_path / FOLDER / f"seed{seed}/sweet/evaluation/predictions.json").unlink()
     results = collect(tmp_path, params)
     found = compare(results, resamples=200)
     item = pick(found, "min_speedup_2", "sweet", "full")
@@ -235,10 +241,8 @@ def test_a_seed_without_answers_is_no_part_of_n(tmp_path, params):
     )
     speeds = results.of_row(row).set_index("seed").layers_speedup
     assert item.layers_speedup == speeds[0] != row.layers_speedup
-    assert pick(found, "min_speedup_2", "multi_model", "full").seeds == 2
-    assert "2 seeds" in sign_note(found)
-    assert "1 seed," in sign_note(found)
-    assert comparisons_markdown(found).count("| 1000 | 1 |") == 4  # against two references at two goals
+    assert pick(found, "min_speedup_2", "multi_model", "full").seeds == 3
+    assert comparisons_markdown(found).count("| 1 |") == 4  # against two references at two goals
 
 
 def test_answers_to_other_rows_are_refused(tmp_path, params):
@@ -256,9 +260,43 @@ def test_csv_and_markdown_say_the_same(comparisons):
     assert len(rows) == len(comparisons)
     assert {row["significant"] for row in rows} == {"true", "false"}
     text = comparisons_markdown(comparisons)
-    assert text.count("**significant** |") == sum(row["significant"] == "true" for row in rows)
-    assert text.count("| 1000 | 2 |") == len(rows)
+    assert text.count(", **significant** |") == sum(row["significant"] == "true" for row in rows)
+    assert text.count("| 3 |") == text.count("| p = ") == len(rows)
+    assert "(accuracy, 1000 evaluation rows)" in text
     assert str(RESAMPLES) in text
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_fewer_than_three_seeds_have_an_interval_and_the_reason_in_place_of_a_p_value(tmp_path, seeds):
+    params = invented_params(seeds=seeds)
+    write_run(tmp_path, params, answers=True)
+    results = collect(tmp_path, params)
+    found = compare(results, resamples=200)
+    reason = f"not testable with {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    rows = read(comparisons_csv(found))
+    assert len(rows) == 18
+    for row in rows:
+        assert (row["p_value"], row["p_holm"], row["significant"], row["not_tested"]) == ("", "", "", reason)
+        assert float(row["difference_low"]) <= float(row["difference_mean"]) <= float(row["difference_high"])
+    text = comparisons_markdown(found)
+    assert text.count(f"| {reason} |") == 18
+    assert "p = " not in text
+    assert signs(found) == {}
+    assert "Differences are not tested" in main_markdown(results, recommend(results), found)
+
+
+def test_what_cannot_be_tested_is_not_corrected_for(tmp_path, params, comparisons):
+    write_run(tmp_path, params, answers=True)
+    (tmp_path / FOLDER / "seed1/sweet/evaluation/predictions.json").unlink()
+    found = compare(collect(tmp_path, params), resamples=2000)
+    untested = found[found.not_tested != ""]
+    assert {(row.method, row.not_tested) for row in lines(untested)} == {
+        ("sweet", "not testable with 2 seeds")
+    }
+    assert set(found.comparisons) == {len(comparisons) - len(untested)}
+    item, before = (pick(table, "min_speedup_2", "static_2", "full") for table in (found, comparisons))
+    assert item.p_value == before.p_value
+    assert item.p_holm < before.p_holm
 
 
 def test_comparing_twice_gives_the_same_table(results, comparisons):
@@ -280,7 +318,7 @@ def test_the_main_table_marks_significant_differences_and_says_n(results, compar
     plain = main_markdown(results, choices, comparisons.iloc[:0]).splitlines()
     note = [line for line in marked if line not in plain and line.startswith("- ")]
     assert note == [f"- {sign_note(comparisons)}"]
-    assert "n = 1000 rows, 2 seeds, 18 comparisons" in note[0]
+    assert "n = 1000 rows, 3 seeds, 18 comparisons" in note[0]
     changed = [line for line in marked if line not in plain and line not in note]
     shown = signs(comparisons)
     assert len(changed) == len(shown) > 0
@@ -335,9 +373,9 @@ def test_areas_are_over_one_range_and_the_baseline_scores_zero(results):
     for row in rows.values():
         assert row["elue_baseline"] == "static"
         assert 0.8 < row["area_layers_mean"] < 0.95
-        assert row["seeds"] == 2
+        assert row["seeds"] == 3
     assert static["elue_mean"] == 0.0
-    assert static["elue_points"] == 2 * 14  # shares 0.35 to 1 of a third and more
+    assert static["elue_points"] == 3 * 14  # shares 0.35 to 1 of a third and more
     assert "first-K-layers models" in areas_markdown(areas(results))
 
 
@@ -360,14 +398,14 @@ def test_without_static_models_the_baseline_is_early_exits_own_exits(tmp_path):
     assert rows[["elue_baseline", "elue_mean", "elue_points"]].isna().all(axis=None)
     assert len(rows)
     assert "none: the run has neither" in areas_markdown(rows)
-    for seed in (0, 1):
+    for seed in (0, 1, 2):
         folder = tmp_path / FOLDER / f"seed{seed}/early_exit/evaluation"
         exits = Record.load(folder).exits
         change_record(folder, exits=[e.model_copy(update={"flops_speedup": 5 / e.layer}) for e in exits])
     rows = areas(collect(tmp_path, params))
     assert set(rows.elue_baseline) == {"early_exit exits"}
     assert rows.elue_mean.notna().all()
-    assert set(rows.elue_excluded) == {2}  # 0.35, on two seeds, is below 2 layers of 5
+    assert set(rows.elue_excluded) == {3}  # 0.35, on three seeds, is below 2 layers of 5
     assert "exits of early exit" in areas_markdown(rows)
 
 
@@ -379,7 +417,7 @@ def test_a_seed_without_baseline_leaves_the_score_empty_and_the_area_there(tmp_p
     assert math.isnan(rows["sweet", "margin"]["elue_mean"])
     assert not math.isnan(rows["sweet", "margin"]["area_layers_mean"])
     assert rows["static", "fixed"]["elue_mean"] == 0.0
-    assert rows["static", "fixed"]["seeds"] == 1
+    assert rows["static", "fixed"]["seeds"] == 2
 
 
 def test_no_run_no_areas(tmp_path, params):

@@ -45,7 +45,8 @@ from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.report import make_report
 from adaptive_pipeline.reporting.statistics.comparisons import compare
-from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
+from adaptive_pipeline.reporting.tables.latex import main_latex
+from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.runs.records import EvaluationRecord, Record
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.stage import Stage

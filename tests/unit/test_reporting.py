@@ -22,7 +22,8 @@ from adaptive_pipeline.reporting.names import method_key, natural_key
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.statistics.curve_area import band
 from adaptive_pipeline.reporting.tables.csv import cell_text, csv_tables
-from adaptive_pipeline.reporting.tables.main import latex, main_latex, main_markdown
+from adaptive_pipeline.reporting.tables.latex import latex, main_latex
+from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
 from adaptive_pipeline.runs.records import Member
 from adaptive_pipeline.runs.store import Runs, open_runs
@@ -146,7 +147,7 @@ def test_a_goal_that_no_threshold_reaches_is_counted_and_not_averaged(tmp_path, 
     assert all(row["quality_mean"] and not row["quality_std"] for row in hit)
     results = collect(tmp_path, params)
     text = main_markdown(results, recommend(results), compare(results))
-    assert "met on 1 of 2 seeds" in text
+    assert "| SWEET | confidence | 1 of 2 |" in text
 
 
 def test_a_goal_that_no_seed_reaches_is_a_row_without_figures(tmp_path):
@@ -334,7 +335,7 @@ def make_tables(*arguments: object) -> subprocess.CompletedProcess:
 def test_the_stage_rebuilds_the_same_bytes_and_leaves_other_files_alone(tmp_path, small):
     out = tmp_path / "results"
     out.mkdir()
-    (out / "report.html").write_text("mine")
+    (out / "notes.html").write_text("mine")
     trees = []
     for _ in range(2):
         done = make_tables("--runs", small[0], "--params", small[1], "--out", out)
@@ -343,7 +344,9 @@ def test_the_stage_rebuilds_the_same_bytes_and_leaves_other_files_alone(tmp_path
     assert trees[0] == trees[1]
     names = {str(name) for name in trees[0]}
     assert {
+        "notes.html",
         "report.html",
+        "metrics.json",
         "recommendation.md",
         "recommendation.json",
         "tables/main.csv",

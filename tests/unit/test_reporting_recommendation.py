@@ -402,5 +402,5 @@ def test_a_certified_risk_is_shown_and_explained_but_no_candidate(tmp_path):
     assert choice.row.operating_point != "risk_0.05"
     assert choice.candidates == len(others) - certified.sum()
     text = main_markdown(results, [choice], compare(results))
-    assert "| risk ≤ 0.05 |" in text
+    assert "**risk ≤ 0.05**" in text
     assert "with probability 0.9 for each method, rule and seed by itself (accuracy loss" in text

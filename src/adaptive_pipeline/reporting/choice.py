@@ -88,6 +88,11 @@ class Choice:
         return self.chosen.offer
 
     @property
+    def known(self) -> bool:
+        """Whether there is an answer, be it the full model."""
+        return self.chosen is not None
+
+    @property
     def faster(self) -> bool:
         """Whether a model other than the full one is recommended."""
         return self.chosen is not None and self.offer.method is not None

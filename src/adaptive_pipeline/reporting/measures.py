@@ -84,7 +84,7 @@ def exit_share(counts: Iterable[dict[str, int]]) -> dict[int, float]:
 #: none); those whose seed was timed; those whose seed has a full model.
 Among = Literal["evaluated", "measured", "timed", "with_full"]
 #: In the order in which readable tables have them.
-Unit = Literal["fraction", "times", "share", ""]
+Unit = Literal["fraction", "times", "milliseconds", ""]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
 
@@ -145,8 +145,8 @@ MEASURES = (
     Measure("quality_high", "quality_high", highest),
     Measure("wallclock_low", "wallclock_low", lowest, "timed"),
     Measure("wallclock_high", "wallclock_high", highest, "timed"),
-    Measure("exit_share", "exit_counts", exit_share, "measured", "share", "Leaves after layer: share"),
-    Measure("quality_difference", "quality_difference", mean, "with_full", "fraction", "Δ full", "+.4f"),
+    Measure("exit_share", "exit_counts", exit_share),
+    Measure("quality_difference", "quality_difference", mean, "with_full", "fraction", "Loss, points"),
     Measure("added_parameters", "added_parameters", first, "evaluated"),
     Measure("training_seconds", "training_seconds", mean, "evaluated"),
     Measure("machine", "machine", joined, "timed"),
@@ -155,6 +155,8 @@ MEASURES = (
     Measure("timed_seeds", "seed", _number, "timed"),
     Measure("timed_quality", "quality", mean, "timed"),
     Measure("timed_layers_speedup", "layers_speedup", mean, "timed"),
+    Measure("milliseconds", "median_ms", mean, "timed", "milliseconds", "ms", ".1f"),
+    Measure("full_milliseconds", "full_median_ms", mean, "timed")
 )  # fmt: skip
 #: Of the same rows, but in no table: what the recommendation and the comparisons choose by.
 CHOOSING = (

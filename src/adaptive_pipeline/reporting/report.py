@@ -17,17 +17,22 @@ from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.figures.speed import draw_speed
 from adaptive_pipeline.reporting.frame import Results, collect
 from adaptive_pipeline.reporting.handout import hand_out
+from adaptive_pipeline.reporting.headline import metrics_json
+from adaptive_pipeline.reporting.page import report_page
 from adaptive_pipeline.reporting.published.side_by_side import COLUMNS as PUBLISHED
 from adaptive_pipeline.reporting.published.side_by_side import published_markdown, side_by_side
 from adaptive_pipeline.reporting.statistics.areas import areas
 from adaptive_pipeline.reporting.statistics.comparisons import compare, unanswered
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, csv_text
-from adaptive_pipeline.reporting.tables.main import main_latex, main_markdown
+from adaptive_pipeline.reporting.tables.latex import main_latex
+from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown, cost_markdown
 from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 
 #: What a report owns in its folder; anything else there (kept records, a page about them) stays.
-OUTPUTS = ("tables", "figures", "model", "recommendation.json", "recommendation.md")
+OUTPUTS = (
+    "tables", "figures", "model", "recommendation.json", "recommendation.md", "report.html", "metrics.json"
+)  # fmt: skip
 
 #: Kind -> what draws it, one figure or one per method, of a task and backbone; besides quality against speed.
 FIGURES = {
@@ -58,12 +63,16 @@ def make_report(runs: Path, params: Params, out: Path) -> None:
 def _write(results: Results, runs: Path, out: Path, shown_as: str) -> None:
     """Write everything into ``out``; commands in the texts name it ``shown_as``."""
     choices, comparisons = recommend(results), compare(results)
-    for name, text in tables(results, choices, comparisons).items():
+    texts = tables(results, choices, comparisons)
+    for name, text in texts.items():
         write_text(out / "tables" / name, text)
-    draw_figures(results, choices, comparisons, out / "figures")
+    drawn = draw_figures(results, choices, comparisons, out / "figures")
     handed_out = {choice.model for choice in choices if hand_out(results, choice, runs, out)}
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
-    write_text(out / "recommendation.md", as_markdown(choices, results, shown_as, handed_out))
+    recommendation = as_markdown(choices, results, shown_as, handed_out)
+    write_text(out / "recommendation.md", recommendation)
+    write_text(out / "report.html", report_page(results, recommendation, texts, drawn, out / "figures"))
+    write_json(out / "metrics.json", metrics_json(results, choices))
 
 
 def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -> dict[str, str]:

@@ -12,7 +12,7 @@ from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.figures.style import canvas, colour, save
 from adaptive_pipeline.reporting.frame import PAIR
 from adaptive_pipeline.reporting.names import method_name
-from adaptive_pipeline.reporting.statistics.comparisons import STANDING_REFERENCES
+from adaptive_pipeline.reporting.statistics.comparisons import STANDING_REFERENCES, TESTABLE_SEEDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,8 @@ def _draw(axes: Axes, items: pd.DataFrame, labels: Sequence[str]) -> None:
 def _caption(items: pd.DataFrame) -> str:
     seeds = " or ".join(map(str, sorted({*items.seeds})))
     one = items.iloc[0]
+    tested = f"filled: significant (Holm, {one.comparisons} comparisons)"
     return (
         f"{one.rows} rows, seeds: {seeds}; bar: 95 % interval, not corrected; "
-        f"filled: significant (Holm, {one.comparisons} comparisons)"
+        f"{tested if one.comparisons else f'not tested below {TESTABLE_SEEDS} seeds'}"
     )

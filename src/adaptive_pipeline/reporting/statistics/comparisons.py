@@ -22,15 +22,18 @@ from adaptive_pipeline.reporting.statistics.paired import Difference, holm, pair
 #: What every method is compared with: the plainest early exit at the same goal, and the full model.
 STANDING_REFERENCES = ("early_exit", "full")
 LEVEL = 0.05  #: of Holm's adjusted p-value
+#: Fewer seeds tell nothing of what another training would give: one has no spread, and two are alike or far apart by chance.
+TESTABLE_SEEDS = 3
 #: The smallest p-value is 2 / (resamples + 1): few resamples could not pass Holm's correction in a long table.
 RESAMPLES = 10_000
 #: Columns of ``comparisons.csv``: method minus reference over the same rows and seeds.
 COLUMNS = [
     "task", "backbone", "goal", "method", "rule", "reference", "reference_rule", "metric", "rows", "seeds",
     "difference_mean", "difference_std", "difference_low", "difference_high", "p_value", "p_holm",
-    "comparisons",  # of this task and backbone: what Holm corrects for
+    "comparisons",  # tested ones of this task and backbone: what Holm corrects for
     "significant", "layers_speedup", "reference_layers_speedup",
     "operating_point",  # the method's own: the goal, or that of a model without exits
+    "not_tested",  # why there is no p-value; empty where there is one
 ]  # fmt: skip
 
 #: A goal, and two rows of the main table that are compared at it.
@@ -40,7 +43,8 @@ Duel = tuple[Goal, Any, Any]
 def compare(results: Results, resamples: int = RESAMPLES) -> pd.DataFrame:
     """Return every comparison that the records allow, in table order; none where they keep no answers.
 
-    Columns are `COLUMNS`, with ``goal`` a `Goal`, and ``flops_speedup``, ``reference_flops_speedup``.
+    Columns are `COLUMNS`, with ``goal`` a `Goal`, and ``flops_speedup``, ``reference_flops_speedup``. With fewer than
+    `TESTABLE_SEEDS` seeds ``p_value``, ``p_holm`` and ``significant`` are missing; the interval stays.
 
     Raises
     ------
@@ -77,10 +81,24 @@ def _compare_here(
             points = points[points.seed.isin(seeds)]  # of which a row may have more
             for name in ("layers_speedup", "flops_speedup"):
                 found[-1][prefix + name] = mean(points[name])
-    for item, p in zip(found, holm([item["p_value"] for item in found]), strict=True):
-        item |= {"rows": len(answers.labels), "comparisons": len(found)}
+    _test(found)
+    return [item | {"rows": len(answers.labels)} for item in found]
+
+
+def _test(found: list[dict[str, Any]]) -> None:
+    """Add to comparisons of one family what is significant, or why it cannot be told."""
+    tested = [item for item in found if item["seeds"] >= TESTABLE_SEEDS]
+    for item in found:
+        item |= {"p_holm": None, "significant": None, "comparisons": len(tested), "not_tested": ""}
+    for item, p in zip(tested, holm([item["p_value"] for item in tested]), strict=True):
         item |= {"p_holm": p, "significant": p < LEVEL}
-    return found
+    for item in found:
+        if item["seeds"] < TESTABLE_SEEDS:
+            item |= {
+                "p_value": None,
+                "not_tested": "not testable with "
+                + ("1 seed" if item["seeds"] == 1 else f"{item['seeds']} seeds"),
+            }
 
 
 def _duels(rows: Sequence[Any], goal: Goal, asked: Mapping[str, Sequence[str]]) -> list[Duel]:
@@ -109,24 +127,32 @@ def _asked_duels(
 
 
 def at_goal(rows: Iterable[Any], goal: Goal) -> list[Any]:
-    """Return the best operating point of each method within a budget, chosen on the calibration split.
+    """Return the best operating point of each method at a goal, chosen on the calibration split.
 
-    Of a method's rules the one that meets the goal on the most seeds, then what `rank` puts first by the means over seeds. A
-    model without exits (``whole``) enters where it is fast enough. The ``static_K`` are one method: of those that are fast
-    enough the best on calibration.
+    Of a method's rules the one that meets the goal on the most seeds, then what `rank` puts first by the means over seeds.
+    A model without exits (``whole``) enters where it meets the goal (`_whole_meets`). The ``static_K`` are one method: the
+    best of those that meet it.
     """
     best: dict[str, Any] = {}
     for row in rows:
         static = static_layers(row.method) is not None
         whole = static or row.goal.kind == "whole"
-        speedup = getattr(row, f"calibration_{goal.cost}_speedup")
-        fast = whole and speedup >= (goal.value or 0.0) - ROUNDING
-        if not (fast or row.goal == goal) or not row.attainable or np.isnan(row.calibration_quality):
+        meets = whole and _whole_meets(row, goal)
+        if not (meets or row.goal == goal) or not row.attainable or np.isnan(row.calibration_quality):
             continue
         family = "static" if static else row.method
         if family not in best or _order(row, goal) < _order(best[family], goal):
             best[family] = row
     return list(best.values())
+
+
+def _whole_meets(row: Any, goal: Goal) -> bool:
+    """Whether a model without exits is fast enough; of a goal of loss: within it on each seed, and cheaper than full."""
+    speedup = getattr(row, f"calibration_{goal.cost}_speedup")
+    if goal.kind == "min_speedup":
+        return speedup >= (goal.value or 0.0) - ROUNDING
+    met, _, evaluated = row.qualifying_seeds.partition("/")
+    return met == evaluated and speedup > 1.0 + ROUNDING
 
 
 def _order(row: Any, goal: Goal) -> tuple[Any, ...]:

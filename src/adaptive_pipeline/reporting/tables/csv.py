@@ -51,10 +51,11 @@ def main_csv(results: Results) -> str:
 
 
 def comparisons_csv(comparisons: pd.DataFrame, cost: Cost = "layers") -> str:
-    """Return ``comparisons.csv``; ``significant`` is true or false in words, FLOPs are told where goals count them."""
+    """Return ``comparisons.csv``; ``significant`` is true, false or empty (not tested), FLOPs where goals count them."""
+    tested = zip(comparisons.significant, comparisons.not_tested, strict=True)
     shown = comparisons.assign(
         goal=[goal.name for goal in comparisons.goal],
-        significant=[str(significant).lower() for significant in comparisons.significant],
+        significant=["" if why else str(bool(found)).lower() for found, why in tested],
     )
     flops = [] if cost == "layers" else ["flops_speedup", "reference_flops_speedup"]
     return csv_text(shown, [*COMPARISON_COLUMNS, *flops])

@@ -14,13 +14,11 @@ from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.frame import PAIR
 from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.statistics.areas import COSTS, EXITS, STATIC
-from adaptive_pipeline.reporting.statistics.comparisons import LEVEL, RESAMPLES
+from adaptive_pipeline.reporting.statistics.comparisons import LEVEL, RESAMPLES, TESTABLE_SEEDS
 from adaptive_pipeline.reporting.statistics.curve_area import SHARES
 from adaptive_pipeline.reporting.text.markdown import notes_list, number, spread_text, table
 
-COMPARISON_HEADERS = (
-    "Goal", "Method", "Reference", "Rows", "Seeds", "Difference", "± std", "95 % interval", "p (Holm)", ""
-)  # fmt: skip
+COMPARISON_HEADERS = ("Method", "Seeds", "Difference", "± std", "95 % interval of the difference", "Test")
 AREA_HEADERS = (
     "Method",
     "Rule",
@@ -59,10 +57,11 @@ def _sections(
 COMPARISON_NOTES = (
     "Method minus reference, quality as a fraction, mean over seeds, on the same evaluation rows. Each method enters with "
     "the rule and threshold that were best on the calibration split with at least the goal's {cost} speed-up.",
-    "± std: over seeds, n − 1; empty for one seed. Interval and p-value: bootstrap that draws rows and seeds again, always "
-    f"the same for both methods ({RESAMPLES} resamples). With few seeds it takes the chance of training as smaller than it "
-    "is, with one seed as none: then it speaks of these trained models only (docs/protocol.md, Statistics).",
-    f"**significant**: p < {LEVEL} after Holm's correction over all comparisons of the task and backbone. The interval is "
+    "± std: over seeds, n − 1; empty for one seed. Interval and p: bootstrap that draws rows and seeds again, always "
+    f"the same for both methods ({RESAMPLES} resamples). With few seeds the interval takes the chance of training as "
+    "smaller than it is, with one seed as none: then it speaks of these trained models only (docs/protocol.md, Statistics).",
+    f"Test: p after Holm's correction over all tested comparisons of the task and backbone; **significant**: p < {LEVEL}. "
+    f"Fewer than {TESTABLE_SEEDS} seeds are not tested: they do not show what another training would give. The interval is "
     "not corrected. Not significant does not mean equal.",
 )
 
@@ -80,8 +79,15 @@ def comparisons_markdown(
         ]
     else:
         notes += [note.format(cost=COST_WORDS[cost]) for note in COMPARISON_NOTES]
-    for _, section in _sections(comparisons, "lllrrrrrrl", COMPARISON_HEADERS, _comparison_cells):
-        lines += section
+    for (task, backbone), here in comparisons.groupby(PAIR, sort=False):
+        one = here.iloc[0]
+        lines += [f"## {task}, {backbone} ({metric_name(one.metric)}, {one.rows} evaluation rows)", ""]
+        for (goal, *_), items in here.groupby(["goal", "reference", "reference_rule"], sort=False):
+            one = items.iloc[0]
+            against = f"{method_name(one.reference)}, {rule_name(one.reference_rule)}"
+            cells = map(_comparison_cells, items.itertuples())
+            lines += [f"**{goal.words}, against {against}**", ""]
+            lines += [*table("lrrrrl", COMPARISON_HEADERS, cells), ""]
     if without:
         notes.append(
             "**Asked for, but without a line** (not evaluated, no answers kept, or no operating point that meets the "
@@ -92,16 +98,12 @@ def comparisons_markdown(
 
 def _comparison_cells(item: Any) -> list[str]:
     return [
-        item.goal.words,
         f"{method_name(item.method)}, {rule_name(item.rule)}",
-        f"{method_name(item.reference)}, {rule_name(item.reference_rule)}",
-        str(item.rows),
         str(item.seeds),
         number(item.difference_mean, "+.4f"),
         number(item.difference_std, ".4f"),
         f"{number(item.difference_low, '+.4f')} to {number(item.difference_high, '+.4f')}",
-        number(item.p_holm, ".4f"),
-        "**significant**" if item.significant else "",
+        item.not_tested or f"p = {item.p_holm:.4f}" + (", **significant**" if item.significant else ""),
     ]
 
 

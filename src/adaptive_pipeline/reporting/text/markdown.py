@@ -19,6 +19,26 @@ def spread_text(mean: float, std: float, form: str = ".4f") -> str:
     return number(mean, form) + (f" ± {std:{form}}" if pd.notna(std) else "")
 
 
+def interval_text(low: float, high: float, form: str = " ({})") -> str:
+    """Return an interval of a ratio in a form that holds it, empty where there is none."""
+    return "" if pd.isna(low) or pd.isna(high) else form.format(f"{low:.2f} to {high:.2f}")
+
+
+def points_text(difference: float) -> str:
+    """Return a difference from the full model (a fraction, negative: worse) as a loss in points; empty where unknown."""
+    return number(0.0 if round(100 * difference, 2) == 0 else -100 * difference, ".2f")
+
+
+def bold(cells: Iterable[str], yes: bool) -> list[str]:
+    """Return a row's cells, in bold or as they are."""
+    return [f"**{text}**" if yes and text else text for text in cells]
+
+
+def folded(summary: str, lines: Iterable[str]) -> list[str]:
+    """Return lines that a reader unfolds by a click on the summary, in plain words; GitHub and browsers know it."""
+    return ["<details>", f"<summary>{summary}</summary>", "", *lines, "</details>", ""]
+
+
 def counted(count: int, name: str) -> str:
     """Return e.g. ``1 seed``, ``2 seeds``."""
     return f"{count} {name}{'' if count == 1 else 's'}"

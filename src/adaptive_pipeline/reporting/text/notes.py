@@ -1,5 +1,7 @@
 """What a reader has to know below the main table."""
 
+# ruff: noqa: RUF001 - signs that readers see
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from adaptive_inference.settings.inputs import REGRESSION_METRICS
 from adaptive_pipeline.reporting.frame import PAIR, Results
 from adaptive_pipeline.reporting.measures import KEY
 from adaptive_pipeline.reporting.names import method_name
-from adaptive_pipeline.reporting.statistics.comparisons import LEVEL, STANDING_REFERENCES
+from adaptive_pipeline.reporting.statistics.comparisons import LEVEL, STANDING_REFERENCES, TESTABLE_SEEDS
 from adaptive_pipeline.reporting.text.markdown import counted, number
 from adaptive_pipeline.reporting.text.sentences import currency_note
 
@@ -22,10 +24,16 @@ def main_notes(results: Results, comparisons: pd.DataFrame) -> Iterator[str]:
     """Yield the notes of ``main.md``."""
     rows = results.main
     yield (
-        f"{_quality_note(set(rows.metric))} Speed-ups are cost of the full fine-tuned model / cost of the "
-        "method; layers, FLOPs and batch-1 wall-clock are never mixed. Means over seeds, std with n − 1; empty: not "  # noqa: RUF001
-        "measured. Operating points were chosen on the calibration split, so a goal may be missed here. "
-        "Bold: the recommendation (chosen on calibration, see recommendation.md)."
+        f"{_quality_note(set(rows.metric))} Loss: the full model's minus the method's on the same seeds, in points "
+        "(hundredths); negative: better than the full model. Speed-ups (×) are cost of the full fine-tuned model / cost of "
+        "the method; layers, FLOPs and batch-1 wall-clock are never mixed. Means over seeds, std with n − 1. Rules and "
+        "thresholds were chosen on the calibration split, so a goal may be missed here. Rules named together let the same "
+        "rows leave at the same exits; times are the first one's."
+    )
+    yield (
+        "95 % interval of the loss: paired bootstrap over the evaluation rows, and over seeds where there are several; with "
+        "one seed it speaks of these trained models only. 95 % interval of a wall-clock speed-up: bootstrap over the timed "
+        "texts, with several seeds the lowest and highest end of theirs."
     )
     yield from currency_note(results.cost)
     if not comparisons.empty:
@@ -56,7 +64,7 @@ def _quality_note(metrics: set[str]) -> str:
     if not metrics & set(REGRESSION_METRICS):
         return "Quality is a fraction of the evaluation split."
     return (
-        "Quality is the metric that a table is headed with, on the evaluation split; a correlation lies between −1 and 1, "  # noqa: RUF001
+        "Quality is the metric that a table is headed with, on the evaluation split; a correlation lies between −1 and 1, "
         "counts as 0 where all answers are equal, and a point of it is 0.01."
         + (" Metrics of several kinds stand here: compare within a table only." if len(metrics) > 1 else "")
     )
@@ -68,7 +76,11 @@ def _clock_notes(results: Results) -> Iterator[str]:
         yield "Wall-clock was not measured."
         return
     named = ", ".join(str(seed) for seed in seeds)
-    yield f"Wall-clock of seed{'' if len(seeds) == 1 else 's'} {named}, measured on: {'; '.join(results.machines)}."
+    yield (
+        f"Wall-clock of seed{'' if len(seeds) == 1 else 's'} {named}, measured on: {'; '.join(results.machines)}. ms: "
+        "median of a text at batch 1, and the full model's in the same process; their ratio is not the speed-up, which is "
+        "of sums."
+    )
     if {*seeds} != {*results.points.seed}:
         yield (
             "Quality and layers of these seeds alone, to set beside wall-clock, are `timed_quality` and "
@@ -108,7 +120,13 @@ def signs(comparisons: pd.DataFrame) -> dict[tuple[str, ...], dict[str, str]]:
 
 def sign_note(comparisons: pd.DataFrame) -> str:
     """Return the note that explains the signs and says n."""
-    columns = comparisons[[*PAIR, "rows", "seeds", "comparisons"]].drop_duplicates()
+    tested = comparisons[comparisons.not_tested == ""]
+    if tested.empty:
+        return (
+            f"Differences are not tested with fewer than {TESTABLE_SEEDS} seeds; comparisons.md has them with their "
+            "intervals."
+        )
+    columns = tested[[*PAIR, "rows", "seeds", "comparisons"]].drop_duplicates()
     n = [
         f"{item.task}, {item.backbone}: n = {item.rows} rows, {counted(item.seeds, 'seed')}, "
         f"{item.comparisons} comparisons"

@@ -1,0 +1,141 @@
+"""``report.html``: one file that opens on the recommendation and the main table; no script, nothing from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+
+from adaptive_pipeline.reporting.figures.captions import CAPTIONS, ORDER
+from adaptive_pipeline.reporting.frame import Results
+
+TRAININGS = ("finetune_backbone", "train_sweet", "train_leebert", "train_multi_model")
+#: Stage -> the stages whose outputs it reads, as in ``dvc.yaml`` (a test compares), and what it does.
+GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
+    "prepare_data": ((), "draws the four splits"),
+    "finetune_backbone": (("prepare_data",), "trains the full model"),
+    "train_sweet": (("prepare_data",), "trains early exit and its kin"),
+    "train_leebert": (
+        ("prepare_data", "finetune_backbone"),
+        "trains what starts or learns from the full model",
+    ),
+    "train_multi_model": (("prepare_data", "finetune_backbone"), "trains a cascade of models"),
+    "collect_answers": (
+        ("prepare_data", *TRAININGS),
+        "lets every exit answer the calibration and evaluation rows",
+    ),
+    "calibrate_thresholds": (("collect_answers",), "chooses thresholds on the calibration rows"),
+    "evaluate_batch1": (
+        ("prepare_data", *TRAININGS, "collect_answers", "calibrate_thresholds"),
+        "measures and times every operating point on the evaluation rows",
+    ),
+    "make_tables": (
+        ("prepare_data", *TRAININGS, "collect_answers", "calibrate_thresholds", "evaluate_batch1"),
+        "makes this page from the records of all",
+    ),
+}
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 64rem; margin: 1rem auto; padding: 0 1rem; }
+nav a { margin-right: 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; margin: 1rem 0; }
+th, td { border: 1px solid #ddd; padding: 0.3rem 0.6rem; }
+tr:nth-child(even) { background: #f6f6f6; }
+figure { margin: 2rem 0; }
+img { max-width: 100%; }
+figcaption { color: #555; }
+summary { cursor: pointer; margin: 0.5rem 0; }
+pre { background: #f6f6f6; padding: 0.6rem; overflow-x: auto; }
+"""
+#: A browser runs no script and loads nothing, whatever stands in a name of the params or a label of the data.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+
+
+def report_page(
+    results: Results, recommendation: str, tables: Mapping[str, str], figures: Sequence[str], folder: Path
+) -> str:
+    """Return the text of ``report.html``.
+
+    Parameters
+    ----------
+    recommendation
+        Text of ``recommendation.md``.
+    tables
+        File name -> text of every table, ``main.md`` among them.
+    figures, folder
+        Names of the figures that were drawn, and where their SVG files lie.
+    """
+    parts = {
+        "Recommendation": MARKDOWN.render(recommendation),
+        "Results": MARKDOWN.render(tables["main.md"]),
+        "Figures": "\n".join(_figures(results, figures, folder)),
+        "Tables": "\n".join(_other_tables(tables)),
+        "Graph": _graph(),
+    }
+    links = " ".join(f'<a href="#{name}">{name}</a>' for name in parts)
+    sections = "\n".join(f'<section id="{name}">\n{body}\n</section>' for name, body in parts.items())
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<title>Results of adaptive-inference</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<nav>{links}</nav>
+{sections}
+</body>
+</html>
+"""
+
+
+def _figures(results: Results, names: Sequence[str], folder: Path) -> Iterator[str]:
+    """Yield each figure with its caption, in the told order; one heading per task and backbone."""
+    yield "<h1>Figures</h1>"
+    for one in results.each:
+        yield f"<h2>{escape(one.title)}</h2>"
+        for kind in ORDER:
+            stem = "-".join([*one.pair, kind])
+            for name in names:
+                if name == stem or name.startswith(f"{stem}-"):
+                    yield _figure(folder / f"{name}.svg", CAPTIONS[kind], name)
+
+
+def _figure(file: Path, caption: str, name: str) -> str:
+    image = base64.b64encode(file.read_bytes()).decode()
+    return (
+        f'<figure id="{escape(name)}"><img alt="{escape(caption)}" src="data:image/svg+xml;base64,{image}">\n'
+        f"<figcaption>{escape(caption)} <small>{escape(name)}</small></figcaption></figure>"
+    )
+
+
+def _other_tables(tables: Mapping[str, str]) -> Iterator[str]:
+    yield "<h1>Other tables</h1>"
+    for name, text in tables.items():
+        if name.endswith(".md") and name != "main.md":
+            yield f"<details>\n<summary>{name}</summary>\n{MARKDOWN.render(text)}</details>"
+    links = (f'<a href="tables/{name}">{name}</a>' for name in tables if name.endswith((".csv", ".tex")))
+    yield f"<p>Beside this page, to compute with: {', '.join(links)}.</p>"
+
+
+def _graph() -> str:
+    rows = (
+        f"<tr><td>{stage}</td><td>{does}</td><td>{', '.join(reads)}</td></tr>"
+        for stage, (reads, does) in GRAPH.items()
+    )
+    return "\n".join(
+        [
+            "<h1>How it was computed</h1>",
+            "<p><code>check_params</code> checks the params before all others. Each stage's own record lies in "
+            "<code>runs/</code>, the params in <code>params.yaml</code>.</p>",
+            "<table><tr><th>Stage</th><th>What it does</th><th>Reads from</th></tr>",
+            *rows,
+            "</table>",
+        ]
+    )
