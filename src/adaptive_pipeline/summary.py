@@ -43,7 +43,8 @@ def _recommended(choice: dict[str, Any], goal: float) -> str:
     if "evaluation" not in choice:
         return f"{where}: nothing yet ({choice['why']})"
     if not choice["qualifies"]:
-        return f"{where}: the full model, since nothing faster can be promised to lose at most {goal:g} {'point' if goal == 1 else 'points'}"
+        points = f"{goal:g} {'point' if goal == 1 else 'points'}"
+        return f"{where}: the full model, since nothing faster can be promised to lose at most {points}"
     offer, found, clock = choice["offer"], choice["evaluation"], choice["wallclock"] or {}
     lost = found["loss"]
     change = (
