@@ -154,6 +154,7 @@ def write_cell(
             timings.append(
                 {key: row[key] for key in ("method", "rule", "operating_point", "threshold")}
                 | {"wallclock_speedup": speed, "wallclock_low": speed - 0.04, "wallclock_high": speed + 0.05}
+                | {"median_ms": 20.0 / speed, "full_median_ms": 20.0}
             )
     if edit:
         edit(cell, rows, timings)
