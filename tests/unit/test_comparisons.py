@@ -135,6 +135,13 @@ def test_asked_pairs_are_tested_too_and_corrected_for(runs, params, comparisons,
     assert unanswered(results, found) == []
 
 
+def test_a_goal_heads_its_comparisons_in_each_panel_of_their_figure(comparisons, tmp_path):
+    (name,) = draw_differences(comparisons, tmp_path)
+    svg, panels = (tmp_path / f"{name}.svg").read_text(), comparisons.reference.nunique()
+    for goal, items in comparisons.groupby("goal", sort=False):
+        assert svg.count(f">{goal.words}:<") == panels < len(items)
+
+
 def test_an_asked_pair_without_a_line_is_told(runs, params):
     body = params.model_dump(mode="json")
     body["methods"]["sweet"]["references"] = ["learning_to_exit"]

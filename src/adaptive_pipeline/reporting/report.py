@@ -14,7 +14,7 @@ from adaptive_pipeline.reporting.breakdowns import cost
 from adaptive_pipeline.reporting.choice import Choice, recommend
 from adaptive_pipeline.reporting.figures import analysis, exits, weights
 from adaptive_pipeline.reporting.figures.differences import draw_differences
-from adaptive_pipeline.reporting.figures.speed import draw_speed
+from adaptive_pipeline.reporting.figures.headline import draw_speed
 from adaptive_pipeline.reporting.frame import Results, collect
 from adaptive_pipeline.reporting.handout import hand_out
 from adaptive_pipeline.reporting.headline import metrics_json

@@ -10,8 +10,9 @@ import pandas as pd
 
 from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.reporting.breakdowns import conflict, exits, overthinking
+from adaptive_pipeline.reporting.figures.labels import Label, height_for, label_beside
 from adaptive_pipeline.reporting.figures.shown import nearest_goal
-from adaptive_pipeline.reporting.figures.style import canvas, colour, draw_line, legend, save
+from adaptive_pipeline.reporting.figures.style import BAND_SEEDS, canvas, colour, draw_line, marker, save
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import over_seeds
 from adaptive_pipeline.reporting.names import method_key, method_name, rule_key, rule_name
@@ -20,16 +21,16 @@ from adaptive_pipeline.reporting.names import method_key, method_name, rule_key,
 
 
 def draw_rule_matrix(results: Results, folder: Path, name: str) -> list[str]:
-    """Draw the quality of every rule that can be followed, with every method, at one goal; needs two cells to compare."""
+    """Draw the quality of rules that several methods can follow, at one goal; where the matrix is not half empty."""
     rows = results.main
     goal = nearest_goal({*rows.goal})
-    cells = rows[(rows.goal == goal) & rows.quality_mean.notna() & rows.attainable]
-    if len(cells) < 2 or goal is None:
+    cells = compared_cells(rows[(rows.goal == goal) & rows.quality_mean.notna() & rows.attainable])
+    if cells.empty or goal is None:
         return []
     rules = sorted({*cells.rule}, key=rule_key)
     methods = sorted({*cells.method}, key=method_key)
     values = cells.pivot(index="rule", columns="method", values="quality_mean").loc[rules, methods]
-    with canvas(1.9 + 0.92 * len(methods), 1.5 + 0.5 * len(rules)) as (figure, (axes,)):
+    with canvas(2.4 + 0.66 * len(methods), 1.5 + 0.5 * len(rules)) as (figure, (axes,)):
         image = axes.imshow(values, cmap="cividis", aspect="auto")
         for row in cells.itertuples():
             place = methods.index(row.method), rules.index(row.rule)
@@ -38,18 +39,25 @@ def draw_rule_matrix(results: Results, folder: Path, name: str) -> list[str]:
             speedup = getattr(row, f"{results.cost}_speedup")
             axes.annotate(
                 f"{row.quality_mean:.4f}\n{speedup:.2f}×{short}", place, ha="center", va="center",
-                fontsize=7.5, color="white" if dark else "black",
+                fontsize=7, color="white" if dark else "black",
             )  # fmt: skip
         axes.set_xticks(range(len(methods)), [method_name(m) for m in methods], rotation=30, ha="right")
         axes.set_yticks(range(len(rules)), [rule_name(rule) for rule in rules])
         axes.grid(visible=False)
         first = cells.iloc[0]
         axes.set_title(
-            f"{first.task}, {first.backbone}: {goal.words} (chosen on calibration; below: measured)",
+            f"{first.task}, {first.backbone}: {goal.words}\n(chosen on calibration; below: measured)",
             loc="left",
         )
         figure.colorbar(image, label=f"{metric_name(first.metric)}, evaluation split")
         return [save(figure, folder, name)]
+
+
+def compared_cells(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of the rules that two methods or more follow; none where these fill less than half of a matrix."""
+    shared = cells[cells.groupby("rule").method.transform("nunique") > 1]
+    rules, methods = shared.rule.nunique(), shared.method.nunique()
+    return shared if rules > 1 and len(shared) >= rules * methods / 2 else shared.iloc[:0]
 
 
 # ---- patience --------------------------------------------------------------------------------------------------------
@@ -63,22 +71,29 @@ def draw_patience(results: Results, folder: Path, name: str) -> list[str]:
     if lines.empty:
         return []
     rules = sorted({*lines.rule}, key=rule_key)
-    with canvas(7.6, 3.5, 1, 2) as (figure, panels):
-        for axes, column in zip(panels, ("layers", "quality"), strict=True):
-            for (method, rule), line in lines.groupby(["method", "rule"], sort=False):
-                label = method_name(method) + ("" if rule == "patience" else f", {rule_name(rule)}")
-                style = LINE_STYLES[rules.index(rule) % len(LINE_STYLES)]
-                draw_line(
-                    axes, line.sort_values("patience"), "patience", column, label=label, linestyle=style
-                )
+    count, labels = len(lines[["method", "rule"]].drop_duplicates()), []
+    with canvas(9.0, height_for(lines.method.nunique(), 3.3), 1, 2) as (figure, panels):
+        for _, own in lines.groupby("method", sort=False):
+            for rule, line in own.sort_values("patience").groupby("rule", sort=False):
+                look = LINE_STYLES[rules.index(rule) % len(LINE_STYLES)]
+                for axes, column in zip(panels, ("layers", "quality"), strict=True):
+                    draw_line(axes, line, "patience", column, count, linestyle=look)
+            labels.append(_label(line, "patience", "quality"))
+        for axes in panels:
             axes.set_xlabel("patience (agreements in a row)")
             axes.set_xticks(sorted({*lines.patience}))
         panels[0].set_ylabel("layers run, mean over rows")
         panels[1].set_ylabel(f"{results.metric}, evaluation split")
         panels[0].set_title(results.title, loc="left")
-        handles, labels = panels[0].get_legend_handles_labels()
-        ncols = min(3, len(labels))
-        figure.legend(handles, labels, loc="outside lower center", ncols=ncols, handlelength=3.2)
+        if len(rules) > 1:
+            looks = [
+                panels[0].plot([], [], color="#444444", linestyle=look)[0]
+                for look in LINE_STYLES[: len(rules)]
+            ]
+            figure.legend(
+                looks, list(map(rule_name, rules)), loc="outside lower center", ncols=3, handlelength=3.2
+            )
+        label_beside(panels[1], labels)
         return [save(figure, folder, name)]
 
 
@@ -127,15 +142,22 @@ def _by_layer(
     rows = rows[rows[f"{y}_mean"].notna()]
     if rows.empty:
         return []
-    with canvas(5.2, 3.4) as (figure, (axes,)):
+    methods = list(rows.groupby("method", sort=False))
+    with canvas(6.6, height_for(len(methods), 3.2)) as (figure, (axes,)):
         if (rows[f"{y}_mean"] < 0).any():
             axes.axhline(0.0, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        for method, own in rows.groupby("method", sort=False):
-            draw_line(axes, own, x, y, label=method_name(method))
+        for _, own in methods:
+            draw_line(axes, own, x, y, len(methods))
         axes.set(xlabel=xlabel, ylabel=ylabel, xticks=sorted({*rows[x]}))
         axes.set_title(f"{rows.task.iloc[0]}, {rows.backbone.iloc[0]}", loc="left")
-        legend(axes)
+        label_beside(axes, [_label(own, x, y) for _, own in methods])
         return [save(figure, folder, name)]
+
+
+def _label(rows: pd.DataFrame, x: str, y: str) -> Label:
+    """Return the name of a method's line, at its last point."""
+    method, end = rows.method.iloc[0], rows.iloc[-1]
+    return Label(method_name(method), colour(method), marker(method), (end[x], end[f"{y}_mean"]))
 
 
 def draw_overthinking(results: Results, folder: Path, name: str) -> list[str]:
@@ -146,29 +168,31 @@ def draw_overthinking(results: Results, folder: Path, name: str) -> list[str]:
     from matplotlib.patches import Patch
 
     together, single = rows[rows.exit_layer == "inner"], rows[rows.exit_layer != "inner"]
-    with canvas(8.6, max(3.4, 1.9 + 0.34 * len(together)), 1, 2) as (figure, (bars, lines)):
+    lines = list(single.groupby("method", sort=False))
+    with canvas(9.0, max(3.6, 1.6 + 0.3 * len(together)), 1, 2) as (figure, (bars, axes)):
         for place, row in enumerate(together.itertuples()):
             for side, key, alpha in ((-0.19, "right_then_wrong", 1.0), (0.19, "wrong_then_right", 0.35)):
-                std = getattr(row, f"{key}_std")
+                std = getattr(row, f"{key}_std") if row.seeds >= BAND_SEEDS else None
                 bars.barh(
-                    place + side, getattr(row, f"{key}_mean"), 0.36, xerr=None if pd.isna(std) else std,
-                    color=colour(row.method), alpha=alpha, error_kw={"elinewidth": 0.9, "ecolor": "#333333"},
+                    place + side, getattr(row, f"{key}_mean"), 0.36, xerr=std, color=colour(row.method), alpha=alpha,
+                    error_kw={"elinewidth": 0.9, "ecolor": "#333333"},
                 )  # fmt: skip
         bars.set_yticks(range(len(together)), [method_name(method) for method in together.method])
         bars.invert_yaxis()
         bars.grid(visible=False, axis="y")
+        bars.locator_params(axis="x", nbins=5)
         bars.set_xlabel("share of evaluation rows")
         bars.set_title(results.title, loc="left")
-        for method, own in single.groupby("method", sort=False):
-            draw_line(lines, own, "exit_layer", "right_then_wrong", label=method_name(method))
-        lines.set_xticks(sorted({*single.exit_layer}))
-        lines.set_xlabel("inner exit after layer")
-        lines.set_ylabel("share of rows right there,\nwrong at the last exit")
-        lines.set_ylim(bottom=0.0)
+        for _, own in lines:
+            draw_line(axes, own, "exit_layer", "right_then_wrong", len(lines))
+        axes.set_xticks(sorted({*single.exit_layer}))
+        axes.set_xlabel("inner exit after layer")
+        axes.set_ylabel("share of rows right there,\nwrong at the last exit")
+        axes.set_ylim(bottom=0.0)
         handles = [
             Patch(color="#444444", label="right at an inner exit, wrong at the last"),
             Patch(color="#444444", alpha=0.35, label="wrong at all inner exits, right at the last"),
         ]
-        figure.legend(handles=handles, loc="outside lower left", ncols=1)
-        legend(lines, place="lower right")
+        figure.legend(handles=handles, loc="outside lower left", ncols=2)
+        label_beside(axes, [_label(own, "exit_layer", "right_then_wrong") for _, own in lines])
         return [save(figure, folder, name)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: The panel of pairs that the params ask for (``methods.NAME.references``).
 PAIRS = ""
 #: A panel is as wide as its longest label and the plot beside it.
-PLOT_INCHES, CHARACTER_INCHES = 2.6, 0.075
+PLOT_INCHES, CHARACTER_INCHES = 2.4, 0.07
 
 
 def draw_differences(comparisons: pd.DataFrame, folder: Path) -> list[str]:
@@ -33,12 +33,16 @@ def draw_differences(comparisons: pd.DataFrame, folder: Path) -> list[str]:
         standing = here.reference.where(here.reference.isin(STANDING_REFERENCES), PAIRS)
         panels = {name: here[standing == name] for name in (*STANDING_REFERENCES, PAIRS)}
         panels = {name: items for name, items in panels.items() if len(items)}
-        labels = {name: [_label(item, name) for item in items.itertuples()] for name, items in panels.items()}
-        widths = [PLOT_INCHES + CHARACTER_INCHES * max(map(len, lines)) for lines in labels.values()]
-        height = 1.3 + 0.24 * max(map(len, panels.values()))
-        with canvas(sum(widths), height, 1, len(panels)) as (figure, axes):
-            for axis, (reference, items) in zip(axes, panels.items(), strict=True):
-                _draw(axis, items, labels[reference])
+        lines = {name: _lines(items, name) for name, items in panels.items()}
+        longest = max(map(len, lines.values()))
+        widths = [
+            PLOT_INCHES + CHARACTER_INCHES * max(len(text) for text, _ in found) for found in lines.values()
+        ]
+        options = {"gridspec_kw": {"width_ratios": widths}}
+        with canvas(sum(widths), 1.3 + 0.21 * longest, 1, len(panels), **options) as (figure, axes):
+            for axis, (reference, found) in zip(axes, lines.items(), strict=True):
+                _draw(axis, found)
+                axis.set_ylim(longest - 0.4, -0.6)  # the table's order, from above; equally dense
                 against = "of the two" if reference == PAIRS else f"to {method_name(reference).lower()}"
                 axis.set_xlabel(f"difference {against}, {metric_name(here.metric.iloc[0])}")
             axes[0].set_title(f"{task}, {backbone}", loc="left")
@@ -47,13 +51,24 @@ def draw_differences(comparisons: pd.DataFrame, folder: Path) -> list[str]:
     return names
 
 
+def _lines(items: pd.DataFrame, panel: str) -> list[tuple[str, Any]]:
+    """Return the lines of a panel: text, and the comparison; None for the goal, which heads its comparisons."""
+    found: list[tuple[str, Any]] = []
+    for goal, own in items.groupby("goal", sort=False):
+        found.append((f"{goal.words}:", None))
+        found += [(_label(item, panel), item) for item in own.itertuples()]
+    return found
+
+
 def _label(item: Any, panel: str) -> str:
     other = f" − {method_name(item.reference)}" if panel == PAIRS else ""  # noqa: RUF001
-    return f"{method_name(item.method)}{other}, {item.goal.words}"
+    return f"{method_name(item.method)}{other}"
 
 
-def _draw(axes: Axes, items: pd.DataFrame, labels: Sequence[str]) -> None:
-    for place, item in enumerate(items.itertuples()):
+def _draw(axes: Axes, lines: Sequence[tuple[str, Any]]) -> None:
+    for place, (_, item) in enumerate(lines):
+        if item is None:
+            continue
         axes.hlines(
             place, item.difference_low, item.difference_high, color=colour(item.method), linewidth=1.6
         )
@@ -62,9 +77,11 @@ def _draw(axes: Axes, items: pd.DataFrame, labels: Sequence[str]) -> None:
             markerfacecolor=colour(item.method) if item.significant else "white",
         )  # fmt: skip
     axes.axvline(0.0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(items)), labels)
+    axes.set_yticks(range(len(lines)), [text for text, _ in lines])
+    for tick, (_, item) in zip(axes.get_yticklabels(), lines, strict=True):
+        tick.set_fontweight("normal" if item else "bold")
+    axes.tick_params(axis="y", length=0)
     axes.locator_params(axis="x", nbins=5)
-    axes.invert_yaxis()  # the table's order, from above
     axes.grid(visible=False, axis="y")
 
 

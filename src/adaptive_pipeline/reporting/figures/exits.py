@@ -14,22 +14,27 @@ from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import exit_share, mean
 from adaptive_pipeline.reporting.names import method_name, natural_key, rule_name
 
-TITLE = 34  #: characters of rule and goal that fit above a panel side by side
+TITLE = 31  #: characters of rule and goal that fit above a panel side by side
 
 
 def draw_exits(results: Results, folder: Path, name: str) -> list[str]:
-    """Draw, for each method, the share of rows that left at each exit, by difficulty tier where the task has tiers."""
-    shown = typical_points(results)
+    """Draw, for each method, the share of rows that left at each exit, by difficulty tier where the task has tiers.
+
+    A method of which all rows leave at one exit has no panel.
+    """
+    places = {
+        method: (points, {int(layer) for counts in points.exit_counts for layer in counts})
+        for method, points in typical_points(results).items()
+    }
+    shown = {method: points for method, (points, left) in places.items() if len(left) > 1}
     if not shown:
         return []
-    layers = sorted(
-        {int(layer) for points in shown.values() for counts in points.exit_counts for layer in counts}
-    )
+    layers = sorted(set().union(*(places[method][1] for method in shown)))
     columns = min(len(shown), 4)
     lines = -(-len(shown) // columns)
     titles = [(rule_name(points.rule.iloc[0]), points.goal.iloc[0].words) for points in shown.values()]
     between = ", " if max(len(rule + goal) for rule, goal in titles) <= TITLE else "\n"
-    with canvas(1.1 + 2.4 * columns, 3.1 * lines, lines, columns, sharey=True) as (figure, panels):
+    with canvas(1.0 + 2.25 * columns, 0.5 + 2.3 * lines, lines, columns, sharey=True) as (figure, panels):
         import matplotlib
         from matplotlib.patches import Patch
 
@@ -50,11 +55,13 @@ def draw_exits(results: Results, folder: Path, name: str) -> list[str]:
                     )  # fmt: skip
             axes.set_xticks(range(len(groups)), [label for label, _, _ in groups])
             axes.set_xlabel("difficulty tier" if len(groups) > 1 else "")
-            axes.set_title(f"{method_name(method)}\n{between.join(title)}", loc="left", pad=14)
+            axes.set_title(f"{method_name(method)}\n{between.join(title)}", loc="left", pad=14, fontsize=8.5)
             axes.grid(axis="x", visible=False)
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
-        panels[0].set_ylabel("share of rows (above: mean exit layer)")
+        for axes in panels[: len(shown) : columns]:
+            axes.set_ylabel("share of rows")
+        panels[0].set_ylabel("share of rows\n(above: mean exit layer)")
         handles = [Patch(color=shades[layer], label=f"left after layer {layer}") for layer in layers]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(layers)))
         return [save(figure, folder, name)]
@@ -87,13 +94,15 @@ def draw_reliability(results: Results, folder: Path, stem: str) -> list[str]:
     names = []
     for method, seeds in by_method.items():
         layers = [item["layer"] for item in seeds[0]["before"]]
-        columns = min(len(layers), 6)
+        columns = min(len(layers), 4)
         lines = -(-len(layers) // columns)
         size = (0.6 + 2.0 * max(columns, 2), 0.9 + 2.1 * lines)
         with canvas(*size, lines, columns, sharex=True, sharey=True) as (figure, panels):
             for index, (axes, layer) in enumerate(zip(panels, layers, strict=False)):
-                _draw_layer(axes, method, [{when: seed[when][index] for when in WHENS} for seed in seeds])
-                axes.set_title(f"layer {layer}", loc="left")
+                here = [{when: seed[when][index] for when in WHENS} for seed in seeds]
+                _draw_layer(axes, method, here)
+                before, after = (mean(seed[when]["ece"] for seed in here) for when in WHENS)
+                axes.set_title(f"layer {layer}: ECE {before:.3f} → {after:.3f}", loc="left", fontsize=8.5)
             for axes in panels[len(layers) :]:
                 axes.set_visible(False)
             figure.supxlabel("mean confidence of the bin, calibration split", fontsize=9)
@@ -108,7 +117,6 @@ def draw_reliability(results: Results, folder: Path, stem: str) -> list[str]:
 
 def _draw_layer(axes: Any, method: str, seeds: Sequence[Mapping[str, Any]]) -> None:
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=(0, (4, 3)))
-    text = []
     for when, look in (
         ("before", {"color": "#888888", "marker": "o", "markerfacecolor": "white"}),
         ("after", {"color": colour(method) if method != "full" else "#0072B2", "marker": "o"}),
@@ -116,11 +124,6 @@ def _draw_layer(axes: Any, method: str, seeds: Sequence[Mapping[str, Any]]) -> N
         bins = _pool_bins(seed[when]["bins"] for seed in seeds)
         label = f"{when} temperature scaling"
         axes.plot(bins.confidence, bins.accuracy, markersize=3.5, linewidth=1.2, label=label, **look)
-        text.append(f"{when} {mean(seed[when]['ece'] for seed in seeds):.3f}")
-    axes.text(
-        0.97, 0.04, "ECE\n" + "\n".join(text), transform=axes.transAxes, ha="right", va="bottom",
-        fontsize=7.5, linespacing=1.35,
-    )  # fmt: skip
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
 
 

@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 COLOURS = {method: colour for method, (_, colour) in METHODS.items() if colour}
 SPARE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C6D1F")
 MARKERS = {"full": "*", "early_exit": "o", "sweet": "D", "multi_model": "s", "learning_to_exit": "^"}
-SPARE_MARKERS = ("v", "P", "X", "<", ">", "p", "h", "8")
+SPARE_MARKERS = ("v", "P", "X", "<", ">", "p", "h")
+
+#: A band of one standard deviation says something from so many seeds on, and can be read where no more of them overlap.
+BAND_SEEDS, BANDS = 3, 4
 
 _SETTINGS = {
     "svg.hashsalt": "adaptive-inference",  # element ids of an SVG are drawn at random otherwise
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",  # ships with matplotlib: no dependence on the machine's fonts
+    "svg.fonttype": "none",  # text stays text: it can be searched
+    "font.family": "sans-serif",
+    # The first ships with matplotlib, which draws with it: no dependence on the machine's fonts. The others are for readers
+    # of an SVG that lack it; Verdana has its widths.
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "sans-serif"],
     "font.size": 9.0,
     "axes.titlesize": 9.5,
     "axes.labelsize": 9.0,
@@ -64,17 +70,22 @@ def marker(method: str) -> str:
     return MARKERS.get(method) or SPARE_MARKERS[_spare_index(method) % len(SPARE_MARKERS)]
 
 
-def draw_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, **look: object) -> None:
-    """Draw a method's line with markers and, where there are several seeds, a band of one standard deviation.
+def band_legible(seeds: int, lines: int) -> bool:
+    """Whether a band of one standard deviation over seeds is drawn, in a panel with so many lines."""
+    return seeds >= BAND_SEEDS and lines <= BANDS
 
-    ``rows`` are of one method, with columns ``x``, ``y``_mean and ``y``_std.
+
+def draw_line(axes: Axes, rows: pd.DataFrame, x: str, y: str, lines: int, **look: object) -> None:
+    """Draw a method's line with markers and, where it can be read, a band of one standard deviation over seeds.
+
+    ``rows`` are of one method, with columns ``x``, ``y``_mean, ``y``_std and ``seeds``; ``lines`` share the panel.
     """
     method, place, mean, std = rows.method.iloc[0], list(rows[x]), rows[f"{y}_mean"], rows[f"{y}_std"]
     axes.plot(
         place, mean, color=colour(method), marker=marker(method), markersize=11 if method == "full" else 5.5,
         markeredgecolor="white", markeredgewidth=0.6, linewidth=1.3, zorder=4 if method == "full" else 3, **look,
     )  # fmt: skip
-    if std.isna().any():
+    if std.isna().any() or not band_legible(rows.seeds.min(), lines):
         return
     if len(rows) > 1:
         axes.fill_between(
@@ -90,10 +101,8 @@ def _spare_index(method: str) -> int:
 
 
 @contextmanager
-def canvas(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: object
-) -> Iterator[tuple[Figure, list[Axes]]]:
-    """Give a figure (inches) and its axes row by row, drawn without a display, and close it afterwards."""
+def drawing(width: float, height: float) -> Iterator[Figure]:
+    """Give an empty figure (inches), drawn without a display, and close it afterwards."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -103,22 +112,20 @@ def canvas(
         matplotlib.rcdefaults()
         matplotlib.use("Agg")
         matplotlib.rcParams.update(_SETTINGS)
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options
-        )
+        figure = plt.figure(figsize=(width, height), layout="constrained")
         try:
-            yield figure, list(axes.flat)
+            yield figure
         finally:
             plt.close(figure)
 
 
-def legend(axes: Axes, columns: int = 3, place: str = "lower center") -> None:
-    """Put the legend of one of a figure's panels below all of them, where it hides no data."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.figure.legend(
-            handles, labels, loc=f"outside {place}", ncols=min(columns, len(labels)), handlelength=1.8
-        )
+@contextmanager
+def canvas(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: object
+) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Give a figure (inches) and its axes row by row."""
+    with drawing(width, height) as figure:
+        yield figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
