@@ -29,6 +29,7 @@ COMMON = (
     "src/adaptive_pipeline/grid.py",
     "src/adaptive_pipeline/one_run.py",  # for where locks lie
     "src/adaptive_pipeline/params",
+    "src/adaptive_pipeline/presets.py",  # for the preset's name in MLflow
     "src/adaptive_pipeline/tracking",
 )
 #: Common too, but to the stages that read records.

@@ -78,6 +78,13 @@ class Shown:
     threshold: float | None
     figures: dict[str, float | None]
 
+    @property
+    def params(self) -> dict[str, str]:
+        """How it answers, as parameters of a run; nothing where no rule decides."""
+        if self.rule is None or self.threshold is None:
+            return {}
+        return {"rule": self.rule, "threshold": f"{self.threshold:.6g}"}
+
 
 def shown_point(item: Finished) -> Shown | None:
     """Return the operating point by which an evaluation is shown, so that no method is missing where runs are compared.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -36,13 +37,17 @@ ANSWER_SECONDS = 5.0  #: how long a tracking server may take to show that it is 
 _MAX_BATCH = 1000  # MLflow's limit of metrics per request; it is 100 for parameters
 
 
+def default_uri(root: Path) -> str:
+    """Return the address of the store of a project's folder."""
+    return f"sqlite:///{(root / 'mlflow.db').as_posix()}"
+
+
 class Store:
     """The MLflow store: ``MLFLOW_TRACKING_URI``, or a SQLite file in the project's folder."""
 
     def __init__(self, root: Path | None = None) -> None:
         root = (root or Path.cwd()).resolve()
-        default = f"sqlite:///{(root / 'mlflow.db').as_posix()}"
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or default
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(root)
         self.artifacts = artifacts_of(self.uri)
         self.lock = FileLock(root / STATE / "mlflow.lock")
         self.experiments: dict[str, str] = {}
@@ -134,8 +139,7 @@ class Store:
         self.log_points(run_id, [point for point in all_points(item) if point not in sent])
         if shown := shown_point(item):
             self.client.set_tag(run_id, "shown_point", shown.name)
-            point = {"rule": shown.rule, "threshold": shown.threshold}
-            self._log_params(run_id, {name: str(value) for name, value in point.items() if value is not None})
+            self._log_params(run_id, shown.params)
         if item.folder:
             for name in SMALL_FILES:
                 if (item.folder / name).is_file():
@@ -203,18 +207,20 @@ class Store:
 
 def other_version(error: Exception) -> str:
     """Return what to do about a store that another version of MLflow wrote; empty of any other trouble."""
-    text = str(error)
-    if "out-of-date database schema" in text:
+    found = re.search(r"out-of-date database schema \(found version (\w+)", str(error))
+    if found is None:
+        return ""
+    from mlflow.store import db_migrations
+
+    if any(any(Path(folder).glob(f"versions/{found[1]}_*.py")) for folder in db_migrations.__path__):
         return (
             "was written by an older MLflow; keep a copy of it, then run "
             '`mlflow db upgrade "${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"`'
         )
-    if "Can't locate revision" in text:
-        return (
-            "was written by a newer MLflow than is installed; name another store in MLFLOW_TRACKING_URI, or move it away: "
-            "`make publish` fills a new one from the records"
-        )
-    return ""
+    return (
+        "was written by a newer MLflow than is installed; name another store in MLFLOW_TRACKING_URI, or move it away: "
+        "`make publish` fills a new one from the records"
+    )
 
 
 def reason(error: Any) -> str:

@@ -19,27 +19,32 @@ import urllib.error
 import urllib.request
 import webbrowser
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
 from adaptive_pipeline.one_run import STATE
 from adaptive_pipeline.tracking.secrets import mask_output, masked
-from adaptive_pipeline.tracking.store import RESULTS, Store
-from adaptive_pipeline.tracking.view import files_page, runs_page
+from adaptive_pipeline.tracking.store import RESULTS, Store, default_uri
+from adaptive_pipeline.tracking.view import file_page, runs_page
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0  #: how long the server may take; on a busy machine its imports take half a minute
 
 
-def pages(store: Store, server: str) -> dict[str, str]:
+def pages(server: str) -> dict[str, str]:
     """Return what there is to see -> its address: the runs of each task, that of the newest run first; then the results."""
-    newest, results = {}, {}
+    store, newest, results = Store(), {}, {}
     with store.speaks():
         for experiment in store.client.search_experiments():
             identity = experiment.experiment_id
             runs = store.client.search_runs([identity])
             if experiment.name == RESULTS:
-                results = {run.info.run_name: files_page(server, identity, run.info.run_id) for run in runs}
+                results = {
+                    run.info.run_name: file_page(server, identity, run.info.run_id, "recommendation.md")
+                    for run in runs
+                }
             elif runs:
                 newest[runs[0].info.start_time, experiment.name] = runs_page(server, identity)
     return {name: newest[when, name] for when, name in sorted(newest, reverse=True)} | results
@@ -68,7 +73,18 @@ def refuse_busy(port: int) -> None:
 
 def serve(uri: str, port: int, log: Path) -> subprocess.Popen[bytes]:
     """Start MLflow's server; the address of the store goes by the environment, for it may hold a password."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        HOST,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     given = {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -119,16 +135,19 @@ def show(found: Mapping[str, str]) -> None:
 
 def run(port: int) -> int:
     """Show the runs; return when the server ends, with its status."""
-    elsewhere = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if elsewhere.startswith(("http://", "https://")):
-        show(pages(Store(), elsewhere))
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(Path.cwd())
+    if uri.startswith(("http://", "https://")):
+        show(pages(uri))
         return 0
     refuse_busy(port)
-    store, address = Store(), f"http://{HOST}:{port}"
-    found = pages(store, address)
+    address = f"http://{HOST}:{port}"
+    with ProcessPoolExecutor(
+        1, get_context("spawn")
+    ) as apart:  # what only waits need not hold MLflow's client
+        found = apart.submit(pages, address).result()
     log = STATE / "mlflow_server.log"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the server ends with this process
-    server = serve(store.uri, port, log)
+    server = serve(uri, port, log)
     try:
         wait_for(server, address, log)
         show(found)

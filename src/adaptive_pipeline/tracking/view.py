@@ -13,16 +13,15 @@ VIEW = "methods"  #: key of the view in its address
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 #: Columns from left to right after the run's name -> their width.
 COLUMNS = {
-    "params.`method`": 140,
-    "params.`seed`": 60,
-    "params.`rule`": 110,
-    "params.`threshold`": 90,
-    "metrics.`quality`": 90,
-    "metrics.`goal_met`": 90,
-    "metrics.`layers_speedup`": 130,
-    "metrics.`flops_speedup`": 125,
-    "metrics.`wallclock_speedup`": 150,
-    "tags.`shown_point`": 130,
+    "params.`method`": 120,
+    "params.`seed`": 55,
+    "params.`rule`": 100,
+    "metrics.`quality`": 80,
+    "metrics.`goal_met`": 85,
+    "metrics.`layers_speedup`": 120,
+    "metrics.`flops_speedup`": 115,
+    "metrics.`wallclock_speedup`": 140,
+    "tags.`shown_point`": 120,
     "tags.`preset`": 150,
 }
 
@@ -47,9 +46,9 @@ def runs_page(server: str, experiment_id: str) -> str:
     return _page(server, f"{experiment_id}/runs", viewStateShareKey=VIEW)
 
 
-def files_page(server: str, experiment_id: str, run_id: str) -> str:
-    """Return the address of the files of one run."""
-    return _page(server, f"{experiment_id}/runs/{run_id}/artifacts")
+def file_page(server: str, experiment_id: str, run_id: str, name: str) -> str:
+    """Return the address of one file of a run, among its others."""
+    return _page(server, f"{experiment_id}/runs/{run_id}/artifacts/{name}")
 
 
 def _page(server: str, where: str, **view: str) -> str:
