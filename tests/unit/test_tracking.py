@@ -320,7 +320,7 @@ def test_kept_records_are_published_once_and_do_not_replace_the_run_of_their_sta
     ((*_, history, files),) = runs_of(project)
     assert history["quality"] == [(0, 0.9)]
     assert history["wallclock_speedup"] == [(0, 1.5)]
-    assert files == ["curves.json", "metrics.json", "timings.json"]
+    assert files == ["curves.csv", "metrics.json", "timings.json"]
     assert publish_records.publish(project / "runs") == (1, 1)
     assert publish_records.publish(project / "kept") == (0, 1)
     ((*_, history, _),) = runs_of(project)
