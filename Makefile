@@ -55,13 +55,8 @@ format: $(STAMP) ## Format code and rules, and write what is generated from the 
 	snakefmt Snakefile workflow/rules
 	python -m adaptive_pipeline.params.describe
 
-# By the environment: other users of this machine see a command's arguments, and the address may hold a password.
 ui: $(STAMP) ## Show the runs in MLflow (this machine only)
-	@case "$${MLFLOW_TRACKING_URI:-}" in \
-	  http*) python -m adaptive_pipeline.tracking.secrets;; \
-	  *) MLFLOW_BACKEND_STORE_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" \
-	    mlflow ui --host 127.0.0.1 --port $(PORT);; \
-	esac
+	@python -m adaptive_pipeline.tracking.ui --port $(PORT)
 
 preset: $(STAMP) ## NAME=...: make a preset of presets/ the current params.yaml
 	@python -m adaptive_pipeline.presets use "$(NAME)"

@@ -27,10 +27,12 @@ from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.params.own_code import check_loaded
+from adaptive_pipeline.presets import preset_of
 from adaptive_pipeline.runs import layout
 from adaptive_pipeline.runs.checksums import refuse_damaged, write_checksums
 from adaptive_pipeline.runs.records import FAMILIES, Record, code_digest, digest_path
 from adaptive_pipeline.runs.store import Finished
+from adaptive_pipeline.tracking.given import Background, training_beside
 from adaptive_pipeline.tracking.live import Tracker, start_tracking
 from adaptive_pipeline.tracking.secrets import mask_output
 
@@ -93,7 +95,8 @@ class Stage:
         self.record = family(
             stage=self.name, cell=self.cell, params=params, inputs=digests, code=code_digest(self.script)
         )
-        self.tracker = start_tracking(self.record)
+        background = Background(training_beside(self.out, self.record), preset_of(self.params))
+        self.tracker = start_tracking(self.record, background)
         return self.record
 
 

@@ -29,6 +29,7 @@ COMMON = (
     "src/adaptive_pipeline/grid.py",
     "src/adaptive_pipeline/one_run.py",  # for where locks lie
     "src/adaptive_pipeline/params",
+    "src/adaptive_pipeline/presets.py",  # for the preset's name in MLflow
     "src/adaptive_pipeline/tracking",
 )
 #: Common too, but to the stages that read records.
@@ -213,11 +214,15 @@ def runs_in(root):
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-    ids = [experiment.experiment_id for experiment in client.search_experiments()]
+    ids = {experiment.name: experiment.experiment_id for experiment in client.search_experiments()}
+    (results,) = client.search_runs([ids.pop("results")])
+    assert results.data.tags["preset"] == "smoke"
+    assert "recommendation.md" in {item.path for item in client.list_artifacts(results.info.run_id)}
     found = {}
-    for run in client.search_runs(ids, max_results=1000):
+    for run in client.search_runs(list(ids.values()), max_results=1000):
         tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
         commit = tags.pop("git_commit")
+        assert tags["preset"] == "smoke"
         assert re.fullmatch("[0-9a-f]{40}", commit)
         history = {
             name: sorted(

@@ -47,10 +47,8 @@ from adaptive_pipeline.reporting.report import make_report
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.latex import main_latex
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.runs.records import EvaluationRecord, Record
-from adaptive_pipeline.runs.store import Finished
+from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.stage import Stage
-from adaptive_pipeline.tracking.points import all_points
 
 WORDS = ("the", "a", "film", "plot", "scene", "with", "and")
 
@@ -369,17 +367,3 @@ def test_names_of_metrics_and_answers():
         assert told in text
         assert "scored by F1." in text
         assert ("answer.probabilities" in text) == bool(labels)
-
-
-def test_a_rule_with_options_has_a_name_that_mlflow_takes(tmp_path):
-    from mlflow.utils.validation import validate_param_and_metric_name
-
-    curves = {"patience(tolerance=0.1)": {"quality": [0.2, -0.1]}, "fixed": {"quality": [0.3]}}
-    write_json(tmp_path / "curves.json", curves)
-    given = {"params": {}, "inputs": {}, "code": "", "metrics": {"quality": -0.5}}
-    record = EvaluationRecord(stage="evaluate_batch1", cell=Cell("t", "b", 0, "m"), **given)
-    points = all_points(Finished(record, tmp_path))
-    assert ("patience tolerance 0.1_quality", 1, -0.1) in points
-    assert ("fixed_quality", 0, 0.3) in points
-    assert ("quality", 0, -0.5) in points
-    assert all(validate_param_and_metric_name(name) for name, _, _ in points)

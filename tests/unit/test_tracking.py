@@ -17,8 +17,14 @@ from adaptive_pipeline.runs.records import EvaluationRecord
 from adaptive_pipeline.runs.store import Finished, kept_file, write_kept
 from adaptive_pipeline.tracking import live, store
 from adaptive_pipeline.tracking import publish as publish_records
-from adaptive_pipeline.tracking.live import start_tracking
+from adaptive_pipeline.tracking.given import Background
 from adaptive_pipeline.tracking.store import Store
+
+NONE = Background()
+
+
+def start_tracking(record):
+    return live.start_tracking(record, NONE)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def a_record(method="sweet", **metrics):
     return EvaluationRecord(
         stage="evaluate_batch1",
         cell=Cell("tiers", "tiny", 0, method),
-        params={"training": {"epochs": 2}, "runtime": None},
+        params={"evaluation": {"repeats": 2}, "runtime": None},
         inputs={"data": "d"},
         code="c",
         metrics=metrics,
@@ -60,7 +66,13 @@ def a_folder(root, record, timings):
     )
     write_json(
         folder / "curves.json",
-        {"confidence": {"quality": [0.5, None, 0.7], "layers_speedup": [3.0, 2.0, 1.0]}},
+        {
+            "confidence": {
+                "thresholds": [0.1, 0.2, 0.3],
+                "quality": [0.5, None, 0.7],
+                "layers_speedup": [3.0, 2.0, 1.0],
+            }
+        },
     )
     write_json(folder.parent / "timings.json", timings)
     return folder
@@ -107,20 +119,19 @@ def test_live_and_later_logging_give_equal_runs(project, tmp_path_factory, monke
     tracker.finish(finished(folder, record, TIMINGS))
     other = tmp_path_factory.mktemp("other")  # an empty folder: the store is made on the way
     monkeypatch.chdir(other)
-    assert Store().publish(Finished(record, folder))
-    assert not Store().publish(Finished(record, folder))
+    assert Store().publish(Finished(record, folder), NONE)
+    assert not Store().publish(Finished(record, folder), NONE)
     (live,), (later,) = runs_of(project), runs_of(other)
     assert live == later
     assert live[:2] == ("tiers", "FINISHED")
     history = live[4]
     assert history["loss"] == [(1, 2.0), (2, 1.0)]
-    assert history["confidence_quality"] == [(0, 0.5), (2, 0.7)]
     assert history["wallclock_speedup"] == [(0, 1.5)]
     assert history["min_speedup_2_wallclock_speedup"] == [(0, 2.5)]
     assert "risk_0.1_wallclock_speedup" not in history
     assert history["seconds"] == [(0, 3.0)]
-    assert live[3] == {"training.epochs": "2"}
-    assert live[5] == ["curves.json", "history.jsonl", "metrics.json", "timings.json"]
+    assert live[3]["method"] == "sweet"
+    assert live[5] == ["curves.csv", "history.jsonl", "metrics.json", "timings.json"]
 
 
 def test_what_was_logged_live_but_not_kept_does_not_stay(project):
@@ -147,10 +158,10 @@ def test_a_killed_runs_leftover_is_replaced_and_a_failed_run_is_marked(project):
 def test_newer_figures_of_one_record_replace_the_older_run(project):
     record = a_record(quality=0.9)
     folder = a_folder(project, record, TIMINGS)
-    assert Store().publish(Finished(record, folder))
+    assert Store().publish(Finished(record, folder), NONE)
     timings = TIMINGS | {"goals": {"wallclock_speedup": 1.7}}
     write_json(folder.parent / "timings.json", timings)
-    assert Store().publish(Finished(record, folder))
+    assert Store().publish(Finished(record, folder), NONE)
     ((*_, history, _),) = runs_of(project)
     assert history["wallclock_speedup"] == [(0, 1.7)]
 
@@ -307,10 +318,9 @@ def test_kept_records_are_published_once_and_do_not_replace_the_run_of_their_sta
     assert publish_records.publish(project / "kept") == (1, 1)
     assert publish_records.publish(project / "kept") == (0, 1)
     ((*_, history, files),) = runs_of(project)
-    assert history["confidence_quality"] == [(0, 0.5), (2, 0.7)]
     assert history["quality"] == [(0, 0.9)]
     assert history["wallclock_speedup"] == [(0, 1.5)]
-    assert files == ["curves.json", "metrics.json", "timings.json"]
+    assert files == ["curves.csv", "metrics.json", "timings.json"]
     assert publish_records.publish(project / "runs") == (1, 1)
     assert publish_records.publish(project / "kept") == (0, 1)
     ((*_, history, _),) = runs_of(project)

@@ -283,6 +283,20 @@ class MethodTraining(TrainingOverride):
                 )
 
 
+def effective(
+    training: Training, by_task: TaskTraining, own: MethodTraining
+) -> tuple[Training, MethodTraining]:
+    """Return how a method is trained on a task: `training`, the task's section over it, the method's own over both."""
+    for section in (by_task, own):
+        changes = section.model_dump(include=set(Training.model_fields), exclude_none=True)
+        training = training.model_copy(update=changes)
+    if by_task.weight_learning and own.objective == "weight_learning":
+        learning = own.weight_learning or WeightLearning()
+        changes = by_task.weight_learning.model_dump(exclude_none=True, exclude=learning.model_fields_set)
+        own = own.model_copy(update={"weight_learning": learning.model_copy(update=changes)})
+    return training, own
+
+
 #: Objectives of this project that read a key; one from elsewhere may read any.
 READ_BY = {
     "gradient": ("joint", "frozen", "distill", "weight_learning", "learning_to_exit"),

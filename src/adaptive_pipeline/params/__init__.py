@@ -23,7 +23,7 @@ from adaptive_inference.settings.training import (
     MethodTraining,
     TaskTraining,
     Training,
-    WeightLearning,
+    effective,
 )
 from adaptive_pipeline.grid import TRAINING_STAGES, Grid, Name
 from adaptive_pipeline.params.messages import explain
@@ -208,16 +208,8 @@ class Params(Section):
 
     def training_of(self, task: str, method: str) -> tuple[Training, MethodTraining]:
         """Return how a method is trained on a task: `training` and the method's own section, overrides applied."""
-        own, by_task = self.method(method).train, self.task(task).training or TaskTraining()
-        training = self.training
-        for section in (by_task, own):
-            changes = section.model_dump(include=set(Training.model_fields), exclude_none=True)
-            training = training.model_copy(update=changes)
-        if by_task.weight_learning and own.objective == "weight_learning":
-            learning = own.weight_learning or WeightLearning()
-            changes = by_task.weight_learning.model_dump(exclude_none=True, exclude=learning.model_fields_set)
-            own = own.model_copy(update={"weight_learning": learning.model_copy(update=changes)})
-        return training, own
+        by_task = self.task(task).training or TaskTraining()
+        return effective(self.training, by_task, self.method(method).train)
 
     def echo(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of dotted keys as a record holds them, e.g. ``training``, ``methods.sweet.train``.

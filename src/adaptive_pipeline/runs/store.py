@@ -58,6 +58,11 @@ def family(stage: str) -> str:
     return "train" if stage in TRAIN_STAGES else stage
 
 
+def shown_cell(record: Record) -> Cell:
+    """Return the cell that a record is of: the training that serves all methods is that of `full`."""
+    return replace(record.cell, method="full") if record.stage == "finetune_backbone" else record.cell
+
+
 @dataclass(frozen=True)
 class Finished:
     """What one finished stage left.
@@ -79,10 +84,7 @@ class Finished:
     @property
     def key(self) -> Key:
         """Under which it is found; the training that serves all methods is that of `full`."""
-        cell = self.record.cell
-        if self.record.stage == "finetune_backbone":
-            cell = replace(cell, method="full")
-        return family(self.record.stage), cell
+        return family(self.record.stage), shown_cell(self.record)
 
     @property
     def companions(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.runs.store import Finished
+from adaptive_pipeline.tracking.given import Background
 from adaptive_pipeline.tracking.points import Point, all_points, step_points
 from adaptive_pipeline.tracking.store import Store, reason
 
@@ -22,7 +23,7 @@ def tracking_off() -> bool:
     return os.environ.get("ADAPTIVE_INFERENCE_TRACKING", "").lower() in ("off", "0", "false", "no")
 
 
-def start_tracking(record: Record) -> Tracker:
+def start_tracking(record: Record, background: Background) -> Tracker:
     """Open the run of a record, before any work: a store that cannot be used is said now, not after hours.
 
     A run of the same record that did not finish (its process was killed) is replaced.
@@ -39,7 +40,7 @@ def start_tracking(record: Record) -> Tracker:
         for run in store.runs_of(record):
             if run.info.status != "FINISHED":
                 store.client.delete_run(run.info.run_id)
-        return LiveTracker(store, record, store.open(record))
+        return LiveTracker(store, record, background, store.open(record, background))
 
 
 class Tracker:
@@ -58,8 +59,8 @@ class Tracker:
 class LiveTracker(Tracker):
     """Logs into one MLflow run. Once it is open, trouble with the store never stops a training."""
 
-    def __init__(self, store: Store, record: Record, run_id: str) -> None:
-        self.store, self.record, self.run_id = store, record, run_id
+    def __init__(self, store: Store, record: Record, background: Background, run_id: str) -> None:
+        self.store, self.record, self.background, self.run_id = store, record, background, run_id
         self.waiting: list[Point] = []
         self.sent: set[Point] = set()
         self.last_flush = time.monotonic()
@@ -79,7 +80,7 @@ class LiveTracker(Tracker):
             self._flush()
             if self.sent - set(all_points(item)):
                 # Logged live, but not in the records (a stage that logs what it does not keep): begin anew.
-                self.run_id, self.sent = self.store.open(item.record), set()
+                self.run_id, self.sent = self.store.open(item.record, self.background), set()
             self.store.complete(self.run_id, item, self.sent)
 
         self._guarded(end)

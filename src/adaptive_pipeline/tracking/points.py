@@ -1,27 +1,25 @@
-"""What MLflow shows of a record: metric values, parameters and tags. Only forwards; nothing is chosen here."""
+"""What MLflow shows of what a stage left: metric values, and one operating point that stands for a method."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-import re
-import subprocess
+from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from adaptive_inference.files import digest_json, read_jsonl
-from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.runs.records import EvaluationRecord, PointRow, TrainingRecord
 from adaptive_pipeline.runs.store import Finished
 
 #: One value of a metric at a step.
 Point = tuple[str, int, float]
 #: Plain figures of a timings file; its ``goals`` are metrics by name too.
 CLOCK = ("seconds", "steps_per_second")
-
-
-def run_tags(record: Record) -> dict[str, str]:
-    """Return the tags by which runs are found and compared."""
-    cell = record.cell
-    tags = {"stage": record.stage, "task": cell.task, "backbone": cell.backbone, "method": cell.method}
-    return tags | {"seed": str(cell.seed), "record_id": record.record_id, "git_commit": _git_commit()}
+SPEEDS = ("layers_speedup", "flops_speedup", "wallclock_speedup")
+#: Of this form of runs: a store that an older one filled is filled anew.
+FORM = 2
 
 
 def given_tag(item: Finished, kept: bool | None = None) -> str:
@@ -30,18 +28,7 @@ def given_tag(item: Finished, kept: bool | None = None) -> str:
     ``kept``: of the kept form, which shows less; default: whether it is.
     """
     kept = item.folder is None if kept is None else kept
-    return digest_json([item.record.to_json(), item.companion("timings"), kept])[:16]
-
-
-def flat_params(params: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested parameters under dotted names, as text; empty ones are left out."""
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        if isinstance(value, dict):
-            flat |= flat_params(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = str(value)[:6000]
-    return flat
+    return digest_json([FORM, item.record.to_json(), item.companion("timings"), kept])[:16]
 
 
 def step_points(entry: dict[str, Any]) -> list[Point]:
@@ -54,25 +41,102 @@ def step_points(entry: dict[str, Any]) -> list[Point]:
 def all_points(item: Finished) -> list[Point]:
     """Return every metric value of what a stage left, in order and without repeats.
 
-    Final metrics, and the clock's, keep their names in all methods; per-step ones come from ``history.jsonl``; the curves
-    of a rule are ``RULE_quality``, ``RULE_layers_speedup`` and so on over the number of the threshold. MLflow refuses
-    brackets and the like in a name, so the options of a rule are set apart by spaces: ``patience tolerance 0.1_quality``.
+    Per-step values come from ``history.jsonl``. What a training ends with, the clock's figures too, stands under ``final/``:
+    it may have the name of a per-step one, and would be a point of that curve at step 0. Figures of other stages keep their
+    names in all methods; an evaluation has those of `shown_point`.
     """
     points: list[Point] = []
     history = item.folder / "history.jsonl" if item.folder else None
     if history and history.is_file():
         for entry in read_jsonl(history):
             points += step_points(entry)
-    for key, curve in item.companion("curves").items():
-        rule = re.sub(r"[^\w.\-]+", " ", key).strip()
-        for name, values in curve.items():
-            for step, value in enumerate(values):
-                points += _point(f"{rule}_{name}", step, value)
     timings = item.companion("timings")
     clock = {name: timings[name] for name in CLOCK if name in timings} | timings.get("goals", {})
-    for name, value in (item.record.metrics | clock).items():
-        points += _point(name, 0, value)
+    prefix = "final/" if isinstance(item.record, TrainingRecord) else ""
+    for name, value in (item.record.metrics | clock | _headline(item)).items():
+        points += _point(f"{prefix}{name}", 0, value)
     return list(dict.fromkeys(points))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The operating point whose figures stand for a method.
+
+    Attributes
+    ----------
+    name
+        Of its goal; ``all_layers``: the method's last exit answers every row.
+    within_goal
+        Whether it keeps the quality that the params ask for, on the calibration split.
+    figures
+        On the evaluation split.
+    """
+
+    name: str
+    within_goal: bool
+    rule: str | None
+    threshold: float | None
+    figures: dict[str, float | None]
+
+    @property
+    def params(self) -> dict[str, str]:
+        """How it answers, as parameters of a run; nothing where no rule decides."""
+        if self.rule is None or self.threshold is None:
+            return {}
+        return {"rule": self.rule, "threshold": f"{self.threshold:.6g}"}
+
+
+def shown_point(item: Finished) -> Shown | None:
+    """Return the operating point by which an evaluation is shown, so that no method is missing where runs are compared.
+
+    The one that calibration recommends. Where no threshold keeps the quality: of the points that reach another goal the one
+    that lost least on the calibration split; where there is none, the last exit. None of a record of another stage, or one
+    that measured nothing.
+    """
+    record = item.record
+    if not isinstance(record, EvaluationRecord):
+        return None
+    own = [row for row in record.rows if row.point.seen and row.attainable]
+    row = next((row for row in own if row.point == record.recommended), None)
+    within = row is not None
+    row = row or max((row for row in own if row.method == record.cell.method), key=_least_loss, default=None)
+    if row is None:
+        last = max(record.exits, key=lambda item: item.layer, default=None)
+        figures = {name: getattr(last, name, None) for name in SPEEDS}
+        return last and Shown("all_layers", False, None, None, {"quality": last.quality} | figures)
+    setting = row.point.setting
+    key = (row.method, setting.rule, row.point.goal.name)
+    timed = {
+        (clock["method"], clock["rule"], clock["operating_point"]): clock["wallclock_speedup"]
+        for clock in item.companion("timings").get("rows", [])
+    }
+    figures = {name: getattr(row, name, None) for name in ("quality", *SPEEDS)}
+    figures |= {"wallclock_speedup": timed.get(key)}
+    return Shown(row.point.goal.name, within, setting.rule, setting.threshold, figures)
+
+
+def curves_table(item: Finished) -> str:
+    """Return the curves of all rules as a CSV table, a line per threshold; empty where there are none."""
+    curves = item.companion("curves")
+    columns = list(dict.fromkeys(name for curve in curves.values() for name in curve if name != "thresholds"))
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow(["rule", "threshold", *columns])
+    for rule, curve in curves.items():
+        writer.writerows(
+            zip(repeat(rule), curve["thresholds"], *(curve[name] for name in columns), strict=False)
+        )
+    return lines.getvalue() if curves else ""
+
+
+def _headline(item: Finished) -> dict[str, float | None]:
+    shown = shown_point(item)
+    return shown.figures | {"goal_met": float(shown.within_goal)} if shown else {}
+
+
+def _least_loss(row: PointRow) -> tuple[float, float]:
+    seen = row.point.seen
+    return (seen.quality, seen.layers_speedup) if seen else (-math.inf, 0.0)
 
 
 def _point(name: str, step: int, value: Any) -> list[Point]:
@@ -84,8 +148,3 @@ def _point(name: str, step: int, value: Any) -> list[Point]:
     ):
         return []
     return [(name, step, float(value))]
-
-
-def _git_commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or "unknown"
