@@ -153,6 +153,14 @@ def test_no_name_lies_upon_another(count):
     assert max(box.x1 for box in boxes) <= figure.bbox.x1
 
 
+def test_what_leads_to_a_name_does_not_pass_for_data():
+    with canvas(7, 3) as (_, (axes,)):
+        data = axes.plot([0, 1], [0, 1])
+        label_beside(axes, [Label("Early exit", "black", "o", (0.5, 0.5))])
+        leaders = [line for line in axes.lines if line not in data and len(line.get_xdata()) == 2]
+        assert [line.is_dashed() for line in leaders] == [True]
+
+
 # ---- rules that are one ----------------------------------------------------------------------------------------------
 
 

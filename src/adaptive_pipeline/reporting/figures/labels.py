@@ -56,7 +56,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def label_beside(axes: Axes, labels: Sequence[Label]) -> None:
-    """Write the names right of a panel, each with its marker and a thin line to where its curve ends.
+    """Write the names right of a panel, each with its marker and dots to where its curve ends: a line would pass for data.
 
     Call it last: it solves the layout, to know how high the panel is and where its limits lie.
     """
@@ -85,6 +85,6 @@ def label_beside(axes: Axes, labels: Sequence[Label]) -> None:
         )  # fmt: skip
         if end is not None:
             axes.plot(
-                [end[0], 1.0], [end[1], place], color=label.colour, linewidth=0.6, alpha=0.55, transform=axes.transAxes,
-                zorder=1.5,
+                [end[0], 1.0], [end[1], place], color=label.colour, linewidth=0.7, linestyle=(0, (1, 2.5)),
+                transform=axes.transAxes, zorder=1.5,
             )  # fmt: skip
