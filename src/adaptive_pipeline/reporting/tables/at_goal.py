@@ -46,7 +46,10 @@ def goal_lines(results: Results, choice: Choice) -> list[str]:
     ]
     absent = [family_name(family) for family in without_row(results, rows)]
     if absent:
-        lines += [f"No threshold within the goal on the calibration split: {', '.join(absent)}.", ""]
+        cheaper = (
+            f"Nothing that saves {COST_WORDS[results.cost]} stays within the goal on the calibration split"
+        )
+        lines += [f"{cheaper}: {', '.join(absent)}.", ""]
     return lines + _recommended(results, choice)
 
 
