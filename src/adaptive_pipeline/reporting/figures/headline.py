@@ -205,6 +205,8 @@ def _name_full(axes: Axes, plot: SpeedPlot, speed: Measure) -> None:
 def _name_recommended(axes: Axes, plot: SpeedPlot, speed: Measure, window: Window) -> None:
     """Name the recommended model at the top of the panel, with a line down to its ring; or say why there is none."""
     found = plot.recommended(speed)
+    if found is None and not plot.known:
+        return
     if found is None:
         what = "the full model" if plot.marked is None else f"{_marked_name(plot)} (not timed)"
         axes.annotate(

@@ -63,6 +63,7 @@ class SpeedPlot:
 
     def __init__(self, results: Results, choice: Choice) -> None:
         self.results, self.rows, self.marked = results, (rows := results.main), choice.marked
+        self.known = choice.known
         measured = rows[(rows.method == "full") & rows.quality_mean.notna()]
         self.full = next(measured.itertuples(), None)
         others = {method for method in rows.method if method != "full" and static_layers(method) is None}
