@@ -355,7 +355,9 @@ def test_classes_alone_are_reported_as_before(mixed):
         points=mixed.points[mixed.points.task == "classes"],
         cells=[cell for cell in mixed.cells if cell.task == "classes"],
     )
-    assert "Quality is a fraction of the evaluation split." in main_markdown(alone, [], compare(alone))
+    assert "Quality is a fraction of the evaluation split." in main_markdown(
+        alone, recommend(alone), compare(alone)
+    )
     assert "(accuracy)" not in main_latex(alone, [])
 
 

@@ -44,6 +44,8 @@ def goal_lines(results: Results, choice: Choice) -> list[str]:
         *_filled(results, [row.row for row in rows], cells),
         "",
     ]
+    if any(item.row.seeds != item.row.evaluated for item in rows):
+        lines += ["(1 of 2): a threshold met the goal on so many of the seeds; the figures are of these.", ""]
     absent = [family_name(family) for family in without_row(results, rows)]
     if absent:
         cheaper = (
@@ -82,7 +84,7 @@ def _full_cells(full: Any) -> list[str]:
 
 def _cells(item: GoalRow) -> list[str]:
     row, against = item.row, item.against_full
-    seeds = "" if row.seeds == row.evaluated else f" ({row.seeds} of {row.evaluated} seeds)"
+    seeds = "" if row.seeds == row.evaluated else f" ({row.seeds} of {row.evaluated})"
     loss = points_text(row.quality_difference)
     if against is not None:
         loss += f" ({points_text(against.high)} to {points_text(against.low)})"
