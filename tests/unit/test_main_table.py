@@ -7,11 +7,11 @@ import re
 import pytest
 from synthetic_records import PROJECT, invented_params, write_run
 
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.goal_rows import goal_rows
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import recommend
 
 #: Characters of text in a row of a code-hosting page's 1,012 pixels, 26 of which each column takes for its margins.
 PAGE_PIXELS, MARGIN_PIXELS, CHARACTER_PIXELS = 1012, 26, 7.5

@@ -17,6 +17,7 @@ from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.reporting import frame as frame_module
 from adaptive_pipeline.reporting.breakdowns import first_exit_difference
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.names import method_key, natural_key
 from adaptive_pipeline.reporting.statistics.comparisons import compare
@@ -24,7 +25,7 @@ from adaptive_pipeline.reporting.statistics.curve_area import band
 from adaptive_pipeline.reporting.tables.csv import cell_text, csv_tables
 from adaptive_pipeline.reporting.tables.latex import latex, main_latex
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 from adaptive_pipeline.runs.records import Member
 from adaptive_pipeline.runs.store import Runs, open_runs
 

@@ -6,6 +6,7 @@ import pytest
 from synthetic_records import invented_params, write_run
 
 from adaptive_inference.calibration.operating_point import Goal
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.measures import SPEEDS
 from adaptive_pipeline.reporting.report import draw_figures
@@ -13,7 +14,7 @@ from adaptive_pipeline.reporting.statistics.comparisons import at_goal, compare,
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, main_csv
 from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.tables.markdown import comparisons_markdown
-from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 
 
 def pruned(cell, rows, timings):

@@ -12,6 +12,7 @@ from synthetic_records import change_record, invented_params, save_model, write_
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.figures.shown import shown_rule, typical_points
 from adaptive_pipeline.reporting.figures.speed import SpeedPlot, quality_at
 from adaptive_pipeline.reporting.frame import collect
@@ -20,7 +21,7 @@ from adaptive_pipeline.reporting.measures import SPEEDS
 from adaptive_pipeline.reporting.report import draw_figures
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 from adaptive_pipeline.runs.checksums import write_checksums
 
 LAYERS, _, WALLCLOCK = SPEEDS

@@ -6,11 +6,12 @@ from synthetic_records import invented_params, save_model, write_run
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.files import read_json, write_json
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.handout import hand_out
 from adaptive_pipeline.reporting.statistics.areas import STATIC, areas
 from adaptive_pipeline.reporting.statistics.comparisons import at_goal
-from adaptive_pipeline.reporting.text.recommendation import as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_markdown
 
 #: method -> (layers, quality), invented.
 STATICS = {"static_2": (2, 0.84), "static_4": (4, 0.88), "pkd": (3, 0.895)}
