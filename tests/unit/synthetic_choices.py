@@ -99,7 +99,9 @@ def write_choice(root: Path, params: Params, cell: Cell, chosen: Chosen, full_qu
     if chosen.method:
         measured |= {"method": chosen.key, "setting": chosen.setting}
         measured |= {"low": chosen.loss - 0.7, "high": chosen.loss + 0.9}
-    measured_record = _record("evaluate_recommended", cell, params, ("evaluation", "runtime", "goal"), **measured)
+    measured_record = _record(
+        "evaluate_recommended", cell, params, ("evaluation", "runtime", "goal"), **measured
+    )
     measured_record.save(_below(root, out_path("evaluate_recommended", cell)))
     write_json(
         _below(root, timings_path("evaluate_recommended", cell)), _timings(chosen, cell, params, quality)

@@ -64,7 +64,7 @@ def test_a_full_model_that_does_not_beat_the_commonest_class_is_told_in_every_re
     assert sentence in main_markdown(results, choices, compare(results))
     schema = Schema("tiers", "classification", ("negative", "positive"), "accuracy", 48)
     card = CardData(schema, "bert", (6,), False, True, None, ())
-    assert sentence in told_of(card, results, choices[0].row, choices[0].point, choices[0]).remarks
+    assert sentence in told_of(card, results, choices[0]).remarks
     told = as_json(choices, results, "results", ())["choices"][0]["full_model_against_one_answer"]
     assert told["constant"] == 0.6
 

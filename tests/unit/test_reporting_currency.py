@@ -37,23 +37,16 @@ def results(request, tmp_path_factory):
     return collect(root, params)
 
 
-def test_a_method_that_saves_flops_and_no_layer_is_recommended_where_flops_count(results):
-    (choice,) = recommend(results)
-    text = as_markdown([choice], results, "results", set())
-    body = as_json([choice], results, "results", set())
-    if results.cost == "layers":
-        assert (choice.row.method, choice.faster) == ("full", False)
-        assert "FLOPs" not in text
-        assert "goal_cost" not in body
-        return
-    assert (choice.row.method, choice.faster) == ("sweet", True)
-    assert choice.measure == "calibration_flops_speedup"
-    assert body["goal_cost"] == "flops"
-    assert (
-        body["choices"][0]["chosen_on_calibration"]["flops_speedup"] == choice.row.calibration_flops_speedup
+def test_what_other_goals_would_buy_is_told_in_the_goals_currency(results):
+    choices = recommend(results)
+    text, body = (
+        as_markdown(choices, results, "results", set()),
+        as_json(choices, results, "results", set()),
     )
-    for words in ("1.60x by FLOPs", "ranked by FLOPs run on the calibration split", "Goals count FLOPs"):
-        assert words in text
+    assert body["goal_cost"] == results.cost
+    fewer = "2.25x fewer layers" if results.cost == "layers" else "2.21x fewer FLOPs"
+    assert f"at most 2 points lost, {fewer} (Multi-Model)" in text
+    assert f"Fast means few {'layers' if results.cost == 'layers' else 'FLOPs'}." in text
 
 
 def test_a_model_without_exits_enters_a_comparison_where_it_is_fast_enough_in_the_goals_currency(results):

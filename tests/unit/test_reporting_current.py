@@ -78,7 +78,7 @@ def test_a_stage_that_has_not_run_is_named_and_all_else_is_reported(tmp_path, ru
     text = (tmp_path / "out/recommendation.md").read_text()
     assert f"No recommendation: {stage} has not run." in text
     assert {"main.csv", "comparisons.csv"} <= {file.name for file in (tmp_path / "out/tables").iterdir()}
-    assert (tmp_path / "out/figures/tiers-minilm-differences.svg").is_file()
+    assert any((tmp_path / "out/figures").iterdir())
     assert not (tmp_path / "out/model").exists()
 
 

@@ -74,7 +74,9 @@ def _with_exit_answers(item: Finished) -> Finished:
     """
     if item.key[0] != "evaluate_batch1" or item.folder is None:
         return item
-    file = item.folder.with_name(out_path("collect_answers", item.record.cell).name) / "evaluation.safetensors"
+    file = (
+        item.folder.with_name(out_path("collect_answers", item.record.cell).name) / "evaluation.safetensors"
+    )
     if not file.is_file():
         return item
     answers = Answers.load(file)
