@@ -76,7 +76,7 @@ def write_choice(root: Path, params: Params, cell: Cell, chosen: Chosen, full_qu
         "recommend",
         cell,
         params,
-        ("goal", "methods"),
+        ("goal", "trained_by"),
         candidates=120,
         rows=CALIBRATION_ROWS,
         offer=_offer(chosen, goal),

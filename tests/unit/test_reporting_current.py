@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from synthetic_choices import CALIBRATION_ROWS, FULL, Chosen, write_choice
-from synthetic_records import change_record, full_quality, invented_params, write_run
+from synthetic_records import change_record, choose_methods, full_quality, invented_params, write_run
 
 from adaptive_inference.calibration.operating_point import Setting
 from adaptive_pipeline.grid import Cell
@@ -16,7 +16,7 @@ from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.report import make_report
 from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 from adaptive_pipeline.runs.keep import keep_records
-from adaptive_pipeline.runs.records import Record
+from adaptive_pipeline.runs.records import Record, model_of
 
 HOME = "tiers/minilm"
 STAGES = [("recommend", "choice"), ("evaluate_recommended", "evaluation")]
@@ -105,8 +105,23 @@ def test_one_under_another_goal_is_not_reported(runs, params, stage, folder, cha
 
 def test_one_among_other_methods_is_not_reported(runs, params):
     body = params.model_dump(mode="json")
-    body["methods"]["early_exit"]["rules"] = ["confidence"]
-    assert "methods.early_exit.rules" in why(runs, invented_params(methods=body["methods"]))
+    few = choose_methods(body, [name for name in body["methods"] if name != "learning_to_exit"])
+    assert "trained_by.train_" in why(runs, invented_params(**few))
+
+
+def test_pairs_that_are_compared_besides_change_no_recommendation(runs, params):
+    body = params.model_dump(mode="json")
+    body["methods"]["sweet"]["references"] = ["multi_model"]
+    assert why(runs, invented_params(methods=body["methods"])) == ""
+
+
+@pytest.mark.parametrize("method", ["sweet", "early_exit"])
+def test_one_among_models_that_were_trained_again_since_is_not_reported(runs, params, method):
+    change_record(runs / HOME / "recommended/seed0/choice", inputs={model_of(method): "old"})
+    change_record(runs / HOME / f"seed0/{method}/calibration", inputs={"model": "old"})
+    assert why(runs, params) == ""
+    change_record(runs / HOME / f"seed0/{method}/calibration", inputs={"model": "new"})
+    assert f"recommend chose among another model of {method} than was calibrated" in why(runs, params)
 
 
 @pytest.mark.parametrize("method", ["sweet", "early_exit"])

@@ -11,7 +11,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import digest_own_code
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
-from adaptive_pipeline.runs.records import RecommendationRecord, RecommendedRecord
+from adaptive_pipeline.runs.records import RecommendationRecord, RecommendedRecord, model_of
 from adaptive_pipeline.runs.store import Key, Runs
 
 #: Stages of a whole seed: the choice among its methods, and the measuring of what was chosen.
@@ -49,13 +49,16 @@ def _why_not_the_choice(stage: str, cell: Cell, runs: Runs, params: Params) -> s
 
     It was chosen among all methods, so it stands on all their calibrations; and what was measured must be what was chosen.
     """
-    for name in params.methods:
-        method = replace(cell, method=name)
-        if ("calibrate_thresholds", method) not in runs.records:
-            return f"the record of calibrate_thresholds of {name} that it stands on is gone; run it again"
-        if why := why_unusable("calibrate_thresholds", method, runs, params):
-            return why
     choice, measured = (runs.records.get((name, cell)) for name in CHOICES)
+    for name in params.methods:
+        key = "calibrate_thresholds", replace(cell, method=name)
+        if key not in runs.records:
+            return f"the record of calibrate_thresholds of {name} that it stands on is gone; run it again"
+        if why := why_unusable(*key, runs, params):
+            return why
+        read = choice.inputs.get(model_of(name)) if choice else None
+        if read and runs.records[key].inputs.get("model", read) != read:
+            return f"recommend chose among another model of {name} than was calibrated; run it again"
     if stage == "recommend" or not isinstance(choice, RecommendationRecord):
         return ""
     chosen = choice.offer.setting if choice.offer else None
