@@ -48,7 +48,7 @@ def main(stage: Stage) -> None:
     data = stage.add_input("data", stage.inputs["methods"] / "data/splits")
     load_rules(params.method(model_of).rules)  # code of one's own, too; before the code's digest is taken
     baseline = Engine(load_model(stage.inputs["full"]).to(device), "fixed")
-    record = stage.begin("evaluation", "runtime", made_from=answers.made_from)
+    record = stage.begin("evaluation", "runtime", "goal", made_from=answers.made_from)
     raw, yardstick = answers.outputs, answers.yardstick
     whole = predict(full.outputs.logits[:, -1], yardstick.kind)
     score = quality(yardstick.metric, whole, raw.labels, yardstick.num_classes)

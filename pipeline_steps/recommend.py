@@ -19,15 +19,16 @@ def main(stage: Stage) -> None:
     from adaptive_inference.selection.candidates import Candidates
     from adaptive_inference.selection.pool import Pool
     from adaptive_inference.selection.promise import NONE, Promise, Resampled
-    from adaptive_pipeline.runs.records import Offer, Share
+    from adaptive_pipeline.runs.records import Offer, Share, model_of
 
     goal = stage.params.goal
-    record = stage.begin("goal", "methods")
     folder = stage.inputs["candidates"]
     full, *others = (
         Candidates.load(folder / f"{method}.safetensors")
         for method in sorted(stage.params.methods, key=lambda name: (name != "full", name))
     )
+    models = {model_of(item.method): item.made_from["model"] for item in (full, *others)}
+    record = stage.begin("goal", "trained_by", made_from={"data": full.made_from["data"]} | models)
     pool = Pool.of(full, others, goal.cost)
     resampled = Resampled(pool, seed=stage.cell.seed)
 

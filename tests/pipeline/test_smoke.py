@@ -73,9 +73,9 @@ def dvc_edges(project):
 def test_one_run_executes_every_stage_once_and_shows_the_result(built):
     stages = yaml.safe_load((built.root / "dvc.yaml").read_text())["stages"]
     assert stages_of(built) == set(stages) - {CHECK}
-    assert len(built.first_executed) <= 26
-    assert "26 of 26 stages to run, about" in built.output
-    assert "26 of 26 stages done" in built.output
+    assert len(built.first_executed) <= 28
+    assert "28 of 28 stages to run, about" in built.output
+    assert "28 of 28 stages done" in built.output
     assert "\nRecommended for tiers with tiny: " in built.output
     assert "Select jobs" not in built.output
     assert len(built.output.splitlines()) < 90
@@ -112,7 +112,7 @@ def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_ba
         expected = {
             f"{family}@tiers-tiny-sweet-0"
             for family in ("train_sweet", "collect_answers", "calibrate_thresholds", "evaluate_batch1")
-        }
+        } | {"recommend@tiers-tiny-0", "evaluate_recommended@tiers-tiny-0"}
         assert closure(built, status) == expected | {"make_tables"}
         assert planned(built.run("snakemake", "-n")) == expected | {"make_tables"}
     finally:
@@ -140,7 +140,13 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
     ("edited", "families"),
     [
         ("adaptive_inference/calibration/temperature.py", {"calibrate_thresholds"}),
-        ("adaptive_inference/exit_rules/entropy.py", {"calibrate_thresholds", "evaluate_batch1"}),
+        (
+            "adaptive_inference/exit_rules/entropy.py",
+            {"calibrate_thresholds", "evaluate_batch1", "evaluate_recommended"},
+        ),
+        ("adaptive_inference/selection/promise.py", {"recommend"}),
+        ("adaptive_inference/selection/families.py", {"calibrate_thresholds"}),
+        ("adaptive_inference/selection/drift.py", {"evaluate_recommended"}),
         ("adaptive_inference/serving/__init__.py", {"make_tables"}),
         ("adaptive_pipeline/reporting/__init__.py", {"make_tables"}),
         ("adaptive_pipeline/runs/validity.py", {"make_tables"}),
@@ -162,7 +168,8 @@ def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(
 
 @pytest.mark.parametrize(
     "family", ["check_params", "prepare_data", "finetune_backbone", "train_sweet", "train_leebert", "train_multi_model",
-               "collect_answers", "calibrate_thresholds", "evaluate_batch1", "make_tables", "train_fold", "choose_point"],
+               "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend", "evaluate_recommended",
+               "make_tables", "train_fold", "choose_point"],
 )  # fmt: skip
 def test_a_stage_declares_the_modules_that_its_script_imports(built, family):
     imported = set()
@@ -249,7 +256,7 @@ def test_the_report_and_dvcs_own_commands_show_the_result(built):
 
 def test_results_are_rebuilt_from_kept_records_alone(built):
     out = built.root / "docs/results/smoke"
-    assert "19 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
+    assert "21 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
     built.run("python", "-m", "adaptive_pipeline.presets", "results", "smoke")
     for name in ("tables/main.csv", "tables/main.md", "recommendation.json"):
         assert (out / name).is_file()

@@ -17,6 +17,8 @@ PAGE = (Path(__file__).parents[2] / "docs/your_method.md").read_text()
 FILES = dict(re.findall(r"`(own_code/\w+\.py)`:\n\n```python\n(.*?)```", PAGE, re.DOTALL))
 ADDED = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
 RULE, OBJECTIVE = "own_code/renyi.py", "own_code/focal.py"
+#: The choice among all methods, the new one too, and the measuring of what is chosen.
+RECOMMEND, MEASURE = "recommend@tiers-tiny-0", "evaluate_recommended@tiers-tiny-0"
 AFTER_RULE = {"calibrate_thresholds@tiers-tiny-focal-0", "evaluate_batch1@tiers-tiny-focal-0"}
 OF_METHOD = {"train_sweet@tiers-tiny-focal-0", "collect_answers@tiers-tiny-focal-0", *AFTER_RULE}
 
@@ -57,13 +59,14 @@ def project(built, tmp_path_factory):
     return copy
 
 
-def test_nothing_runs_but_the_cells_of_the_method_and_the_tables(project):
-    assert project.stale_at_first == {*OF_METHOD, "make_tables", CHECK}
-    assert project.planned_at_first == {*OF_METHOD, "make_tables"}
-    assert set(project.executed()) == {*OF_METHOD, "make_tables"}
+def test_nothing_runs_but_the_cells_of_the_method_the_choice_and_the_tables(project):
+    assert project.stale_at_first == {*OF_METHOD, RECOMMEND, "make_tables", CHECK}
+    assert project.planned_at_first == {*OF_METHOD, RECOMMEND, MEASURE, "make_tables"}
+    assert set(project.executed()) == {*OF_METHOD, RECOMMEND, MEASURE, "make_tables"}
     assert stale(project) == set()
     now = project.digests()
-    assert {name: now[name] for name in project.others} == project.others
+    same = {name: digest for name, digest in project.others.items() if "/recommended/" not in name}
+    assert {name: now[name] for name in same} == same
     assert (
         project.run("git", "status", "--porcelain", "--", "src", "dvc.yaml", "own_code", "pipeline_steps")
         == ""
@@ -93,7 +96,7 @@ def test_records_hold_the_digest_of_the_files_that_their_stage_ran(project):
 
 @pytest.mark.parametrize(
     ("file", "direct", "whole"),
-    [(RULE, AFTER_RULE, AFTER_RULE), (OBJECTIVE, {"train_sweet@tiers-tiny-focal-0"}, OF_METHOD)],
+    [(RULE, {*AFTER_RULE, MEASURE}, AFTER_RULE), (OBJECTIVE, {"train_sweet@tiers-tiny-focal-0"}, OF_METHOD)],
 )
 def test_an_edit_makes_stale_what_uses_the_file_and_the_edit_back_nothing(project, file, direct, whole):
     path = project.root / file
@@ -101,7 +104,7 @@ def test_an_edit_makes_stale_what_uses_the_file_and_the_edit_back_nothing(projec
     try:
         path.write_text(text + "\n# edited\n")
         assert stale(project) == {CHECK}
-        assert planned(project) == {*whole, "make_tables"}
+        assert planned(project) == {*whole, RECOMMEND, MEASURE, "make_tables"}
         assert stale(project) == {*direct, CHECK}
         project.run("dvc", "repro", CHECK)
         assert stale(project) == direct

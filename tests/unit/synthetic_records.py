@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from named_goals import named_goal
+from synthetic_choices import ENVIRONMENT, FULL, Chosen, write_choice
 
 from adaptive_inference.calibration.operating_point import OperatingPoint, Seen, Setting, static_layers
 from adaptive_inference.exits.layout import FORMAT, MULTI_EXIT, MULTI_MODEL
@@ -34,7 +35,6 @@ QUALITY = {
 METHODS = ("full", "early_exit", "sweet", "learning_to_exit", "multi_model")
 RULES = {name: ["confidence", "entropy", "margin"] for name in ("early_exit", "sweet")}
 EXITS = (2, 4, 6)
-ENVIRONMENT = {"cpu": "Test CPU", "cores": 2, "threads": 1, "device": "cpu", "versions": {"torch": "2.13.0"}}
 
 
 def invented_params(**changes: Any) -> Params:
@@ -56,14 +56,24 @@ def choose_methods(body: dict[str, Any], names: Sequence[str]) -> dict[str, Any]
     }
 
 
-def write_run(root: Path, params: Params, **changes: Any) -> None:
-    """Write the records of every cell of the grid; ``changes`` goes on to `write_cell`."""
+def write_run(root: Path, params: Params, chosen: Chosen | None = None, **changes: Any) -> None:
+    """Write the records of every cell of the grid; ``changes`` goes on to `write_cell`.
+
+    ``chosen`` is what is recommended for each of them: unless told, SWEET where it is among the methods.
+    """
+    chosen = chosen or (Chosen() if "sweet" in params.methods else FULL)
     for task in params.tasks:
         for backbone in params.backbones:
             for seed in params.seeds:
                 write_data(root, params, Cell(task, backbone, seed))
+                write_choice(root, params, Cell(task, backbone, seed), chosen, full_quality(seed))
                 for method in params.methods:
                     write_cell(root, params, Cell(task, backbone, seed, method), **changes)
+
+
+def full_quality(seed: int) -> float:
+    """Return that of the full model of a seed."""
+    return 0.90 + 0.004 * seed
 
 
 def write_data(root: Path, params: Params, cell: Cell) -> None:
@@ -104,7 +114,7 @@ def write_cell(
     _write_train(folder, params, cell)
     _write_calibration(folder, params, cell)
     quality = np.array(QUALITY[cell.method]) + 0.004 * cell.seed
-    full = 0.90 + 0.004 * cell.seed
+    full = full_quality(cell.seed)
     exits = (6,) if cell.method == "full" else EXITS
     cumulative = np.cumsum(exits) if cell.method == "multi_model" else np.array(exits)
     rows, timings, curves = [], [], {}

@@ -17,6 +17,7 @@ from adaptive_inference.calibration.operating_point import Goal
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.statistics.areas import areas
@@ -31,7 +32,6 @@ from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_text
 from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown
 from adaptive_pipeline.reporting.text.notes import sign_note, signs
-from adaptive_pipeline.reporting.text.recommendation import recommend
 from adaptive_pipeline.runs.keep import keep_records
 from adaptive_pipeline.runs.records import Record
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
+from synthetic_choices import FULL
 from synthetic_records import PROJECT, invented_params, write_run
 
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.goal_rows import goal_rows
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import recommend
 
 #: Characters of text in a row of a code-hosting page's 1,012 pixels, 26 of which each column takes for its margins.
 PAGE_PIXELS, MARGIN_PIXELS, CHARACTER_PIXELS = 1012, 26, 7.5
@@ -114,15 +116,20 @@ def test_the_recommended_one_is_bold_and_told_with_its_own_figures(tmp_path):
     assert f"{clock}, {marked.milliseconds:.1f} ms a text." in text
 
 
-def test_where_nothing_faster_qualifies_the_full_model_is_the_bold_one(tmp_path, params):
-    def edit(cell, rows, timings):
-        for row in rows:
-            row["calibration_quality"] = 0.9 if row["method"] == "full" else 0.5
-
-    write_run(tmp_path, params, edit=edit)
+def test_where_nothing_faster_is_promised_the_full_model_is_the_bold_one(tmp_path, params):
+    write_run(tmp_path, params, chosen=FULL)
     text = written(tmp_path, params)
     assert re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.M) == ["Full model"]
     assert "see recommendation.md): the full model." in text
+
+
+def test_where_nothing_is_known_no_row_is_bold(tmp_path, params):
+    write_run(tmp_path, params)
+    for seed in params.seeds:
+        shutil.rmtree(tmp_path / f"tiers/minilm/recommended/seed{seed}")
+    text = written(tmp_path, params)
+    assert not re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.M)
+    assert "**Recommended**" not in text
 
 
 def test_rules_that_coincide_are_named_once_and_others_apart(tmp_path, params):

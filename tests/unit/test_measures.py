@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
 
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.measures import MEASURES, exit_share, joined, mean, over_seeds, std
 from adaptive_pipeline.reporting.statistics.comparisons import compare
@@ -19,7 +20,6 @@ from adaptive_pipeline.reporting.statistics.curve_area import band
 from adaptive_pipeline.reporting.statistics.paired import Scored, paired_bootstrap
 from adaptive_pipeline.reporting.tables.csv import MAIN_COLUMNS
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import recommend
 
 numbers = st.lists(st.floats(-10, 10), min_size=2, max_size=6)
 

@@ -337,7 +337,7 @@ def test_a_run_of_both_kinds_never_mixes_their_qualities(mixed):
         assert ((own.quality_mean < 0) == (task == "scores")).all()
         assert {cell.task for row in own.itertuples() for cell in mixed.of_row(row).cell} == {task}
     choices = recommend(mixed)
-    assert [(choice.task, choice.row.metric) for choice in choices] == [
+    assert [(choice.task, choice.measured.metric) for choice in choices] == [
         ("classes", "accuracy"),
         ("scores", "spearman"),
     ]

@@ -12,12 +12,12 @@ from synthetic_records import PROJECT, invented_params, write_run
 
 from adaptive_inference.files import read_json
 from adaptive_pipeline.dvc_graph import CHECK
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.figures.captions import CAPTIONS, ORDER
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.goal_rows import goal_rows
 from adaptive_pipeline.reporting.page import GRAPH
 from adaptive_pipeline.reporting.report import OUTPUTS, make_report
-from adaptive_pipeline.reporting.text.recommendation import recommend
 
 DVC = yaml.safe_load((PROJECT / "dvc.yaml").read_text())
 

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from synthetic_choices import Chosen
 from synthetic_records import PROJECT, change_record, invented_params, write_cell, write_run
 
 from adaptive_inference.files import read_json, write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.reporting import frame as frame_module
 from adaptive_pipeline.reporting.breakdowns import first_exit_difference
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.names import method_key, natural_key
 from adaptive_pipeline.reporting.statistics.comparisons import compare
@@ -24,7 +26,7 @@ from adaptive_pipeline.reporting.statistics.curve_area import band
 from adaptive_pipeline.reporting.tables.csv import cell_text, csv_tables
 from adaptive_pipeline.reporting.tables.latex import latex, main_latex
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 from adaptive_pipeline.runs.records import Member
 from adaptive_pipeline.runs.store import Runs, open_runs
 
@@ -282,9 +284,16 @@ def test_markdown_bolds_just_the_recommended_row_and_latex_is_escaped(results):
     assert len(bold) == 1
     assert "**SWEET**" in bold[0]
     text = main_latex(results, choices)
-    assert text.count(r"\textbf{SWEET}") == 1
+    assert r"\textbf" not in text  # the promised threshold is in no row
     assert text.count("\\toprule") == text.count("\\bottomrule") == 1
     assert latex("a_b & 50%") == r"a\_b \& 50\%"
+
+
+def test_latex_bolds_the_row_that_holds_the_promised_threshold(tmp_path, params, results):
+    own = results.points[(results.points.method == "sweet") & (results.points.seed == 0)].iloc[0]
+    write_run(tmp_path, params, chosen=Chosen(rule=own.rule, threshold=own.threshold))
+    results = collect(tmp_path, params)
+    assert main_latex(results, recommend(results)).count(r"\textbf{SWEET}") == 1
 
 
 def test_names_read_numbers_as_numbers():

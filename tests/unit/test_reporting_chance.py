@@ -9,12 +9,13 @@ from synthetic_records import invented_params, write_run
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.serving.card import CardData
 from adaptive_inference.tasks.schema import Schema
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.handout import told_of
 from adaptive_pipeline.reporting.statistics.chance import against_chance, best_constant
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 from adaptive_pipeline.reporting.text.sentences import chance_sentence
 
 #: 600 of 1,000 rows are positive.
@@ -63,7 +64,7 @@ def test_a_full_model_that_does_not_beat_the_commonest_class_is_told_in_every_re
     assert sentence in main_markdown(results, choices, compare(results))
     schema = Schema("tiers", "classification", ("negative", "positive"), "accuracy", 48)
     card = CardData(schema, "bert", (6,), False, True, None, ())
-    assert sentence in told_of(card, results, choices[0].row, choices[0].point, choices[0]).remarks
+    assert sentence in told_of(card, results, choices[0]).remarks
     told = as_json(choices, results, "results", ())["choices"][0]["full_model_against_one_answer"]
     assert told["constant"] == 0.6
 

@@ -6,6 +6,7 @@ import pytest
 from synthetic_records import invented_params, write_run
 
 from adaptive_inference.calibration.operating_point import Goal
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.measures import SPEEDS
 from adaptive_pipeline.reporting.report import draw_figures
@@ -13,7 +14,7 @@ from adaptive_pipeline.reporting.statistics.comparisons import at_goal, compare,
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, main_csv
 from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.tables.markdown import comparisons_markdown
-from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 
 
 def pruned(cell, rows, timings):
@@ -36,23 +37,16 @@ def results(request, tmp_path_factory):
     return collect(root, params)
 
 
-def test_a_method_that_saves_flops_and_no_layer_is_recommended_where_flops_count(results):
-    (choice,) = recommend(results)
-    text = as_markdown([choice], results, "results", set())
-    body = as_json([choice], results, "results", set())
-    if results.cost == "layers":
-        assert (choice.row.method, choice.faster) == ("full", False)
-        assert "FLOPs" not in text
-        assert "goal_cost" not in body
-        return
-    assert (choice.row.method, choice.faster) == ("sweet", True)
-    assert choice.measure == "calibration_flops_speedup"
-    assert body["goal_cost"] == "flops"
-    assert (
-        body["choices"][0]["chosen_on_calibration"]["flops_speedup"] == choice.row.calibration_flops_speedup
+def test_what_other_goals_would_buy_is_told_in_the_goals_currency(results):
+    choices = recommend(results)
+    text, body = (
+        as_markdown(choices, results, "results", set()),
+        as_json(choices, results, "results", set()),
     )
-    for words in ("1.60x by FLOPs", "ranked by FLOPs run on the calibration split", "Goals count FLOPs"):
-        assert words in text
+    assert body["goal_cost"] == results.cost
+    fewer = "2.25x fewer layers" if results.cost == "layers" else "2.21x fewer FLOPs"
+    assert f"at most 2 points lost, {fewer} (Multi-Model)" in text
+    assert f"Fast means few {'layers' if results.cost == 'layers' else 'FLOPs'}." in text
 
 
 def test_a_model_without_exits_enters_a_comparison_where_it_is_fast_enough_in_the_goals_currency(results):

@@ -1,218 +1,207 @@
-"""The recommendation and the model that is handed out, from synthetic records."""
+"""What ``recommendation.md`` and ``recommendation.json`` say of a choice, from invented records."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
-from synthetic_records import change_record, invented_params, save_model, write_run
+from synthetic_choices import FULL, Chosen
+from synthetic_records import invented_params, write_run
 
-from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
-from adaptive_inference.errors import UserError
-from adaptive_inference.files import read_json
-from adaptive_pipeline.reporting.figures.shown import shown_rule, typical_points
-from adaptive_pipeline.reporting.figures.speed import SpeedPlot, quality_at
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
-from adaptive_pipeline.reporting.handout import hand_out
-from adaptive_pipeline.reporting.measures import SPEEDS
-from adaptive_pipeline.reporting.report import draw_figures
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.tables.main import main_markdown
-from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown, recommend
-from adaptive_pipeline.runs.checksums import write_checksums
+from adaptive_pipeline.reporting.text.recommendation import TIED, WORTH_MORE_ROWS, as_json, as_markdown
 
-LAYERS, _, WALLCLOCK = SPEEDS
-
-
-@pytest.fixture(scope="module")
-def params():
-    return invented_params()
+MEMBER = Chosen("multi_model", "fixed", 0.0, member=4)
+EXIT = Chosen("early_exit", "fixed", 1.0)
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, params) -> Path:
-    root = tmp_path_factory.mktemp("synthetic") / "runs"
-    write_run(root, params)
-    return root
+@pytest.fixture
+def told(tmp_path):
+    """Return a function that writes a run and returns what is said of it: Markdown and JSON."""
+
+    def tell(chosen: Chosen, there: bool = True, **changes) -> tuple[str, dict]:
+        params = invented_params(**changes)
+        write_run(tmp_path, params, chosen=chosen)
+        results = collect(tmp_path, params)
+        choices = recommend(results)
+        models = {choice.model for choice in choices} if there else ()
+        return as_markdown(choices, results, "results", models), as_json(choices, results, "results", models)
+
+    return tell
 
 
-@pytest.fixture(scope="module")
-def results(runs, params):
-    return collect(runs, params)
+# ---- what to use -----------------------------------------------------------------------------------------------------
 
 
-# ---- the recommendation ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (Chosen(), "**Use the model trained as SWEET (seed 0); a text leaves by confidence at threshold 0.7125.**"),
+        (MEMBER, "**Use the first 4 layers alone, a member of the cascade trained as Multi-Model (seed 0).**"),
+        (EXIT, "**Use the model trained as Early exit (seed 0); every text leaves after layer 4.**"),
+        (FULL, "**Use the full model.** None of the 120 faster candidates can be promised to lose at most 1 point."),
+    ],
+)  # fmt: skip
+def test_one_model_one_rule_and_one_threshold_are_named_in_words(told, chosen, words):
+    text, _ = told(chosen)
+    assert words in text
+    assert "adaptive-inference predict results/model\n" in text
 
 
-def only(method: str, point: str, **changes):
-    """Make an edit that leaves one operating point within the goal, on the calibration split."""
-
-    def edit(cell, rows, timings):
-        for row in rows:
-            if row["method"] == "full":
-                continue
-            chosen = (row["method"], row["operating_point"]) == (method, point) and row[
-                "rule"
-            ] == "confidence"
-            row["calibration_quality"] = 0.9 if chosen else 0.5
-            if chosen:
-                row.update(changes)
-
-    return edit
+def test_goal_and_confidence_of_the_params_head_the_page(told):
+    goal = {"max_loss": 2.5, "confidence": 0.65, "cost": "flops"}
+    text, body = told(Chosen(), goal=goal)
+    assert "loses at most 2.5 points against the full model" in text
+    assert "with a probability of 65%. Fast means few FLOPs." in text
+    assert (body["max_loss_points"], body["confidence"], body["goal_cost"]) == (2.5, 0.65, "flops")
 
 
-def test_the_choice_is_made_on_calibration_and_not_on_evaluation(tmp_path, params):
-    # on the evaluation split this point is by far the worst, all others are perfect
-    def edit(cell, rows, timings):
-        for row in rows:
-            row["quality"] = row["quality"] if row["method"] == "full" else 1.0
-        only("early_exit", "min_speedup_2", quality=0.3)(cell, rows, timings)
-
-    write_run(tmp_path, params, edit=edit)
-    results = collect(tmp_path, params)
-    (choice,) = recommend(results)
-    assert choice.faster
-    assert (choice.row.method, choice.row.operating_point) == ("early_exit", "min_speedup_2")
-    text = as_markdown([choice], results, "results", {"model"})
-    assert "accuracy 0.3000" in text
-    assert "On the evaluation split the loss is larger than the goal" in text
-    assert "adaptive-inference predict results/model" in text
+def test_the_promise_says_loss_spread_probability_and_on_how_many_rows(told):
+    text, _ = told(Chosen(expected=0.4, probability=0.83))
+    assert "it loses 0.4 points on average (a loss of −0.1 to 0.9 in four of five resamples)" in text  # noqa: RUF001
+    assert "With a probability of 83% it loses at most 1 point." in text
+    assert "from 400 calibration texts, on which it loses 0.25 points" in text
 
 
-def test_none_qualifies_is_an_answer_and_names_the_full_model(tmp_path, params):
-    write_run(tmp_path, params, edit=only("nobody", ""))
-    results = collect(tmp_path, params)
-    (choice,) = recommend(results)
-    assert not choice.faster
-    assert choice.row.method == "full"
-    assert choice.qualifying == 0
-    assert "**None qualifies**" in as_markdown([choice], results, "results", set())
-    body = as_json([choice], results, "results", {"model"})["choices"][0]
-    assert body["qualifies"] is False
-    assert body["method"] == "full"
-    assert body["command"] == "adaptive-inference predict results/model"
+def test_a_negative_loss_is_called_a_gain(told):
+    text, _ = told(Chosen(loss=-0.3, expected=-0.2))
+    assert "on new texts it gains 0.2 points on average" in text
+    assert "Measured on 1000 evaluation texts: it gains 0.30 points" in text
 
 
-def test_a_static_model_can_win_and_an_oracle_cannot(tmp_path):
-    body = invented_params().model_dump(mode="json")
-    body["methods"]["sweet"]["rules"].append("oracle")
-    params = invented_params(methods=body["methods"])
-
-    def edit(cell, rows, timings):
-        for row in rows:
-            row["calibration_quality"] = (
-                0.9 if row["rule"] == "oracle" or row["method"] in ("static_2", "full") else 0.5
-            )
-
-    write_run(tmp_path, params, edit=edit)
-    results = collect(tmp_path, params)
-    (choice,) = recommend(results)
-    assert choice.row.method == "static_2"
-    assert any(row.rule == "oracle" and not row.attainable for row in results.main.itertuples())
-
-
-def test_the_fastest_by_wallclock_wins_and_layers_decide_where_it_was_not_measured(tmp_path):
-    def edit(cell, rows, timings):
-        for row in rows:
-            row["calibration_quality"] = 0.9
-        for row in timings:  # the multi-model runs most layers, and is timed fastest
-            row["wallclock_speedup"] = 9.0 if row["method"] == "multi_model" else row["wallclock_speedup"]
-
-    params = invented_params()
-    write_run(tmp_path / "timed", params, edit=edit)
-    (choice,) = recommend(collect(tmp_path / "timed", params))
-    assert (choice.row.method, choice.measure) == ("multi_model", "wallclock_speedup")
-    params = invented_params(evaluation={"timed_seeds": []})
-    write_run(tmp_path / "untimed", params, edit=edit)
-    (choice,) = recommend(collect(tmp_path / "untimed", params))
-    assert (choice.row.method, choice.measure) == ("static_2", "calibration_layers_speedup")
-
-
-def test_wallclock_comes_from_timed_seeds_only_and_names_the_machine(results):
-    row = next(row for row in results.main.itertuples() if row.method == "static_2")
-    assert row.timed_seeds == 1
-    assert row.wallclock_speedup == pytest.approx(2.79)
-    (timed,) = [point for point in results.of_row(row).itertuples() if point.timed]
-    assert (row.timed_quality, row.timed_layers_speedup) == (timed.quality, timed.layers_speedup)
-    assert row.timed_quality != row.quality_mean  # what is drawn against wall-clock is the timed seed's own
-    assert quality_at(row, WALLCLOCK) == timed.quality
-    assert quality_at(row, LAYERS) == row.quality_mean
-    assert row.machine == "Test CPU, 2 cores, 1 thread, torch 2.13.0"
-
-
-def test_figures_are_drawn_where_the_full_model_lacks_the_timed_seed(tmp_path, params):
-    """In a slice of a long run the others may be timed before it is."""
-    write_run(tmp_path / "runs", params)
-    shutil.rmtree(tmp_path / "runs/tiers/minilm/seed0/full/evaluation")
-    results = collect(tmp_path / "runs", params)
-    rows = results.main
-    full = rows[rows.method == "full"]
-    assert full.quality_mean.notna().all()
-    assert full.timed_quality.isna().all()
-    assert rows.timed_quality.notna().any()
-    assert draw_figures(results, recommend(results), compare(results), tmp_path / "figures")
-
-
-def test_figures_show_the_rule_that_reached_the_most_speedups_and_of_equals_the_first_named(tmp_path, params):
-    fast, slow = Goal("min_speedup", 2.0), Goal("max_loss", 1.0)
-    assert shown_rule("abc", {("a", fast): 0, ("b", fast): 2, ("c", fast): 2, ("d", fast): 9}) == "b"
+def test_the_speed_of_that_very_model_is_told_in_three_currencies_and_milliseconds(told):
+    text, body = told(Chosen(speedup=2.0))
     assert (
-        shown_rule("ab", {("a", fast): 2, ("b", fast): 2, ("b", slow): 2}) == "a"
-    )  # a loss may be met slowly
-    assert shown_rule("ab", {("a", slow): 1, ("b", fast): 0, ("b", slow): 2}) == "b"
-    assert shown_rule("a", {("d", fast): 9}) is None
-    first, second = params.method("sweet").rules[:2]
-
-    def miss(cell, rows, timings):
-        gone = {"sweet": "min_speedup_2", "early_exit": "max_loss_1"}.get(cell.method)
-        if gone and cell.seed == 0:
-            rows.remove(next(row for row in rows if (row["rule"], row["operating_point"]) == (first, gone)))
-            timings.clear()
-
-    write_run(tmp_path, params, edit=miss)
-    results = collect(tmp_path, params)
-    plot = SpeedPlot(results.each[0], recommend(results)[0])
-    shown = typical_points(results.each[0])
-    for method, rule in (("sweet", second), ("early_exit", first)):
-        assert plot.rule(method) == rule
-        points = {(point.rule, point.operating_point) for point in shown[method].itertuples()}
-        assert points == {(rule, "min_speedup_1.5")}
+        "2.00x fewer layers, 1.96x fewer FLOPs, 1.86x faster on the clock [1.82, 1.91]: 10.8 ms a text"
+        in text
+    )
+    assert "the full model 20.0 ms (Test CPU, 2 cores, 1 thread, torch 2.13.0)" in text
+    assert body["choices"][0]["wallclock"]["median_ms"] == pytest.approx(20 / 1.86)
 
 
-def test_a_method_that_lacks_a_seed_is_no_candidate(tmp_path, params):
-    write_run(tmp_path, params, edit=only("early_exit", "min_speedup_2"))
-    shutil.rmtree(tmp_path / "tiers/minilm/seed1/early_exit/evaluation")
-    (choice,) = recommend(collect(tmp_path, params))
-    assert not choice.faster
+def test_a_model_that_was_not_timed_is_said_to_be_so(told):
+    text, body = told(Chosen(), evaluation={"timed_seeds": []})
+    assert "fewer FLOPs; not timed." in text
+    assert body["choices"][0]["wallclock"] is None
 
 
-def test_the_seeds_of_a_candidate_are_those_of_the_full_model_and_not_as_many(tmp_path, params):
-    """A seed that only the candidate has is no harm; one that only the full model has is."""
-    write_run(tmp_path, params, edit=only("early_exit", "min_speedup_2"))
-    shutil.rmtree(tmp_path / "tiers/minilm/seed1/full/evaluation")
-    (choice,) = recommend(collect(tmp_path, params))
-    assert choice.row.method == "early_exit"
-    shutil.rmtree(tmp_path / "tiers/minilm/seed0/early_exit/evaluation")  # one seed each, and not the same
-    (choice,) = recommend(collect(tmp_path, params))
-    assert not choice.faster
-    assert as_json([choice], collect(tmp_path, params), "results", ())["choices"][0]["ranked_by"] is None
+# ---- whether the promise was kept ------------------------------------------------------------------------------------
 
 
-def test_without_the_full_model_nothing_is_recommended(tmp_path, runs, params):
-    root = tmp_path / "runs"
-    shutil.copytree(runs, root)
-    for seed in params.seeds:
-        shutil.rmtree(root / f"tiers/minilm/seed{seed}/full/evaluation")
-    results = collect(root, params)
-    (choice,) = recommend(results)
-    assert choice.row is None
-    assert "No answer yet" in as_markdown([choice], results, "results", set())
-    assert "method" not in as_json([choice], results, "results", set())["choices"][0]
+@pytest.mark.parametrize("loss", [0.6, 1.0])
+def test_a_goal_kept_on_the_evaluation_split_is_said(told, loss):
+    text, body = told(Chosen(loss=loss))
+    assert "**The goal is kept there.**" in text
+    assert body["choices"][0]["evaluation"]["goal_held"] is True
 
 
-def test_each_task_gets_its_own_answer(tmp_path):
+def test_a_goal_broken_on_the_evaluation_split_is_said_and_the_choice_stands(told):
+    text, body = told(Chosen(loss=1.01, probability=0.83))
+    assert (
+        "it loses 1.01 points (95 % interval of the loss: 0.31 to 1.91), accuracy 0.8899 against 0.9000"
+        in text
+    )
+    assert "**That is more than the goal.**" in text
+    assert "the promise allows for that in 17% of cases." in text
+    assert body["choices"][0]["evaluation"]["goal_held"] is False
+    assert body["choices"][0]["qualifies"] is True
+
+
+@pytest.mark.parametrize(
+    "chosen", [Chosen(loss=1.9, drifts=True), Chosen(method=None, loss=0.0, drifts=True)]
+)
+def test_texts_that_differ_from_the_calibration_texts_are_said_to(told, chosen):
+    text, body = told(chosen)
+    assert "**The evaluation texts are not like the calibration texts**" in text
+    assert ("and these texts differ from the calibration texts (below)." in text) == bool(chosen.method)
+    assert body["choices"][0]["drift"]["found"] is True
+
+
+def test_texts_that_are_alike_need_no_word(told):
+    text, body = told(Chosen(loss=1.9))
+    assert "not like" not in text
+    assert "differ" not in text
+    assert body["choices"][0]["drift"]["found"] is False
+
+
+# ---- what else -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "said"), [(TIED, True), (TIED - 0.01, False)])
+def test_what_the_resamples_chose_often_is_named_as_tied(told, share, said):
+    text, body = told(Chosen(tied=(("early_exit", "margin", share),)))
+    assert (
+        f"Tied with it, as far as these rows tell: Early exit by margin ({share:.0%} of the resamples)"
+        in text
+    ) == said
+    assert {"method": "early_exit", "rule": "margin", "share": share} in body["choices"][0]["chosen_in"]
+
+
+def test_the_full_model_is_tied_too_where_resamples_fell_back_to_it(told):
+    text, _ = told(Chosen(tied=(("full", "", 0.2),)))
+    assert "Full model (20% of the resamples)" in text
+
+
+def test_half_and_twice_the_loss_are_told_with_what_they_buy(told):
+    text, body = told(Chosen(half=None, twice=("multi_model", 2.25)))
+    assert (
+        "at most 0.5 points lost, the full model; at most 2 points lost, 2.25x fewer layers (Multi-Model)."
+        in text
+    )
+    half, twice = body["choices"][0]["half_and_twice"]
+    assert (half["max_loss"], half["method"], twice["max_loss"], twice["method"]) == (
+        0.5,
+        None,
+        2.0,
+        "multi_model",
+    )
+
+
+@pytest.mark.parametrize("base", [Chosen(speedup=1.8), FULL])
+@pytest.mark.parametrize(
+    ("factor", "said"), [(WORTH_MORE_ROWS + 0.01, True), (WORTH_MORE_ROWS - 0.01, False)]
+)
+def test_more_calibration_rows_are_advised_where_they_would_buy_enough(told, base, factor, said):
+    more = factor * base.speedup
+    given = vars(base) | {"with_more_rows": more}
+    text, body = told(Chosen(**given))
+    assert (f"With four times the calibration texts (1600) about {more:.1f}x fewer layers" in text) == said
+    assert body["choices"][0]["speedup_with_four_times_the_rows"] == more
+
+
+# ---- JSON and the rest -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", [Chosen(), MEMBER, FULL])
+def test_the_json_says_all_that_a_program_needs(told, chosen):
+    _, body = told(chosen)
+    assert set(body) == {"max_loss_points", "confidence", "goal_cost", "missing_cells", "choices"}
+    (choice,) = body["choices"]
+    assert choice["qualifies"] == (chosen.method is not None)
+    assert choice["trained_as"] == (chosen.method or "full")
+    assert choice["seed"] == 0
+    assert choice["command"] == "adaptive-inference predict results/model"
+    offer, measured = choice["offer"], choice["evaluation"]
+    assert offer["method"] == chosen.method
+    if chosen.method:
+        setting = {"rule": chosen.rule, "threshold": chosen.threshold, "member": chosen.member}
+        assert offer["setting"] == setting
+    assert measured["loss"] == chosen.loss
+    assert measured["quality"] == pytest.approx(measured["full_quality"] - chosen.loss / 100)
+    assert (measured["rows"], choice["calibration_rows"], choice["candidates"]) == (1000, 400, 120)
+
+
+def test_kept_records_have_no_model_and_say_how_to_get_one(told):
+    text, body = told(Chosen(), there=False)
+    assert "The weights are not here, only records." in text
+    assert "adaptive-inference predict" not in text
+    assert body["choices"][0]["command"] is None
+
+
+def test_each_task_gets_its_own_answer_and_folder(tmp_path):
     body = invented_params().model_dump(mode="json")
     tasks = {"tiers": body["tasks"]["tiers"], "other": body["tasks"]["tiers"]}
     params = invented_params(tasks=tasks)
@@ -221,172 +210,20 @@ def test_each_task_gets_its_own_answer(tmp_path):
     assert [choice.model for choice in choices] == ["model/tiers", "model/other"]
 
 
-# ---- the model that is handed out ------------------------------------------------------------------------------------
+def test_thresholds_that_saw_the_reported_rows_are_told(told):
+    text, _ = told(Chosen(), calibration={"calibrate_on": "evaluation"})
+    assert "Calibrated on the evaluation split" in text
 
 
-def hand_out_with_weights(root: Path, params, out: Path) -> Path | None:
-    for seed in params.seeds:
-        run = root / f"tiers/minilm/seed{seed}"
-        save_model(run / "full/train/model", [6], f"full{seed}".encode())
-        save_model(run / "sweet/train/model", [2, 4, 6], f"sweet{seed}".encode())
-        save_model(run / "multi_model/train/model", [2, 4, 6])
-        for layer in (2, 4, 6):
-            save_model(run / f"multi_model/train/model/{layer}", [layer], f"member{layer}".encode())
-    results = collect(root, params)
-    (choice,) = recommend(results)
-    done = hand_out(results, choice, root, out)
-    return out / "model" if done else None
-
-
-def test_the_recommended_model_is_handed_out_with_its_threshold_and_card(tmp_path, params):
-    write_run(tmp_path / "runs", params)
-    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
-    assert (model / "model.safetensors").read_bytes() == b"sweet1"  # best on the calibration split
-    recommended = OperatingPoint.from_json(read_json(model / "calibration.json")["recommended"])
-    assert (recommended.setting.rule, recommended.goal) == ("confidence", Goal("min_speedup", 1.5))
-    card = (model / "README.md").read_text()
-    for text in (
-        "tiers",
-        "`negative`, `positive`",
-        "after layers 2, 4, 6",
-        f"{recommended.setting.threshold:.6g}",
-        "accuracy 0.90",
-        "SWEET",
-        "`max_loss_1`",
-    ):
-        assert text in card
-    data = ModelCard(card).data  # what a hub reads of it
-    assert (data.license, data.base_model) == ("apache-2.0", "sentence-transformers/all-MiniLM-L6-v2")
-    point = recommend(collect(tmp_path / "runs", params))[0].point
-    assert data.eval_results[0].metric_value == round(point.quality, 4)
-    assert data.eval_results[0].dataset_type == "generated"
-
-
-def test_code_of_ones_own_that_the_recommended_model_needs_is_named_in_command_and_card(tmp_path):
-    body = invented_params().model_dump(mode="json")
-    body["methods"]["sweet"]["rules"] = ["margin", "own_code/renyi.py(order=3.0)"]
-    body["backbones"]["minilm"]["adapter"] = "own_code/camembert.py"
-    params = invented_params(methods=body["methods"], backbones=body["backbones"])
-
-    def edit(cell, rows, timings):
-        for row in rows:
-            own = row["rule"] == "renyi(order=3.0)"
-            row["calibration_quality"] = 0.9 if own or row["method"] == "full" else 0.5
-
-    write_run(tmp_path / "runs", params, edit=edit)
-    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
-    (choice,) = recommend(collect(tmp_path / "runs", params))
-    assert choice.row.rule == "renyi(order=3.0)"
-    command = choice.command("results")
-    assert command.endswith("model --own-code own_code/renyi.py --own-code own_code/camembert.py")
-    assert "nor of this folder: exit rule `renyi`" in (model / "README.md").read_text()
-
-
-@pytest.mark.parametrize("damaged", ["train/model/model.safetensors", "calibration/calibration.json"])
-def test_a_model_that_was_damaged_is_not_handed_out(tmp_path, params, damaged):
-    write_run(tmp_path / "runs", params)
-    hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
-    sweet = tmp_path / "runs/tiers/minilm/seed1/sweet"
-    for folder in (sweet / "train", sweet / "calibration"):
-        write_checksums(folder)
-    (sweet / damaged).write_bytes((sweet / damaged).read_bytes() + b" ")
-    results = collect(tmp_path / "runs", params)
-    with pytest.raises(UserError, match=f"{damaged} is damaged"):
-        hand_out(results, recommend(results)[0], tmp_path / "runs", tmp_path / "again")
-    assert not (tmp_path / "again").exists()
-
-
-def test_a_static_model_is_handed_out_alone_with_its_own_temperature(tmp_path, params):
-    def edit(cell, rows, timings):
-        for row in rows:
-            row["calibration_quality"] = 0.95 if row["method"] in ("static_4", "full") else 0.5
-
-    write_run(tmp_path / "runs", params, edit=edit)
-    model = hand_out_with_weights(tmp_path / "runs", params, tmp_path / "out")
-    assert (model / "model.safetensors").read_bytes() == b"member4"
-    assert (model / "schema.json").is_file()
-    body = read_json(model / "calibration.json")
-    assert body["temperatures"] == [2.5]
-    assert body["exits"] == [4]
-    recommended = OperatingPoint.from_json(body["recommended"])
-    assert (recommended.setting, recommended.goal) == (Setting("fixed", 0.0), Goal("member", 4.0))
-    assert body["operating_points"] == [body["recommended"]]
-    assert "First 4 layers" in (model / "README.md").read_text()
-
-
-def test_kept_records_have_no_model_to_hand_out(tmp_path, runs, results):
-    (choice,) = recommend(results)
-    assert not hand_out(results, choice, runs, tmp_path)
-    assert "Only records were kept" in as_markdown([choice], results, "results", set())
-
-
-def test_a_copy_of_the_full_model_is_no_recommendation_however_it_was_timed(tmp_path, params):
-    """Both are the same weights: a ratio above 1 is noise."""
-
-    def edit(cell, rows, timings):
-        for row in rows:
-            row["calibration_quality"] = 0.9 if row["method"] in ("full", "static_6") else 0.5
-        for row in timings:
-            if row["method"] == "static_6":
-                row |= {"wallclock_speedup": 1.2, "wallclock_low": 1.1, "wallclock_high": 1.3}
-
-    write_run(tmp_path, params, edit=edit)
-    (choice,) = recommend(collect(tmp_path, params))
-    assert not choice.faster
-    assert choice.qualifying == 1
-
-
-def test_a_point_that_may_be_slower_on_the_clock_is_no_recommendation(tmp_path, params):
-    def edit(cell, rows, timings):
-        only("early_exit", "min_speedup_2")(cell, rows, timings)
-        for row in timings:
-            row |= {"wallclock_speedup": 1.01, "wallclock_low": 0.98, "wallclock_high": 1.04}
-
-    write_run(tmp_path, params, edit=edit)
-    (choice,) = recommend(collect(tmp_path, params))
-    assert not choice.faster
-
-
-def test_thresholds_that_saw_the_reported_rows_are_told(tmp_path):
-    calibration = {"calibrate_on": "evaluation"}
-    params = invented_params(calibration=calibration)
+def test_missing_cells_are_counted(tmp_path):
+    params = invented_params()
     write_run(tmp_path, params)
+    shutil.rmtree(tmp_path / "tiers/minilm/seed1/early_exit/evaluation")
     results = collect(tmp_path, params)
-    assert "Calibrated on the evaluation split" in as_markdown(recommend(results), results, "results", set())
+    assert "**Incomplete:** 1 cell is missing" in as_markdown(recommend(results), results, "results", ())
 
 
-# ---- which records count ---------------------------------------------------------------------------------------------
-
-
-def test_an_evaluation_of_a_model_trained_otherwise_is_not_reported(runs, params):
-    """The evaluation's own params hold no learning rate: all that it stands on is asked."""
-    body = params.model_dump(mode="json")
-    body["training"]["learning_rate"] = 3e-5
-    changed = invented_params(training=body["training"])
-    missing = collect(runs, changed).missing
-    assert len(missing) == len(params.seeds) * len(params.methods)
-    assert all("training.learning_rate" in item.why for item in missing)
-
-
-def test_an_evaluation_whose_training_record_is_gone_is_not_reported(tmp_path, runs, params):
-    root = tmp_path / "runs"
-    shutil.copytree(runs, root)
-    shutil.rmtree(root / "tiers/minilm/seed0/sweet/train")
-    (missing,) = collect(root, params).missing
-    assert missing.cell.method == "sweet"
-    assert "train" in missing.why
-
-
-def test_an_evaluation_of_another_model_than_was_calibrated_is_not_reported(tmp_path, runs, params):
-    root = tmp_path / "runs"
-    shutil.copytree(runs, root)
-    for stage, digest in (("calibration", "new"), ("evaluation", "old")):
-        change_record(root / f"tiers/minilm/seed0/sweet/{stage}", inputs={"model": digest})
-    (missing,) = collect(root, params).missing
-    assert "another model" in missing.why
-
-
-def test_a_certified_risk_is_shown_and_explained_but_no_candidate(tmp_path):
+def test_a_certified_risk_is_shown_and_explained_in_the_main_table(tmp_path):
     params = invented_params(seeds=[0], goal={"max_loss": 1.0, "risk": {"delta": 0.05, "epsilon": 0.1}})
 
     def certify(cell, rows, timings):
@@ -395,12 +232,7 @@ def test_a_certified_risk_is_shown_and_explained_but_no_candidate(tmp_path):
 
     write_run(tmp_path, params, edit=certify)
     results = collect(tmp_path, params)
-    rows, (choice,) = results.main, recommend(results)
-    others = rows[(rows.method != "full") & rows.attainable]
-    certified = others.operating_point == "risk_0.05"
-    assert certified.any()
-    assert choice.row.operating_point != "risk_0.05"
-    assert choice.candidates == len(others) - certified.sum()
-    text = main_markdown(results, [choice], compare(results))
+    assert (results.main.operating_point == "risk_0.05").any()
+    text = main_markdown(results, recommend(results), compare(results))
     assert "**risk ≤ 0.05**" in text
     assert "with probability 0.9 for each method, rule and seed by itself (accuracy loss" in text

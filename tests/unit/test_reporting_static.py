@@ -2,15 +2,18 @@
 
 import pytest
 import synthetic_records
-from synthetic_records import invented_params, save_model, write_run
+from synthetic_choices import Chosen, write_choice
+from synthetic_records import change_record, full_quality, invented_params, save_model, write_run
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
-from adaptive_inference.files import read_json, write_json
+from adaptive_inference.files import read_json
+from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.handout import hand_out
 from adaptive_pipeline.reporting.statistics.areas import STATIC, areas
 from adaptive_pipeline.reporting.statistics.comparisons import at_goal
-from adaptive_pipeline.reporting.text.recommendation import as_markdown, recommend
+from adaptive_pipeline.reporting.text.recommendation import as_markdown
 
 #: method -> (layers, quality), invented.
 STATICS = {"static_2": (2, 0.84), "static_4": (4, 0.88), "pkd": (3, 0.895)}
@@ -72,23 +75,23 @@ def test_first_layers_give_the_baseline_curve(runs, params):
 
 @pytest.mark.parametrize("method", ["static_4", "pkd"])
 def test_the_recommended_one_is_handed_out_as_it_is(method, runs, params, tmp_path):
-    for file in runs.rglob("evaluation/metrics.json"):
-        body = read_json(file)
-        for row in body["rows"]:
-            row["point"]["seen"]["quality"] = 0.95 if row["method"] in (method, "full") else 0.5
-        write_json(file, body)
+    chosen = Chosen(method, "fixed", 0.0)
+    for seed in params.seeds:
+        write_choice(runs, params, Cell("tiers", "minilm", seed), chosen, full_quality(seed))
+        change_record(runs / f"tiers/minilm/seed{seed}/{method}/train", exits=[STATICS[method][0]])
     for seed in (0, 1):
         folder = runs / f"tiers/minilm/seed{seed}/{method}/train/model"
         save_model(folder, [STATICS[method][0]], b"weights")
     results = collect(runs, params)
     (choice,) = recommend(results)
-    assert (choice.row.method, choice.faster) == (method, True)
+    assert (choice.marked.method, choice.faster) == (method, True)
     assert hand_out(results, choice, runs, tmp_path / "out")
     target = tmp_path / "out" / choice.model
     assert (target / "model.safetensors").read_bytes() == b"weights"
     recommended = OperatingPoint.from_json(read_json(target / "calibration.json")["recommended"])
-    assert (recommended.setting, recommended.goal) == (Setting("fixed", 0.0), Goal("whole"))
-    assert "every text runs through all" in as_markdown([choice], results, "results", {choice.model})
+    assert (recommended.setting, recommended.goal) == (Setting("fixed", 0.0), Goal("max_loss", 1.0))
+    text = as_markdown([choice], results, "results", {choice.model})
+    assert f"every text leaves after layer {STATICS[method][0]}.**" in text
     card = (target / "README.md").read_text()
     assert "every text runs through all layers of this model" in card
     assert f"first {STATICS[method][0]} layers" in card

@@ -62,6 +62,8 @@ class Choice:
         Row of the timings; empty where it was not timed.
     machine
         Where it was timed.
+    exits
+        Exit layers of the model that is handed out.
     chance
         Where the full model is not shown to beat one answer for all texts.
     own_code
@@ -77,6 +79,7 @@ class Choice:
     why: str = ""
     clock: Mapping[str, Any] = field(default_factory=dict)
     machine: str = ""
+    exits: tuple[int, ...] = ()
     chance: Chance | None = None
     own_code: tuple[str, ...] = ()
 
@@ -181,7 +184,9 @@ def _choose(results: Results, model: str) -> Choice:
     )
     if found.faster:
         found = replace(found, cell=replace(cell, method=found.offer.method))
-    return replace(found, own_code=_own_code(found, results.params))
+    assert found.cell is not None
+    exits = tuple(results.training(found.cell).exits)
+    return replace(found, exits=exits, own_code=_own_code(found, results.params))
 
 
 def _development_quality(results: Results, cell: Cell) -> float:

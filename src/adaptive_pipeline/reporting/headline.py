@@ -25,7 +25,7 @@ def metrics_json(results: Results, choices: Sequence[Choice]) -> dict[str, float
     """
     found = {}
     for one, choice in zip(results.each, choices, strict=True):
-        for name, value in [*_methods(one), *_recommended(one, choice)]:
+        for name, value in [*_methods(one), *_recommended(choice)]:
             if isinstance(value, str):
                 found[".".join([*one.pair, name])] = value
             elif pd.notna(value):
@@ -45,12 +45,12 @@ def _methods(results: Results) -> Iterator[tuple[str, Any]]:
         yield from ((f"{row.method}.{name}", getattr(row, name)) for name in SPEEDS)
 
 
-def _recommended(results: Results, choice: Choice) -> Iterator[tuple[str, Any]]:
-    if not choice.known:
+def _recommended(choice: Choice) -> Iterator[tuple[str, Any]]:
+    if choice.measured is None:
         return
     if choice.marked is None:
         yield "recommended.method", "full"
-        yield "recommended.quality", full_row(results).quality_mean
+        yield "recommended.quality", choice.measured.quality
         return
     for name in ("method", "rule", "quality", *SPEEDS):
         yield f"recommended.{name}", getattr(choice.marked, name)

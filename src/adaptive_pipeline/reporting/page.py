@@ -32,8 +32,28 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
         ("prepare_data", *TRAININGS, "collect_answers", "calibrate_thresholds"),
         "measures and times every operating point on the evaluation rows",
     ),
+    "recommend": (("calibrate_thresholds",), "chooses one model, rule and threshold among all methods"),
+    "evaluate_recommended": (
+        (
+            "prepare_data",
+            *TRAININGS,
+            "collect_answers",
+            "calibrate_thresholds",
+            "evaluate_batch1",
+            "recommend",
+        ),
+        "measures and times what is recommended on the evaluation rows",
+    ),
     "make_tables": (
-        ("prepare_data", *TRAININGS, "collect_answers", "calibrate_thresholds", "evaluate_batch1"),
+        (
+            "prepare_data",
+            *TRAININGS,
+            "collect_answers",
+            "calibrate_thresholds",
+            "evaluate_batch1",
+            "recommend",
+            "evaluate_recommended",
+        ),
         "makes this page from the records of all",
     ),
 }

@@ -21,7 +21,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.tasks.quality import predict
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.presets import preset_of, records_folder
-from adaptive_pipeline.runs.layout import FOLDERS
+from adaptive_pipeline.runs.layout import out_path
 from adaptive_pipeline.runs.records import digest_path
 from adaptive_pipeline.runs.store import (
     KEPT,
@@ -74,7 +74,9 @@ def _with_exit_answers(item: Finished) -> Finished:
     """
     if item.key[0] != "evaluate_batch1" or item.folder is None:
         return item
-    file = item.folder.with_name(FOLDERS["collect_answers"]) / "evaluation.safetensors"
+    file = (
+        item.folder.with_name(out_path("collect_answers", item.record.cell).name) / "evaluation.safetensors"
+    )
     if not file.is_file():
         return item
     answers = Answers.load(file)

@@ -279,6 +279,11 @@ class Share(Part):
     share: float
 
 
+def model_of(method: str) -> str:
+    """Return under which name of its inputs a `RecommendationRecord` holds the digest of a method's model."""
+    return f"model of {method}"
+
+
 class RecommendationRecord(Record):
     """`recommend`: one model, rule and threshold of a seed, chosen on calibration rows.
 

@@ -11,8 +11,11 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import digest_own_code
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
-from adaptive_pipeline.runs.records import RecommendationRecord
+from adaptive_pipeline.runs.records import RecommendationRecord, RecommendedRecord, model_of
 from adaptive_pipeline.runs.store import Key, Runs
+
+#: Stages of a whole seed: the choice among its methods, and the measuring of what was chosen.
+CHOICES = ("recommend", "evaluate_recommended")
 
 
 def chain(stage: str, cell: Cell) -> list[Key]:
@@ -22,7 +25,7 @@ def chain(stage: str, cell: Cell) -> list[Key]:
         return [data]
     if stage == "train":
         return [data, train]
-    if stage in ("recommend", "evaluate_recommended"):
+    if stage in CHOICES:
         return [data, ("train", replace(cell, method="full")), (stage, cell)]
     links = [data, ("train", replace(cell, method="full")), train]
     if stage == "evaluate_batch1":
@@ -39,6 +42,29 @@ def _chosen_links(cell: Cell, runs: Runs) -> list[Key]:
         return [("recommend", cell)]
     method = replace(cell, method=offer.method)
     return [("train", method), ("calibrate_thresholds", method), ("recommend", cell)]
+
+
+def _why_not_the_choice(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
+    """Say why a recommendation, or the measuring of one, cannot be reported though its own links hold.
+
+    It was chosen among all methods, so it stands on all their calibrations; and what was measured must be what was chosen.
+    """
+    choice, measured = (runs.records.get((name, cell)) for name in CHOICES)
+    for name in params.methods:
+        key = "calibrate_thresholds", replace(cell, method=name)
+        if key not in runs.records:
+            return f"the record of calibrate_thresholds of {name} that it stands on is gone; run it again"
+        if why := why_unusable(*key, runs, params):
+            return why
+        read = choice.inputs.get(model_of(name)) if choice else None
+        if read and runs.records[key].inputs.get("model", read) != read:
+            return f"recommend chose among another model of {name} than was calibrated; run it again"
+    if stage == "recommend" or not isinstance(choice, RecommendationRecord):
+        return ""
+    chosen = choice.offer.setting if choice.offer else None
+    if isinstance(measured, RecommendedRecord) and measured.setting != chosen:
+        return f"{stage} measured another choice than recommend made; run it again"
+    return ""
 
 
 def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
@@ -70,7 +96,7 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
         for name, digest in record.inputs.items():
             if is_own(name) and digest != _digest_now(name, digest):
                 return f"{record.stage} ran {name} before it was edited; run it again"
-    return ""
+    return _why_not_the_choice(stage, cell, runs, params) if stage in CHOICES else ""
 
 
 def _digest_now(source: str, recorded: str) -> str:

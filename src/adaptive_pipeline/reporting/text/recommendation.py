@@ -14,7 +14,6 @@ from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.text.markdown import number
 from adaptive_pipeline.reporting.text.sentences import chance_sentence, leak_warning
-from adaptive_pipeline.runs.records import Offer
 
 TIED = 0.1  #: share of the resamples from which on another choice is named beside the chosen one
 WORTH_MORE_ROWS = 1.1  #: ratio of speed-ups from which on more calibration rows are advised
@@ -121,35 +120,42 @@ def choice_lines(choice: Choice, params: Params, root: str, there: bool) -> list
 def headline(choice: Choice) -> str:
     """Return the sentence that says what to use."""
     if not choice.faster:
+        count = choice.chosen.candidates if choice.chosen else 0
         return (
-            f"**Use the full model.** None of the {choice.chosen.candidates if choice.chosen else 0} faster candidates can "
-            f"be promised to lose at most {_points(choice.offer.max_loss)}."
+            f"**Use the full model.** None of the {count} faster candidates can be promised to lose at most "
+            f"{_points(choice.offer.max_loss)}."
         )
-    assert choice.cell is not None
-    return f"**Use {_words(choice.offer)}**, of seed {choice.cell.seed}."
+    return f"**Use {_words(choice)}.**"
 
 
-def _words(offer: Offer) -> str:
-    """Say in words what was offered."""
-    if offer.method is None or offer.setting is None:
-        return "the full model"
-    trained, setting = method_name(offer.method), offer.setting
+def _words(choice: Choice) -> str:
+    """Say in words what is recommended: which model, and when a text leaves it."""
+    offer, cell = choice.offer, choice.cell
+    assert cell is not None
+    assert offer.setting is not None
+    setting, trained = offer.setting, f"trained as {method_name(cell.method)} (seed {cell.seed})"
     if setting.member is not None:
-        return f"the first {setting.member} layers alone, trained as a member of {trained}"
-    if setting.rule.partition("(")[0] == "fixed":
-        return f"the model trained as {trained}, every text leaving at one exit"
-    return f"the model trained as {trained}; a text leaves by {rule_name(setting.rule)} (threshold {setting.threshold:.4g})"
+        return f"the first {setting.member} layers alone, a member of the cascade {trained}"
+    if setting.rule == "fixed":
+        last = len(choice.exits) - 1
+        return f"the model {trained}; every text leaves after layer {choice.exits[min(int(setting.threshold or 0), last)]}"
+    return f"the model {trained}; a text leaves by {rule_name(setting.rule)} at threshold {setting.threshold:.4g}"
 
 
 def _promise(choice: Choice) -> str:
     offer = choice.offer
     rows = choice.chosen.rows if choice.chosen else 0
     return (
-        f"Promised: on new texts it loses about {_points(offer.loss)} ({number(offer.low, '.1f')} to "
-        f"{number(offer.high, '.1f')} in four of five resamples), at most {_points(offer.max_loss)} with a probability of "
-        f"{offer.probability:.0%}. So say {rows} calibration rows, on which it loses "
-        f"{number(-100 * (offer.difference or 0.0), '.2f')}."
+        f"Promised: on new texts it {_changes(offer.loss, '.1f')} on average (a loss of {number(offer.low, '.1f')} to "
+        f"{number(offer.high, '.1f')} in four of five resamples). With a probability of {offer.probability:.0%} it loses at "
+        f"most {_points(offer.max_loss)}. This is estimated from {rows} calibration texts, on which it "
+        f"{_changes(-100 * (offer.difference or 0.0), '.2f')}."
     )
+
+
+def _changes(loss: float, form: str) -> str:
+    """Say a loss in points, or that it is a gain."""
+    return f"{'gains' if loss < 0 else 'loses'} {format(abs(loss), form)} points"
 
 
 def _measured(choice: Choice) -> str:
@@ -160,10 +166,10 @@ def _measured(choice: Choice) -> str:
     between = (
         ""
         if found.low is None
-        else f" [{number(found.low, '.2f')}, {number(found.high, '.2f')}, 95 % interval]"
+        else f" (95 % interval of the loss: {number(found.low, '.2f')} to {number(found.high, '.2f')})"
     )
     text = (
-        f"Measured on {found.rows} evaluation texts: it loses {number(found.loss, '.2f')} points{between}, "
+        f"Measured on {found.rows} evaluation texts: it {_changes(found.loss, '.2f')}{between}, "
         f"{metric_name(found.metric)} {found.quality:.4f} against {found.full_quality:.4f} of the full model. "
     )
     if choice.held:
@@ -171,7 +177,7 @@ def _measured(choice: Choice) -> str:
     return text + (
         "**That is more than the goal.** The choice stands, because it was made without looking there; the promise allows "
         f"for that in {1 - choice.offer.probability:.0%} of cases"
-        + (", and these texts differ (below)." if found.drift and found.drift.found else ".")
+        + (", and these texts differ from the calibration texts (below)." if _drift(choice) else ".")
     )
 
 
@@ -199,7 +205,7 @@ def _tied(choice: Choice) -> str:
     if not others:
         return ""
     named = [
-        f"{method_name(item.method)}{f' by {rule_name(item.rule)}' if item.rule else ''} ({item.share:.0%} of resamples)"
+        f"{method_name(item.method)}{f' by {rule_name(item.rule)}' if item.rule else ''} ({item.share:.0%} of the resamples)"
         for item in others
         if item.method != "full" or choice.faster
     ]
@@ -212,9 +218,11 @@ def _others(choice: Choice, params: Params) -> str:
     said = []
     for offer in choice.chosen.others:
         speedup = offer.seen.speedup(params.goal.cost) if offer.seen else None
-        what = f"{speedup:.2f}x ({method_name(offer.method or '')})" if speedup else "the full model"
-        said.append(f"for {_points(offer.max_loss)} {what}")
-    return f"With another goal: {', '.join(said)}." if said else ""
+        what = "the full model"
+        if speedup:
+            what = f"{speedup:.2f}x fewer {COST_WORDS[params.goal.cost]} ({method_name(offer.method or '')})"
+        said.append(f"at most {_points(offer.max_loss)} lost, {what}")
+    return f"With another goal: {'; '.join(said)}." if said else ""
 
 
 def _more_rows(choice: Choice, params: Params) -> str:
@@ -224,8 +232,8 @@ def _more_rows(choice: Choice, params: Params) -> str:
     if not more or more < WORTH_MORE_ROWS * now:
         return ""
     return (
-        f"Four times the calibration rows ({4 * choice.chosen.rows}) could be expected to allow about {more:.1f}x: "
-        "what these few cannot show is held back."
+        f"With four times the calibration texts ({4 * choice.chosen.rows}) about {more:.1f}x fewer "
+        f"{COST_WORDS[params.goal.cost]} could be expected: from few texts only little can be promised."
     )
 
 
@@ -235,8 +243,8 @@ def _drift(choice: Choice) -> str:
         return ""
     return (
         "**The evaluation texts are not like the calibration texts**: by length and confidence a classifier tells them "
-        f"apart (AUC {drift.auc:.2f}, 0.5 were alike; p {drift.p_value:.1g}). A promise holds for texts like those "
-        "calibrated on; for others calibrate again on rows of theirs: `adaptive-inference calibrate`."
+        f"apart (AUC {drift.auc:.2f}, where 0.5 would mean alike; p = {drift.p_value:.1g}). A promise holds for texts like "
+        "those calibrated on; for other texts calibrate again on some of them: `adaptive-inference calibrate`."
     )
 
 
