@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_records import invented_params, write_run
+from synthetic_choices import Chosen, write_choice
+from synthetic_records import full_quality, invented_params, write_run
 
 import calibrate_thresholds
 import collect_answers
@@ -327,6 +328,9 @@ def mixed(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("mixed")
     write_run(root, params, edit=edit)
+    for seed in params.seeds:
+        cell = Cell("scores", "minilm", seed)
+        write_choice(root, params, cell, Chosen(metric="spearman"), full_quality(seed) - 1.2)
     return collect(root, params)
 
 
@@ -355,7 +359,9 @@ def test_classes_alone_are_reported_as_before(mixed):
         points=mixed.points[mixed.points.task == "classes"],
         cells=[cell for cell in mixed.cells if cell.task == "classes"],
     )
-    assert "Quality is a fraction of the evaluation split." in main_markdown(alone, [], compare(alone))
+    assert "Quality is a fraction of the evaluation split." in main_markdown(
+        alone, recommend(alone), compare(alone)
+    )
     assert "(accuracy)" not in main_latex(alone, [])
 
 
