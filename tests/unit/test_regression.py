@@ -13,7 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic_records import invented_params, write_run
+from synthetic_choices import Chosen, write_choice
+from synthetic_records import full_quality, invented_params, write_run
 
 import calibrate_thresholds
 import collect_answers
@@ -327,6 +328,9 @@ def mixed(tmp_path_factory):
 
     root = tmp_path_factory.mktemp("mixed")
     write_run(root, params, edit=edit)
+    for seed in params.seeds:
+        cell = Cell("scores", "minilm", seed)
+        write_choice(root, params, cell, Chosen(metric="spearman"), full_quality(seed) - 1.2)
     return collect(root, params)
 
 
