@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_records import invented_params, write_run
 
+from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.figures.analysis import compared_cells
 from adaptive_pipeline.reporting.figures.captions import CAPTIONS, ORDER
 from adaptive_pipeline.reporting.figures.coincide import coincide
@@ -27,7 +28,6 @@ from adaptive_pipeline.reporting.measures import SPEEDS
 from adaptive_pipeline.reporting.names import METHODS
 from adaptive_pipeline.reporting.report import FIGURES, draw_figures
 from adaptive_pipeline.reporting.statistics.comparisons import compare
-from adaptive_pipeline.reporting.text.recommendation import recommend
 
 WALLCLOCK = SPEEDS[2]
 
