@@ -5,10 +5,10 @@ How much luck there is, is measured by making the whole choice again on resample
 rows that the resample left out. An inner margin is then taken off the goal, the smallest with which the choice, made
 anew, holds the goal in the share of resamples that is asked for.
 
-Two means keep the margin small. Within a family (one model, one rule) loss may only grow with speed, so neighbouring
-thresholds share their strength (isotonic regression). And what was chosen is judged half on the rows that chose it and half
-on those left out: on the former alone it looks too good, on the latter alone too bad, since a resample chooses from
-fewer different rows than there are (compare the .632 estimator of Efron, 1983).
+Within a family (one model, one rule) loss may only grow with speed, so neighbouring thresholds share their strength
+(isotonic regression). What was chosen is judged on the rows that chose it and on those left out, the latter weighing a
+little more: on the former alone it looks too good, on the latter alone too bad, since a resample chooses from fewer
+different rows than there are (compare the .632 estimator of Efron, 1983; docs/recommendation.md tells why 0.6).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RESAMPLES = 200
 STEP = 0.05  #: points between two margins
 WIDEST = 200  #: margins tried: up to 10 points
 TIE = 1.01  #: speeds of a ratio below this count as equal, and the better quality decides
-LEFT_OUT = 0.5  #: weight of the rows that a resample left out
+LEFT_OUT = 0.6  #: weight of the rows that a resample left out
 NONE = -1  #: instead of a candidate's index: the full model answers
 
 
@@ -94,7 +94,8 @@ class Resampled:
         chosen = self._choose(self.smooth, limits)  # (B, M)
         found = self._judge(chosen)
         held = (found <= max_loss + ROUNDING).mean(0)
-        good = np.flatnonzero(held >= confidence)
+        lasting = np.minimum.accumulate(held[::-1])[::-1]  # of this margin and every larger one: no lucky dip
+        good = np.flatnonzero(lasting >= confidence)
         m = int(good[0]) if len(good) else len(margins) - 1
         mine = self.fastest(limits[m])
         low, high = np.quantile(found[:, m], [0.1, 0.9])
@@ -148,7 +149,7 @@ class Resampled:
         return chosen
 
     def _judge(self, chosen: np.ndarray) -> np.ndarray:
-        """Return what the chosen lose: half on the rows that chose them, half on those left out, ``(B, M)``."""
+        """Return what the chosen lose, by the rows that chose them and by those left out, ``(B, M)``."""
         found = np.zeros(chosen.shape)
         for b, row in enumerate(chosen):
             which, back = np.unique(row, return_inverse=True)
