@@ -27,11 +27,12 @@ from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.selection.candidates import Candidates
-from adaptive_inference.selection.drift import differ, two_sample_test
+from adaptive_inference.selection.drift import two_sample_test
 from adaptive_inference.selection.families import families_of
 from adaptive_inference.selection.pool import Pool
 from adaptive_inference.selection.promise import NONE, Resampled
 from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.runs.records import Drift
 
 HERE = Path(__file__).parent
 COLUMNS = (
@@ -147,8 +148,7 @@ def simulate(name: str, root: Path, params: Params, draws: int) -> tuple[dict[st
     fit = whole.losses(everything) <= goal.max_loss + 1e-7
     oracle = float(whole.speedup[fit].max(initial=1.0))
     first, second = (part.outputs for part in methods[0].parts)
-    told = two_sample_test(first, second, methods[0].yardstick.kind)
-    drift = differ(told["auc"], told["p_value"])
+    drift = Drift(**two_sample_test(first, second, methods[0].yardstick.kind)).found
     rows = []
     for way, (real_loss, _) in zip(found, real, strict=True):
         loss, speedup = np.array(found[way]).T

@@ -15,12 +15,6 @@ from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.exits.outputs import ExitOutputs
 
 FOLDS = 5
-SURE, MATTERS = 0.01, 0.55  #: p-value below which, and area from which on, rows count as different
-
-
-def differ(auc: float, p_value: float) -> bool:
-    """Return whether a test found rows that differ surely, and by enough to matter: thousands of rows show any trifle."""
-    return p_value < SURE and auc >= MATTERS
 
 
 def two_sample_test(first: ExitOutputs, second: ExitOutputs, kind: str, seed: int = 0) -> dict[str, Any]:
