@@ -26,6 +26,7 @@ FINISHED = [
     "glue-small-minilm",
     "glue-small-stsb",
     "grid",
+    "qnli-agnews-minilm",
     "sst2-minilm",
     "sst2-mpnet",
     "sweet-mpnet",
