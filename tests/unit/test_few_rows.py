@@ -22,4 +22,7 @@ def test_too_few_calibration_rows_for_the_confidence_are_told_with_how_many_woul
     )
     goal = params.goal.model_copy(update={"max_loss": 1.0, "confidence": confidence})
     preflight.tell_of_few_rows(params.model_copy(update={"tasks": {"tiers": task}, "goal": goal}))
-    assert (f"takes {said} rows" in caplog.text) == bool(said)
+    assert (
+        f"that at most 1 point is lost with a probability of {confidence}: that takes {said} rows"
+        in caplog.text
+    ) == bool(said)

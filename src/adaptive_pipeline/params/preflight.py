@@ -208,10 +208,10 @@ def tell_of_few_rows(params: Params) -> None:
         rows = most_calibration_rows(task, DATA)
         if rows < needed:
             logger.warning(
-                "tasks.%s: %d calibration rows are too few to promise a loss of at most %g points with a probability of %g: "
+                "tasks.%s: %d calibration rows are too few to promise that at most %g %s lost with a probability of %g: "
                 "that takes %d rows or more (calibration_rows; at most a fifth of the rows to train on), a larger "
                 "goal.max_loss or a smaller goal.confidence. The run goes on, and will most likely recommend the full model",
-                name, rows, goal.max_loss, goal.confidence, needed,
+                name, rows, goal.max_loss, "point is" if goal.max_loss == 1 else "points are", goal.confidence, needed,
             )  # fmt: skip
 
 
