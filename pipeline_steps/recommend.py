@@ -28,7 +28,9 @@ def main(stage: Stage) -> None:
         for method in sorted(stage.params.methods, key=lambda name: (name != "full", name))
     )
     models = {model_of(item.method): item.made_from["model"] for item in (full, *others)}
-    record = stage.begin("goal", "trained_by", made_from={"data": full.made_from["data"]} | models)
+    record = stage.begin(
+        "goal", "calibration", "trained_by", made_from={"data": full.made_from["data"]} | models
+    )
     pool = Pool.of(full, others, goal.cost)
     resampled = Resampled(pool, seed=stage.cell.seed)
 
@@ -45,6 +47,7 @@ def main(stage: Stage) -> None:
             difference=None if seen is None else seen.quality - pool.full_quality,
             margin=promise.margin,
             probability=promise.probability,
+            kept_full=promise.kept_full,
             loss=promise.loss,
             low=promise.low,
             high=promise.high,

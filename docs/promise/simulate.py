@@ -148,7 +148,8 @@ def simulate(name: str, root: Path, params: Params, draws: int) -> tuple[dict[st
     fit = whole.losses(everything) <= goal.max_loss + 1e-7
     oracle = float(whole.speedup[fit].max(initial=1.0))
     first, second = (part.outputs for part in methods[0].parts)
-    drift = Drift(**two_sample_test(first, second, methods[0].yardstick.kind)).found
+    tested = two_sample_test(first, second, methods[0].yardstick.kind)
+    drift = tested is not None and Drift(**tested).found
     rows = []
     for way, (real_loss, _) in zip(found, real, strict=True):
         loss, speedup = np.array(found[way]).T

@@ -49,7 +49,7 @@ def _recommended(choice: dict[str, Any], goal: float) -> str:
     lost = found["loss"]
     change = (
         f"lost {lost:.2f} points on texts not seen"
-        if lost > 0
+        if lost >= 0
         else f"gained {-lost:.2f} points on texts not seen"
     )
     more = "" if found["goal_held"] else f", more than the goal of {goal:g}"

@@ -47,6 +47,7 @@ class Chosen:
     loss: float = 0.6
     expected: float = 0.4
     probability: float = 0.83
+    kept_full: float = 0.0
     speedup: float = 1.8
     half: tuple[str, float] | None = None
     twice: tuple[str, float] | None = ("multi_model", 2.25)
@@ -133,6 +134,7 @@ def _offer(chosen: Chosen, goal: float) -> Offer:
         difference=-0.0025 if chosen.method else None,
         margin=0.45,
         probability=chosen.probability,
+        kept_full=chosen.kept_full,
         loss=expected,
         low=expected - 0.5 if chosen.method else 0.0,
         high=expected + 0.5 if chosen.method else 0.0,

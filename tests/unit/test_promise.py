@@ -10,7 +10,7 @@ from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.selection.candidates import Candidates, Family
 from adaptive_inference.selection.drift import two_sample_test
 from adaptive_inference.selection.pool import Pool
-from adaptive_inference.selection.promise import NONE, Resampled
+from adaptive_inference.selection.promise import NONE, Resampled, fewest_rows
 
 ROWS = 300
 
@@ -105,7 +105,7 @@ def test_what_is_chosen_is_the_fastest_within_goal_and_margin_but_for_ties(seed,
     promise = resampled.promise(goal, confidence)
     fit = np.flatnonzero(resampled.smooth_all[0] <= goal - promise.margin + 1e-7)
     if promise.chosen == NONE:
-        assert len(fit) == 0
+        assert len(fit) == 0 or fewest_rows(goal, confidence) > ROWS
     else:
         assert promise.chosen in fit
         assert pool.speedup[promise.chosen] >= pool.speedup[fit].max() / 1.01 - 1e-9
@@ -201,3 +201,32 @@ def test_a_classifier_tells_other_texts_apart_and_not_texts_that_are_alike():
     assert longer["p_value"] < 1e-6
     assert longer["auc"] > 0.7
     assert longer["features"] == ["length", "confidence at exit 1", "confidence at exit 2"]
+
+
+def test_too_few_rows_promise_nothing_since_they_cannot_show_a_rare_loss():
+    for rows, chosen in ((160, NONE), (161, 0)):
+        full = candidates("full", np.ones(rows), family(np.ones((1, rows)), [1.0], "fixed"))
+        free = candidates("free", np.ones(rows), family(np.ones((1, rows)), [2.0]))
+        assert Resampled(Pool.of(full, [free], "flops")).promise(1.0, 0.8).chosen == chosen
+    assert [fewest_rows(1.0, 0.8), fewest_rows(1.0, 0.9), fewest_rows(0.0, 0.8)] == [161, 230, 1]
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "f1"])
+def test_a_handful_of_rows_gives_numbers(metric):
+    labels = np.array([0, 1, 1, 0, 1])
+    full = candidates("full", labels, family(labels[None], [1.0], "fixed"), metric=metric)
+    other = candidates("other", labels, family([[0, 1, 1, 0, 0]], [2.0]), metric=metric)
+    promise = Resampled(Pool.of(full, [other], "flops")).promise(60.0, 0.5)
+    assert np.isfinite([promise.loss, promise.low, promise.high, promise.probability]).all()
+
+
+def test_what_was_lost_is_of_the_resamples_that_chose_something():
+    pool, _ = world(np.random.default_rng(1), methods=1, thresholds=3, cost_of_speed=2.0)
+    promise = Resampled(pool, 200, 1).promise(1.0, 0.5)
+    assert promise.shares.get(("full", ""), 0.0) == pytest.approx(promise.kept_full)
+    assert promise.chosen == NONE or promise.loss >= promise.low
+
+
+def test_a_split_of_one_row_is_not_tested_for_drift():
+    generator = np.random.default_rng(0)
+    assert two_sample_test(outputs(generator, 1), outputs(generator, 20), "classification") is None

@@ -80,7 +80,7 @@ def test_the_card_tells_the_promise_and_what_was_measured(tmp_path, params):
         f"{CHOSEN.threshold:.6g}",
         "SWEET",
         "`max_loss_1`",
-        "With a probability of 83% it loses at most 1 point.",
+        "lost at most 1 point in 83% of them",
         "**The goal is kept there.**",
         "1.80x fewer layers",
     ):

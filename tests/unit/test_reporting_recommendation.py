@@ -62,7 +62,7 @@ def test_goal_and_confidence_of_the_params_head_the_page(told):
 def test_the_promise_says_loss_spread_probability_and_on_how_many_rows(told):
     text, _ = told(Chosen(expected=0.4, probability=0.83))
     assert "it loses 0.4 points on average (a loss of −0.1 to 0.9 in four of five resamples)" in text  # noqa: RUF001
-    assert "With a probability of 83% it loses at most 1 point." in text
+    assert "lost at most 1 point in 83% of them" in text
     assert "from 400 calibration texts, on which it loses 0.25 points" in text
 
 
@@ -105,7 +105,7 @@ def test_a_goal_broken_on_the_evaluation_split_is_said_and_the_choice_stands(tol
         in text
     )
     assert "**That is more than the goal.**" in text
-    assert "the promise allows for that in 17% of cases." in text
+    assert "asked for was that it be kept in 80% of cases, not in all." in text
     assert body["choices"][0]["evaluation"]["goal_held"] is False
     assert body["choices"][0]["qualifies"] is True
 

@@ -17,7 +17,9 @@ from adaptive_inference.exits.outputs import ExitOutputs
 FOLDS = 5
 
 
-def two_sample_test(first: ExitOutputs, second: ExitOutputs, kind: str, seed: int = 0) -> dict[str, Any]:
+def two_sample_test(
+    first: ExitOutputs, second: ExitOutputs, kind: str, seed: int = 0
+) -> dict[str, Any] | None:
     """Return how well rows of one split are told from those of another of the same model.
 
     Returns
@@ -25,7 +27,7 @@ def two_sample_test(first: ExitOutputs, second: ExitOutputs, kind: str, seed: in
     dict
         ``auc``: chance that a row of the second looks more like the second than a row of the first does, 0.5 where they
         are alike; ``p_value`` of "they are alike", by the normal approximation of the rank sum; ``features``: what was
-        looked at.
+        looked at. None where a split has fewer than two rows.
     """
     from scipy.special import ndtr
     from scipy.stats import rankdata
@@ -35,6 +37,8 @@ def two_sample_test(first: ExitOutputs, second: ExitOutputs, kind: str, seed: in
     columns = [_features(outputs, kind) for outputs in (first, second)]
     names, x = list(columns[0]), np.concatenate([np.column_stack(list(item.values())) for item in columns])
     m, n = len(first.labels), len(second.labels)
+    if min(m, n) < 2:
+        return None
     y = np.repeat([0, 1], [m, n])
     folds = StratifiedKFold(min(FOLDS, m, n), shuffle=True, random_state=seed)
     learner = HistGradientBoostingClassifier(max_iter=50, max_depth=3, random_state=seed)

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, log, log1p
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -25,7 +26,6 @@ from adaptive_inference.selection.pool import POINTS, Pool
 
 RESAMPLES = 200
 STEP = 0.05  #: points between two margins
-WIDEST = 200  #: margins tried: up to 10 points
 TIE = 1.01  #: speeds of a ratio below this count as equal, and the better quality decides
 LEFT_OUT = 0.6  #: weight of the rows that a resample left out
 NONE = -1  #: instead of a candidate's index: the full model answers
@@ -44,9 +44,11 @@ class Promise:
     margin
         Points taken off the goal inside.
     probability
-        Share of resamples in which what was chosen held the goal.
+        Share of resamples in which the goal was held, those that kept the full model included.
+    kept_full
+        Share of resamples that kept the full model.
     loss, low, high
-        Points that what is chosen loses on new rows: mean over the resamples, and their 10 and 90 % quantiles.
+        Points lost on new rows by what the other resamples chose: mean, and 10 and 90 % quantiles; 0 for the full model.
     shares
         Method and rule -> share of resamples that chose it, the largest first; the full model under ``("full", "")``.
     """
@@ -55,10 +57,18 @@ class Promise:
     chosen: int
     margin: float
     probability: float
+    kept_full: float
     loss: float
     low: float
     high: float
     shares: dict[tuple[str, str], float]
+
+
+def fewest_rows(max_loss: float, confidence: float) -> int:
+    """Return how many rows it takes that losing none of them shows ``max_loss`` points with that confidence."""
+    if not ROUNDING < max_loss < POINTS:
+        return 1
+    return max(1, ceil(log(1 - confidence) / log1p(-max_loss / POINTS)))
 
 
 class Resampled:
@@ -87,9 +97,11 @@ class Resampled:
         self.smooth_all = self._smoothed(self.all_rows)
 
     def promise(self, max_loss: float, confidence: float) -> Promise:
-        """Choose for a goal: the smallest margin that holds it in a share ``confidence`` of the resamples."""
-        margins = STEP * np.arange(WIDEST)
-        margins = margins[: max(1, np.searchsorted(margins, max_loss + self._reach(), side="right"))]
+        """Choose for a goal: the smallest margin that holds it in a share ``confidence`` of the resamples.
+
+        With fewer rows than `fewest_rows` nothing is promised: a loss that is too rare to occur among them is not seen.
+        """
+        margins = STEP * np.arange(np.ceil((max_loss + self._reach()) / STEP) + 1)
         limits = max_loss - margins
         chosen = self._choose(self.smooth, limits)  # (B, M)
         found = self._judge(chosen)
@@ -97,14 +109,18 @@ class Resampled:
         lasting = np.minimum.accumulate(held[::-1])[::-1]  # of this margin and every larger one: no lucky dip
         good = np.flatnonzero(lasting >= confidence)
         m = int(good[0]) if len(good) else len(margins) - 1
-        mine = self.fastest(limits[m])
-        low, high = np.quantile(found[:, m], [0.1, 0.9])
+        enough = len(self.pool.labels) >= fewest_rows(max_loss, confidence)
+        mine = self.fastest(limits[m]) if enough and len(good) else NONE
+        faster = chosen[:, m] != NONE
+        lost = found[faster, m] if mine != NONE else np.zeros(1)
+        low, high = np.quantile(lost, [0.1, 0.9]) if len(lost) else (0.0, 0.0)
         return Promise(
             max_loss,
             mine,
             float(margins[m]),
             float(held[m]),
-            float(found[:, m].mean()),
+            float(1 - faster.mean()),
+            float(lost.mean()) if len(lost) else 0.0,
             float(low),
             float(high),
             self._shares(chosen[:, m]),
@@ -155,8 +171,9 @@ class Resampled:
             which, back = np.unique(row, return_inverse=True)
             real = which != NONE
             loss = np.zeros(len(which))
-            outside = self._outside(b, which[real])
-            loss[real] = LEFT_OUT * outside + (1 - LEFT_OUT) * self.inside[b, which[real]]
+            inside = self.inside[b, which[real]]
+            outside = self._outside(b, which[real]) if (self.counts[b] == 0).any() else inside
+            loss[real] = LEFT_OUT * outside + (1 - LEFT_OUT) * inside
             found[b] = loss[back]
         return found
 

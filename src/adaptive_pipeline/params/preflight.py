@@ -198,19 +198,19 @@ def tell_of_few_rows(params: Params) -> None:
 
     So many rows are needed that not losing one of them shows that ``max_loss`` is kept, with that probability.
     """
-    from adaptive_inference.calibration.risk_control import least_rows
+    from adaptive_inference.selection.promise import fewest_rows
 
     goal = params.goal
-    if not 0 < goal.max_loss < 100 or params.calibration.calibrate_on != "calibration":
+    if params.calibration.calibrate_on != "calibration":
         return
-    needed = least_rows(goal.max_loss / 100, 1 - goal.confidence)
+    needed = fewest_rows(goal.max_loss, goal.confidence)
     for name, task in params.tasks.items():
         rows = most_calibration_rows(task, DATA)
         if rows < needed:
             logger.warning(
                 "tasks.%s: %d calibration rows are too few to promise that at most %g %s lost with a probability of %g: "
                 "that takes %d rows or more (calibration_rows; at most a fifth of the rows to train on), a larger "
-                "goal.max_loss or a smaller goal.confidence. The run goes on, and will most likely recommend the full model",
+                "goal.max_loss or a smaller goal.confidence. The run goes on, and will recommend the full model",
                 name, rows, goal.max_loss, "point is" if goal.max_loss == 1 else "points are", goal.confidence, needed,
             )  # fmt: skip
 

@@ -253,10 +253,10 @@ class Offer(Part):
         Rule and threshold; what calibration measured; quality minus the full model's there.
     margin
         Points that the choice took off the goal inside.
-    probability
-        Share of resamples in which what was chosen held the goal.
+    probability, kept_full
+        Share of resamples in which the goal was held, and of those that kept the full model (which holds it).
     loss, low, high
-        Points lost on rows not seen: expected, and the middle 80 % of the resamples.
+        Points lost on rows not seen by what the others chose: mean, and their middle 80 %.
     """
 
     max_loss: float
@@ -266,6 +266,7 @@ class Offer(Part):
     difference: float | None
     margin: float
     probability: float
+    kept_full: float
     loss: float
     low: float
     high: float
@@ -322,7 +323,7 @@ class Drift(Part):
 
 
 class RecommendedRecord(Record):
-    """`evaluate_recommended`: what was recommended, on the reported split; all of it null where that is the full model.
+    """`evaluate_recommended`: what was recommended, on the reported split; method and setting null: the full model.
 
     Attributes
     ----------
@@ -341,7 +342,6 @@ class RecommendedRecord(Record):
     high: float | None = None
     layers_speedup: float | None = None
     flops_speedup: float | None = None
-    mean_exit_layer: float | None = None
     drift: Drift | None = None
     agreement: dict[str, int] | None = None
 

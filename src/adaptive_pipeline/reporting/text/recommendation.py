@@ -81,8 +81,8 @@ def as_markdown(choices: list[Choice], results: Results, root: str, models: Coll
         "# Recommendation",
         "",
         f"Goal: the fastest model that loses at most {_points(goal.max_loss)} against the full model on texts that were not "
-        f"seen, with a probability of {goal.confidence:.0%}. Fast means few {COST_WORDS[goal.cost]}. Chosen on the "
-        "calibration split; the evaluation split only measures it.",
+        f"seen, with a probability of {goal.confidence:.0%}. Fast means few {COST_WORDS[goal.cost]}. "
+        f"{_where(results.params)}",
         "",
         *leak_warning(results.params),
     ]
@@ -101,11 +101,20 @@ def as_markdown(choices: list[Choice], results: Results, root: str, models: Coll
     return "\n".join(lines)
 
 
+def _where(params: Params) -> str:
+    """Say on which rows the choice was made."""
+    if params.calibration.calibrate_on == "evaluation":
+        return "Chosen on the evaluation split itself, so that nothing is promised."
+    return "Chosen on the calibration split; the evaluation split only measures it."
+
+
 def choice_lines(choice: Choice, params: Params, root: str, there: bool) -> list[str]:
     """Return what is said of one task and backbone, without its heading."""
     if choice.chosen is None:
         return [f"No recommendation: {choice.why}.", ""]
-    items = [_promise(choice), _measured(choice), _speed(choice)] if choice.faster else []
+    items = (
+        [_promise(choice), _measured(choice, params.goal.confidence), _speed(choice)] if choice.faster else []
+    )
     items += [_tied(choice), _others(choice, params), _more_rows(choice, params), _drift(choice)]
     if choice.chance:
         items.append(chance_sentence(choice.chance))
@@ -145,11 +154,14 @@ def _words(choice: Choice) -> str:
 def _promise(choice: Choice) -> str:
     offer = choice.offer
     rows = choice.chosen.rows if choice.chosen else 0
+    kept = ""
+    if round(offer.kept_full, 2) > 0:
+        kept = f"; {offer.kept_full:.0%} of the resamples kept the full model instead, which loses nothing"
     return (
         f"Promised: on new texts it {_changes(offer.loss, '.1f')} on average (a loss of {number(offer.low, '.1f')} to "
-        f"{number(offer.high, '.1f')} in four of five resamples). With a probability of {offer.probability:.0%} it loses at "
-        f"most {_points(offer.max_loss)}. This is estimated from {rows} calibration texts, on which it "
-        f"{_changes(-100 * (offer.difference or 0.0), '.2f')}."
+        f"{number(offer.high, '.1f')} in four of five resamples). The choice, made again on resampled texts, lost at most "
+        f"{_points(offer.max_loss)} in {offer.probability:.0%} of them{kept}. This is estimated from {rows} calibration "
+        f"texts, on which it {_changes(-100 * (offer.difference or 0.0), '.2f')}."
     )
 
 
@@ -158,7 +170,7 @@ def _changes(loss: float, form: str) -> str:
     return f"{'gains' if loss < 0 else 'loses'} {format(abs(loss), form)} points"
 
 
-def _measured(choice: Choice) -> str:
+def _measured(choice: Choice, confidence: float) -> str:
     found = choice.measured
     assert found is not None
     assert found.quality is not None
@@ -175,8 +187,8 @@ def _measured(choice: Choice) -> str:
     if choice.held:
         return text + "**The goal is kept there.**"
     return text + (
-        "**That is more than the goal.** The choice stands, because it was made without looking there; the promise allows "
-        f"for that in {1 - choice.offer.probability:.0%} of cases"
+        "**That is more than the goal.** The choice stands, because it was made without looking there; asked for was that "
+        f"it be kept in {confidence:.0%} of cases, not in all"
         + (", and these texts differ from the calibration texts (below)." if _drift(choice) else ".")
     )
 
@@ -257,4 +269,4 @@ def model_remarks(choice: Choice, params: Params) -> list[str]:
     """Return what a model card tells of the comparison that its model comes from."""
     if not choice.faster:
         return [headline(choice)] if choice.chosen else []
-    return [_promise(choice), _measured(choice), _speed(choice), _drift(choice)]
+    return [_promise(choice), _measured(choice, params.goal.confidence), _speed(choice), _drift(choice)]
