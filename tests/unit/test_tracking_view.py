@@ -277,7 +277,7 @@ def told_by_run(monkeypatch, folder, script):
     ("script", "why", "answers"),
     [
         ("seq 100; echo no such table; exit 3", "ended with status 3", False),
-        ("seq 100; echo no such table; sleep 60", "did not answer within 1 s", False),
+        ("seq 100; echo no such table; exec sleep 60", "did not answer within 1 s", False),
         ("seq 100; echo no such table; exit 4", "ended with status 4", True),  # once it had answered
     ],
 )
