@@ -32,7 +32,7 @@ def summary(root: Path = Path()) -> str:
             *(told or ["Recommended: nothing yet, no cell is evaluated"]),
             "Why, and all figures: results/recommendation.md, results/tables/main.md, results/figures/",
             f"Model: {'results/model/' if command else 'none, since its weights are not here'}",
-            "Report: report.html (`make report`); training curves and runs: `make ui`",
+            "Report: results/report.html (`make report`); training curves and runs: `make ui`",
             f"Next: {command or 'docs/own_data.md tells how to run on texts of your own'}",
         ]
     )

@@ -12,9 +12,9 @@ import pytest
 from synthetic_records import PROJECT, QUALITY, invented_params, write_run
 
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.reporting.claims.judged import Kept, judge_claims, read_kept_presets
+from adaptive_pipeline.reporting.claims.judged import Judged, Kept, judge_claims, read_kept_presets
 from adaptive_pipeline.reporting.claims.listed import FAST, PAPERS, SLOW
-from adaptive_pipeline.reporting.claims.page import claims_page
+from adaptive_pipeline.reporting.claims.page import claims_page, remark
 from adaptive_pipeline.reporting.claims.trials import (
     AgainstFull,
     Exits,
@@ -27,6 +27,7 @@ from adaptive_pipeline.reporting.claims.verdict import Effect, Finding, Verdict,
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.names import METHODS, RULES
 from adaptive_pipeline.reporting.published.papers import load_published
+from adaptive_pipeline.reporting.statistics.answers import Answers
 from adaptive_pipeline.reporting.statistics.paired import paired_bootstrap, resample_quality
 from adaptive_pipeline.runs.records import Conflict, Record
 from adaptive_pipeline.runs.store import kept_file, open_runs, write_kept
@@ -223,6 +224,31 @@ def test_gradients_have_an_interval_over_seeds_alone(runs, tmp_path):
     )
 
 
+def conflicts(*cosines):
+    return [Conflict(layer=k, mean_cosine=cosine, pairs={}) for k, cosine in enumerate(cosines)]
+
+
+def seeds_with(*conflicts_of_seeds):
+    """Return as much of results as `Gradients` reads: what each seed of early exit recorded."""
+    cells = [Cell("tiers", "minilm", seed, "early_exit") for seed, _ in enumerate(conflicts_of_seeds)]
+    read = lambda cell: SimpleNamespace(gradient_conflict=conflicts_of_seeds[cell.seed])  # noqa: E731
+    return SimpleNamespace(cells=cells, training=read)
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_count_only_the_seeds_and_layers_that_have_a_cosine():
+    effect = Gradients("early_exit").measure(seeds_with([], conflicts(None, None), conflicts(0.2, None, 0.4)))
+    assert (effect.mean, effect.seeds, effect.of) == (pytest.approx(0.3), 1, "2 layers")
+    none = Gradients("early_exit").measure(seeds_with(conflicts(None), conflicts(None)))
+    assert none == "no recorded gradients have a cosine"
+
+
+def test_a_point_and_the_full_model_without_a_shared_seed_give_a_reason(results, monkeypatch):
+    monkeypatch.setattr(Answers, "shared_seeds", lambda *_: [])
+    effect = AgainstFull("sweet", "confidence", SLOW).measure(results)
+    assert effect == "no point of the speed in question shares a seed with the full model"
+
+
 def test_a_run_without_the_methods_is_not_asked_and_one_without_figures_is_named(results):
     whole = Kept({"mine": results.each}, [], {}, [])
     lae, conflict = judge_claims(whole, [CLAIMS["L2"], CLAIMS["S8"]])
@@ -234,6 +260,37 @@ def test_a_run_without_the_methods_is_not_asked_and_one_without_figures_is_named
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
+
+
+def a_finding(low, high, rows=500, seeds=3, side="above", invented=False):
+    effect = replace(an_effect(low, high, rows=rows), seeds=seeds)
+    return Finding("preset", "task", "encoder", invented, effect, judge(effect, side))
+
+
+def test_a_verdict_tells_that_it_rests_on_one_seed_and_that_most_other_tests_point_the_other_way():
+    def of(*tests, key="S1"):
+        return remark(Judged(CLAIMS[key], list(tests), []))
+
+    big, above, below = a_finding(0.01, 0.02, 9815, seeds=1), a_finding(-0.01, 0.03), a_finding(-0.03, 0.01)
+    assert of(big) == " (one seed)"
+    assert of(replace(big, effect=replace(big.effect, seeds=3)), above) == ""
+    assert of(big, below, below, above) == " (one seed; 2 of 3 other tests point the other way)"
+    assert of(big, below, above) == " (one seed)"
+    assert of(a_finding(0.01, 0.02, seeds=1), a_finding(0.01, 0.02, seeds=3)) == ""
+    assert of(a_finding(-0.01, 0.02, 9815, seeds=1), below) == " (one seed)"  # points nowhere itself
+    both = a_finding(0.01, 0.02, seeds=1), a_finding(-0.02, -0.01, seeds=1)
+    assert of(*both) == " (tests disagree; one seed)"
+    tie = a_finding(0.001, 0.004, 9815, side="level")
+    assert of(tie, below, key="S6") == ""  # a tie that holds points nowhere
+
+
+def test_the_head_counts_the_verdicts_that_rest_on_one_seed(runs, tmp_path):
+    one = collect(runs, invented_params(seeds=[0]))
+    page = claims_page(Kept({"mine": one.each}, [], {}, []))
+    rows = [line for line in page.splitlines() if re.match(r"\| [A-Z]\d+ \| .* \| \d+ \| \*\*", line)]
+    count = sum("one seed" in line for line in rows)
+    assert count == sum("not tested" not in line for line in rows) > 1
+    assert f"{count} of these verdicts rest on one seed" in page
 
 
 def test_what_a_paper_is_said_to_print_is_what_it_prints():

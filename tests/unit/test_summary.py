@@ -30,6 +30,7 @@ def test_a_run_ends_with_five_lines_what_to_use_what_it_costs_and_what_comes_nex
         "more than the goal of 1; "
         "faster 1.60 x measured, 1.58 x by FLOPs, 1.63 x by layers"
     )
+    assert "Report: results/report.html (`make report`)" in lines[3]
     assert lines[-1] == "Next: adaptive-inference predict results/model"
 
 

@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -241,9 +242,54 @@ def test_a_port_in_use_is_one_sentence_and_a_status(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_port_that_no_machine_has_is_refused_in_the_same_way():
-    with pytest.raises(UserError, match="port 70000 cannot be used"):
-        ui.refuse_busy(70000)
+@pytest.mark.parametrize("port", [-1, 0, 70000])
+def test_a_port_that_no_machine_has_is_refused_in_the_same_way(port):
+    with pytest.raises(UserError, match=f"port {port} cannot be used: .*1 to 65535.*make ui PORT=5000"):
+        ui.refuse_busy(port)
+
+
+def a_server(script):
+    """Return a stand-in for `ui.serve`: a process that writes what a script says to the log."""
+
+    def serve(_uri, _port, log):
+        log.parent.mkdir(exist_ok=True)
+        with log.open("wb") as stream:
+            return subprocess.Popen(["sh", "-c", script], stdout=stream, stderr=subprocess.STDOUT)
+
+    return serve
+
+
+def told_by_run(monkeypatch, folder, script):
+    """Return the message of `make ui` whose server runs a script instead."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(ui, "refuse_busy", lambda _port: None)
+    monkeypatch.setattr(ui.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(ui, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(ui, "pages", lambda _address: {})
+    monkeypatch.setattr(ui, "serve", a_server(script))
+    with pytest.raises(UserError) as told:
+        ui.run(1)
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("script", "why", "answers"),
+    [
+        ("seq 100; echo no such table; exit 3", "ended with status 3", False),
+        ("seq 100; echo no such table; exec sleep 60", "did not answer within 1 s", False),
+        ("seq 100; echo no such table; exit 4", "ended with status 4", True),  # once it had answered
+    ],
+)
+def test_a_server_that_fails_says_why_and_where_its_log_is(monkeypatch, tmp_path, script, why, answers):
+    monkeypatch.setattr(ui, "START_SECONDS", 1.0)
+    if answers:
+        monkeypatch.setattr(ui, "wait_for", lambda *_: None)
+    said = told_by_run(monkeypatch, tmp_path, script)
+    assert why in said
+    assert ".pipeline/mlflow_server.log" in said
+    assert said.endswith("100\nno such table")
+    assert len(said.splitlines()) < 20
 
 
 def test_a_desktop_opens_the_newest_runs_and_a_machine_without_one_prints_the_address(monkeypatch, capsys):

@@ -31,6 +31,7 @@ from adaptive_pipeline.tracking.view import file_page, runs_page
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0  #: how long the server may take; on a busy machine its imports take half a minute
+SHOWN_LINES = 12  #: of the server's log where it failed
 
 
 def pages(server: str) -> dict[str, str]:
@@ -51,22 +52,24 @@ def pages(server: str) -> dict[str, str]:
 
 
 def refuse_busy(port: int) -> None:
-    """Refuse a port that another program listens on.
+    """Refuse a port that another program listens on, and one that there is not.
 
     Raises
     ------
     UserError
         Names the port, and how to take another one.
     """
+    if not 1 <= port <= 65535:  # 0 binds, but to a port that nobody is told
+        raise UserError(f"port {port} cannot be used: ports are 1 to 65535; for example make ui PORT=5000")
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
         )  # as the server does: a port just left is free
         try:
             probe.bind((HOST, port))
-        except (OSError, OverflowError) as error:
+        except OSError as error:
             raise UserError(
-                f"port {port} cannot be used ({getattr(error, 'strerror', None) or error}); stop what listens "
+                f"port {port} cannot be used ({error.strerror or error}); stop what listens "
                 f"there, or take another one: make ui PORT={port + 1 if port < 65535 else 5001}"
             ) from error
 
@@ -106,17 +109,20 @@ def wait_for(server: subprocess.Popen[bytes], address: str, log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while time.monotonic() < until:
         if server.poll() is not None:
-            raise UserError(
-                f"MLflow's server ended with status {server.returncode}; what it said stands above"
-            )
+            raise _failed(f"ended with status {server.returncode}", log)
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=1):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    raise UserError(
-        f"MLflow's server did not answer within {START_SECONDS:.0f} s; look at what it said above"
-    )
+    raise _failed(f"did not answer within {START_SECONDS:.0f} s", log)
+
+
+def _failed(how: str, log: Path) -> UserError:
+    """Return the error that tells how the server failed, and the last lines of its log."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]
+    said = "\n".join(["; its last lines:", *lines]) if lines else ", and is empty"
+    return UserError(f"MLflow's server {how}. What it said is in {log}{said}")
 
 
 def show(found: Mapping[str, str]) -> None:
@@ -134,7 +140,13 @@ def show(found: Mapping[str, str]) -> None:
 
 
 def run(port: int) -> int:
-    """Show the runs; return when the server ends, with its status."""
+    """Show the runs; return 0 when the server ends or is stopped.
+
+    Raises
+    ------
+    UserError
+        The port cannot be used, or the server failed.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or default_uri(Path.cwd())
     if uri.startswith(("http://", "https://")):
         show(pages(uri))
@@ -152,7 +164,9 @@ def run(port: int) -> int:
         wait_for(server, address, log)
         show(found)
         print("Stop it with Ctrl-C.", flush=True)
-        return server.wait()
+        if status := server.wait():
+            raise _failed(f"ended with status {status}", log)
+        return 0
     except KeyboardInterrupt:
         return 0
     finally:

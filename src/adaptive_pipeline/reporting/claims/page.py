@@ -38,6 +38,7 @@ def _head(judged: Sequence[Judged]) -> Iterator[str]:
     found = ", ".join(f"{words[verdict]} *{verdict}*" for verdict in Verdict if words[verdict])
     clear = sum(test.verdict in (Verdict.HOLDS, Verdict.DOES_NOT) for test in tests)
     bounds = sum(not test.effect.paired for test in tests)
+    alone = sum(map(_rests_on_one_seed, judged))
     yield from [
         "# What the papers claim, and what was seen here",
         "",
@@ -50,8 +51,9 @@ def _head(judged: Sequence[Judged]) -> Iterator[str]:
         "0, and else it *cannot be told*. It cannot be told where texts or seeds are too few for so small a difference, "
         "where tests disagree, and where the better method also ran slower.",
         "",
-        f"**Of {len(judged)} claims: {found}.** All of it is about our encoders, amounts of data and trainings, which are "
-        f"not the papers'. {len(tests)} lines below are tests, and {clear} of them show a difference; by luck alone about "
+        f"**Of {len(judged)} claims: {found}.** {alone} of these verdicts rest{'s' if alone == 1 else ''} on one seed: "
+        "another training may turn them. All of it is about our encoders, amounts of data and trainings, which are not "
+        f"the papers'. {len(tests)} lines below are tests, and {clear} of them show a difference; by luck alone about "
         f"one in twenty, {round(len(tests) / 20)}, would. For {bounds} the answers of single exits were not kept: a "
         "cautious bound, marked ≤, stands in place of the interval.",
         "",
@@ -89,19 +91,42 @@ def _summary(item: Judged) -> list[str]:
     if len(deciding) > SHOWN:
         shown.append(f"and {len(deciding) - SHOWN} more")
     text = "; ".join(shown) or "not tested"
-    return [item.claim.key, item.claim.title, text, str(len(item.tests)), f"**{item.verdict}**{_why(item)}"]
+    return [item.claim.key, item.claim.title, text, str(len(item.tests)), f"**{item.verdict}**{remark(item)}"]
+
+
+def remark(item: Judged) -> str:
+    """Return what one has to know beside a verdict, in brackets."""
+    words = [_why(item), "one seed" if _rests_on_one_seed(item) else "", _other_way(item)]
+    found = "; ".join(filter(None, words))
+    return f" ({found})" if found else ""
+
+
+def _rests_on_one_seed(item: Judged) -> bool:
+    """Return whether no deciding test had a second seed."""
+    return bool(item.deciding) and all(test.effect.seeds == 1 for test in item.deciding)
+
+
+def _other_way(item: Judged) -> str:
+    """Return how many other tests lean against the deciding ones, where these show a difference and those are most."""
+    deciding = item.deciding
+    others = [test for test in item.tests if test not in deciding]
+    told = item.verdict in (Verdict.HOLDS, Verdict.DOES_NOT)
+    if not told or (item.claim.side == "level" and item.verdict == Verdict.HOLDS):
+        return ""
+    against = sum(test.effect.mean * deciding[0].effect.mean < 0 for test in others)
+    return f"{against} of {len(others)} other tests point the other way" if 2 * against > len(others) else ""
 
 
 def _why(item: Judged) -> str:
-    """Return what one has to know beside a verdict."""
+    """Return why a verdict is as it is, where the difference alone does not show it."""
     deciding = item.deciding
     if len({test.verdict for test in deciding}) > 1:
-        return " (tests disagree)"
+        return "tests disagree"
     if deciding and deciding[0].invented:
-        return " (generated texts alone)"
+        return "generated texts alone"
     apart = bool(deciding) and all(test.effect.low > 0 or test.effect.high < 0 for test in deciding)
     slower = apart and item.claim.side != "level" and item.verdict == Verdict.UNTOLD
-    return " (the better one ran slower)" if slower else ""
+    return "the better one ran slower" if slower else ""
 
 
 def _place(test: Finding) -> str:

@@ -209,11 +209,14 @@ class AgainstFull:
         """Return the difference of the point's quality from the full model's, paired by row and seed."""
         answers, points = collect_answers(results), _points(results, self.method, self.rule)
         points = [row for row in points if self.speed.covers(row.calibration_layers_speedup)]
-        full = [row for row in results.main.itertuples() if row.method == "full"]
         if answers is None or not points:
             return "calibration chose no point of the speed in question"
+        full = next(row for row in results.main.itertuples() if row.method == "full")
+        points = [row for row in points if answers.shared_seeds(row, full)]
+        if not points:
+            return "no point of the speed in question shares a seed with the full model"
         point = min(points, key=lambda row: self.speed.distance(row.calibration_layers_speedup))
-        effect = _compare(results, answers, point, full[0], rule_name(self.rule))
+        effect = _compare(results, answers, point, full, rule_name(self.rule))
         return replace(effect, speed_matters=False)
 
 
@@ -253,18 +256,18 @@ class Gradients:
         found = [
             results.training(cell).gradient_conflict for cell in results.cells if cell.method == self.method
         ]
-        values = [
-            np.mean([row.mean_cosine for row in rows if row.mean_cosine is not None])
-            for rows in found
-            if rows
-        ]
-        if not values:
+        if not any(found):
             return "no gradients were recorded"
+        known = [[row.mean_cosine for row in rows if row.mean_cosine is not None] for rows in found]
+        known = [cosines for cosines in known if cosines]
+        if not known:
+            return "no recorded gradients have a cosine"
+        values = [np.mean(cosines) for cosines in known]
         seeds, spread, middle = len(values), std(values), mean(values)
         half = math.nan
         if seeds > 1:
             half = float(stdtrit(seeds - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(seeds)
-        layers = len(found[0])
+        layers = len(known[0])
         return Effect(middle, middle - half, middle + half, spread, seeds, 0, f"{layers} layers")
 
 
