@@ -123,6 +123,38 @@ def test_a_pair_task_reads_its_columns_and_answers_a_score(ask, pair_folder):
 
 
 @pytest.mark.parametrize(
+    "first",
+    [
+        "Hello, text, bye",
+        "the text, and its label",
+        "text " * 20,
+        "label, then a colon",
+        "text,a sentence of words",
+    ],
+)
+def test_a_first_line_that_only_speaks_of_a_column_is_a_text(ask, run_folder, first):
+    status, out, err = ask("predict", run_folder, given=f"{first}\na\n".encode())
+    assert status == 0, err
+    assert [row["line"] for row in out] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "header", ["Text,Label", "id\tSENTENCE", '"id","text"', "text;team", "Label", "label,id"]
+)
+def test_a_header_is_known_however_it_is_written(ask, run_folder, header):
+    status, out, err = ask("predict", run_folder, given=f"{header}\na,b\n".encode())
+    assert (status, out) == (2, [])
+    assert "looks like a table's header" in err
+
+
+def test_a_header_alone_is_answered_with_a_warning(ask, run_folder):
+    status, out, err = ask("predict", run_folder, given=b"text\n\n")
+    assert status == 0
+    assert len(out) == 1
+    assert err.startswith("warning: line 1 (text) looks like a table's header")
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         (b"ok\n\xff\xfe\n", "line 2 is not UTF-8"),

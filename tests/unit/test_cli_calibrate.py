@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from adaptive_inference import cli, load_predictor
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.files import read_json, write_json
+from adaptive_inference.serving.metadata import NO_DATASET, Encoder, front_matter
 from adaptive_inference.serving.recalibrate import from_outputs
 from adaptive_inference.tasks.schema import Schema
 
@@ -177,6 +179,69 @@ def test_a_runs_folder_is_left_alone(ask, rows, tmp_path):
         assert status == 2
         assert "give --out DIR" in err
     assert ask("calibrate", run, rows, "--out", tmp_path / "mine")[0] == 0
+
+
+@pytest.mark.parametrize("home", ["results/model", "results/few/model", "runs/tiers/model"])
+def test_a_model_that_the_next_run_would_write_again_is_left_alone(ask, rows, tmp_path, home, monkeypatch):
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    shutil.copytree(SAVED / "model", tmp_path / home)
+    monkeypatch.chdir(tmp_path)
+    before = {file.name: file.read_bytes() for file in Path(home).iterdir()}
+    status, _, err = ask("calibrate", home, rows)
+    assert status == 2
+    assert "give --out DIR" in err
+    assert {file.name: file.read_bytes() for file in Path(home).iterdir()} == before
+    assert "name a folder elsewhere" in ask("calibrate", home, rows, "--out", "results/mine")[2]
+    assert ask("calibrate", home, rows, "--out", "mine")[0] == 0
+    assert ask("calibrate", "mine", rows)[0] == 0, "a copy beside the results is its user's own"
+
+
+def test_the_card_written_again_keeps_licence_and_base_model_and_the_old_card_stays(ask, model, rows):
+    schema = Schema.load(model)
+    origin = Encoder("me/encoder", "apache-2.0")
+    old = f"---\n{front_matter(schema, origin, NO_DATASET, [])}\n---\n\nWords of my own.\n"
+    (model / "README.md").write_text(old)
+    for loss in ("2", "5"):  # made again, the first one stays
+        assert ask("calibrate", model, rows, "--max-loss", loss)[0] == 0
+        card = ModelCard((model / "README.md").read_text())
+        assert (card.data.license, card.data.base_model) == ("apache-2.0", "me/encoder")
+        assert (model / "README.original.md").read_text() == old
+
+
+def test_a_card_whose_head_cannot_be_read_is_told_before_anything_is_written(ask, model, rows):
+    (model / "README.md").write_text("---\nlicense: [\n---\n")
+    before = {file.name: file.read_bytes() for file in model.iterdir()}
+    status, out, err = ask("calibrate", model, rows)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "README.md" in err
+    assert {file.name: file.read_bytes() for file in model.iterdir()} == before
+
+
+def test_rows_without_a_text_do_not_count_and_are_told(ask, model, rows, tmp_path):
+    lines = rows.read_text().splitlines(keepends=True)
+    blank = tmp_path / "blank.csv"
+    blank.write_text("".join([*lines[:30], ",\n", "  ,bad\n", *lines[30:], ",good\n"]))
+    assert ask("calibrate", model, rows, "--out", tmp_path / "plain")[0] == 0
+    status, out, err = ask("calibrate", model, blank, "--out", tmp_path / "mine")
+    assert status == 0, err
+    assert "note: rows without a text left out, with their labels: 3" in out
+    assert (tmp_path / "mine/calibration.json").read_bytes() == (
+        tmp_path / "plain/calibration.json"
+    ).read_bytes()
+
+
+def test_where_blank_rows_are_left_out_a_message_says_which_rows_it_counts(ask, model, tmp_path):
+    (tmp_path / "t.csv").write_text("text,team\na,good\n,\n,\nb,7\n")
+    status, _, err = ask("calibrate", model, tmp_path / "t.csv")
+    assert status == 2
+    assert "(rows without a text left out: 2), row 1: label '7'" in err
+
+
+def test_a_table_without_a_text_is_refused(ask, model, tmp_path):
+    (tmp_path / "t.csv").write_text("text,team\n,good\n ,bad\n")
+    status, _, err = ask("calibrate", model, tmp_path / "t.csv")
+    assert status == 2
+    assert "holds no text in its 2 rows" in err
 
 
 def table(text):

@@ -70,6 +70,22 @@ def test_a_person_gets_lines_and_a_program_one_object(capsys):
     assert 1 <= found["cores"]["usable"] <= found["cores"]["all"]
 
 
+@pytest.mark.parametrize(
+    ("torch", "wanted"),
+    [
+        ({"problem": "cannot be loaded: no such file"}, "not known: cannot be loaded: no such file"),
+        ({"threads": 1, "gpus": [], "cuda": None}, "none that this torch can use"),
+        ({"threads": 1, "gpus": [], "cuda": "12.8"}, "none"),
+        ({"threads": 1, "gpus": ["One", "Two"], "cuda": "12.8"}, "One, Two"),
+    ],
+)
+def test_no_gpu_is_told_only_where_torch_has_looked_for_one(torch, wanted, monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "_torch", lambda: torch)
+    cli.main(["doctor"])
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["GPU"].strip() == wanted
+
+
 def test_without_torch_it_works_and_says_so():
     code = "\n".join([
         "import sys", "sys.modules['torch'] = sys.modules['transformers'] = None", "import importlib.metadata as m",

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import transformers
 from stub_hub import Hub, Model, sha, stub_hub
 
 from adaptive_inference import MultiExitModel, load_predictor, push_to_hub
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.layout import open_model
 from adaptive_inference.serving.export import export
-from adaptive_inference.serving.hub import model_folder
+from adaptive_inference.serving.hub import model_folder, published
 
 SAVED = Path(__file__).parent / "saved_models/format1"
 TEXTS = ["a truly lovely film", "no"]
@@ -92,6 +94,27 @@ def test_code_and_pickles_beside_a_model_are_not_pushed(hub, exported, tmp_path)
         (folder / name).write_bytes(b"secret")
     asked(hub, tmp_path, f"push_to_hub({str(folder)!r}, 'me/films')")
     assert b"secret" not in hub.models["me/films"].commits[-1].values()
+
+
+def test_files_of_its_user_are_not_pushed_whatever_their_ending(hub, exported, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    names = ("calibration.original.json", "README.original.md", "customers.json", "1/rows.json", "mine/config.json",
+             "other.safetensors", "secret.model", "1/README.md")  # fmt: skip
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"secret")
+    asked(hub, tmp_path, f"push_to_hub({str(folder)!r}, 'me/films')")
+    wanted = {f.relative_to(exported).as_posix() for f in exported.rglob("*") if f.is_file()}
+    assert set(hub.models["me/films"].commits[-1]) == wanted
+
+
+@pytest.mark.parametrize(
+    "family", ["Albert", "Bert", "Deberta", "DebertaV2", "DistilBert", "MPNet", "Roberta", "XLMRoberta"]
+)
+def test_the_vocabulary_of_every_family_is_published(family):
+    names = getattr(transformers, f"{family}Tokenizer").vocab_files_names.values()
+    assert set(names) <= set(published(open_model(SAVED / "model")))
 
 
 def test_a_private_push_makes_a_private_model(hub, exported, tmp_path):

@@ -6,6 +6,7 @@ import argparse
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from adaptive_inference.calibration.operating_point import Setting
     from adaptive_inference.data.local import Table
     from adaptive_inference.exits.layout import SavedModel
+    from adaptive_inference.serving.metadata import Encoder
     from adaptive_inference.serving.recalibrate import Measured, Recalibrated
     from adaptive_inference.tasks.schema import Schema, Split
 
-#: What the calibration that a model came with is kept as, beside the new one.
-ORIGINAL = "calibration.original.json"
+#: What the calibration and the card that a model came with are kept as, beside the new ones.
+ORIGINAL, ORIGINAL_CARD = "calibration.original.json", "README.original.md"
+#: Folders, beside a dvc.yaml, that its stages write again.
+_WRITTEN_BY_RUNS = ("results", "runs")
 
 TEXT = """Choose temperatures and thresholds again, on labelled rows of your own. Do this where the rows that the model meets
 differ from those that it was calibrated on: its old threshold then leaves too early, or too late. Weights stay as they are.
@@ -37,11 +41,12 @@ against the model at full depth, whose last exit stands for the full model. The 
 threshold gives on these rows, what the new one gives on them, and what to expect on new rows, where each half of the
 rows is answered with what was chosen on the other half.
 
-The new calibration is written into MODEL_DIR; the one that the model came with stays beside it as
-calibration.original.json. A run's folder, whose files DVC keeps, is left alone: give --out DIR for a copy of the model."""
+With --out DIR a copy of the model gets the new calibration. Without it, MODEL_DIR itself does; the calibration that it
+came with stays beside it as calibration.original.json. Folders that a run writes again (`runs/`, and `results/` where the
+model was made) are left alone: there --out is needed."""
 
 EXAMPLES = """examples:
-  adaptive-inference calibrate results/model labelled.csv --max-loss 1
+  adaptive-inference calibrate results/model labelled.csv --max-loss 1 --out mine/
   adaptive-inference calibrate results/model labelled.csv --label team --column message --out mine/
   adaptive-inference calibrate runs/tiers/minilm/seed0/sweet labelled.jsonl --rule confidence --rule patience --out mine/"""
 
@@ -91,6 +96,7 @@ def _calibrate(args: argparse.Namespace) -> None:
     """Tell all that can be wrong before a model, and torch with it, is loaded; then calibrate."""
     from adaptive_inference.cli.rows import open_table
     from adaptive_inference.exits.layout import open_model
+    from adaptive_inference.serving.export import encoder_of
     from adaptive_inference.serving.recalibrate import recalibrate, rules_of
     from adaptive_inference.tasks.schema import Schema
 
@@ -99,35 +105,49 @@ def _calibrate(args: argparse.Namespace) -> None:
     if not (math.isfinite(args.max_loss) and args.max_loss >= 0):
         raise UserError(f"--max-loss {args.max_loss:g} must be a number of points from 0, e.g. 1")
     _check_target(args.model, args.out, saved)
+    origin = encoder_of(args.model)
     schema = Schema.load(saved.home)
     rules = rules_of(saved.calibration, schema, args.rule)
-    split = labelled_rows(open_table(args.file), schema, args.column, args.label)
+    split, blank = labelled_rows(open_table(args.file), schema, args.column, args.label)
     from adaptive_inference.serving.predictor import load_on
 
     model = load_on(args.model, args.device)
     found = recalibrate(model, split, rules, args.max_loss, args.batch_size)
-    home = _write(found, saved, args.out)
+    home = _write(found, saved, origin, args.out)
     print(_report(found, schema, args.file, args.max_loss))
+    if blank:
+        print(f"note: rows without a text left out, with their labels: {blank}")
     print(f"wrote {home}; predict with it: adaptive-inference predict {home} FILE")
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def labelled_rows(table: Table, schema: Schema, columns: Sequence[str] | None, label: str | None) -> Split:
-    """Return the rows of a table with their labels as the model numbers them.
+def labelled_rows(
+    table: Table, schema: Schema, columns: Sequence[str] | None, label: str | None
+) -> tuple[Split, int]:
+    """Return the rows of a table with their labels as the model numbers them, and how many without a text were left out.
 
     Raises
     ------
     UserError
-        A column is not there, a label is none of the model's, or all labels are one.
+        A column is not there, no row has a text, a label is none of the model's, or all labels are one.
     """
-    from adaptive_inference.cli.rows import table_rows, text_columns
+    from adaptive_inference.cli.rows import has_text, table_rows, text_columns
     from adaptive_inference.data.labels import read_classes, read_scores, refuse_one_class
     from adaptive_inference.tasks.schema import Example, Split
 
     column = _label_column(table, text_columns(table, columns, schema), label)
     rows = table_rows(table, columns, schema)
+    kept = [place for place, row in enumerate(rows) if has_text(row, table)]
+    if blank := len(rows) - len(kept):
+        if not kept:
+            raise UserError(
+                f"{table.origin} holds no text in its {blank} rows; name the right column with --column"
+            )
+        rows = [rows[place] for place in kept]
+        told = f"{table.origin} (rows without a text left out: {blank})"  # for what follows counts the others
+        table = replace(table, origin=told, rows=[table.rows[place] for place in kept], lines=None)
     labels: Sequence[int | float]
     if schema.labels is None:
         labels = read_scores(table, column)
@@ -135,9 +155,8 @@ def labelled_rows(table: Table, schema: Schema, columns: Sequence[str] | None, l
         _check_known(table, column, schema.labels)
         labels = read_classes(table, column, schema.labels)
     refuse_one_class(labels, schema.labels, f"{table.origin}, column {column!r},")
-    return Split(
-        Example(place, row.texts, found) for place, (row, found) in enumerate(zip(rows, labels, strict=True))
-    )
+    found = enumerate(zip(rows, labels, strict=True))
+    return Split(Example(place, row.texts, value) for place, (row, value) in found), blank
 
 
 def _label_column(table: Table, texts: Sequence[str], label: str | None) -> str:
@@ -176,18 +195,40 @@ def _check_target(model: Path, out: Path | None, saved: SavedModel) -> None:
 
     if out is not None:
         check_empty(out)
+        if (root := _rewritten_by(out)) is not None:
+            raise UserError(
+                f"--out {out} is removed by the next run of {root / 'dvc.yaml'}; name a folder elsewhere"
+            )
     elif not (saved.home / CALIBRATION_FILE).is_file():
         raise UserError(
             f"{model} is no exported folder (no {CALIBRATION_FILE} beside the weights), so nothing is written into it; give "
             "--out DIR for a copy of the model with the new calibration"
         )
+    elif (root := _rewritten_by(saved.home)) is not None:
+        raise UserError(
+            f"{model} is written again by the next run of {root / 'dvc.yaml'}, and the new calibration would be lost; give "
+            "--out DIR for a copy of the model with it"
+        )
 
 
-def _write(found: Recalibrated, saved: SavedModel, out: Path | None) -> Path:
+def _rewritten_by(home: Path) -> Path | None:
+    """Return the folder of the dvc.yaml whose stages write a model's folder again; None: it is its user's own."""
+    home = home.resolve()
+    return next(
+        (
+            root
+            for root in home.parents
+            if home.relative_to(root).parts[0] in _WRITTEN_BY_RUNS and (root / "dvc.yaml").is_file()
+        ),
+        None,
+    )
+
+
+def _write(found: Recalibrated, saved: SavedModel, origin: Encoder, out: Path | None) -> Path:
     """Write the calibration, whole or not at all, and the card that tells its thresholds."""
     from adaptive_inference.exits.layout import CALIBRATION_FILE
-    from adaptive_inference.files import write_json
-    from adaptive_inference.serving.card import CardPoint, card_of
+    from adaptive_inference.files import write_json, write_text
+    from adaptive_inference.serving.card import CARD_FILE, CardPoint, card_of
     from adaptive_inference.serving.export import copy_model, write_card
     from adaptive_inference.serving.setting import usable_points
 
@@ -197,8 +238,11 @@ def _write(found: Recalibrated, saved: SavedModel, out: Path | None) -> Path:
     else:
         if not (home / ORIGINAL).exists():  # made again, the first one stays
             write_json(home / ORIGINAL, saved.calibration)
+        if (home / CARD_FILE).is_file() and not (home / ORIGINAL_CARD).exists():
+            write_text(home / ORIGINAL_CARD, (home / CARD_FILE).read_text(encoding="utf-8"))
         write_json(home / CALIBRATION_FILE, found.calibration)
-    write_card(home, card_of(home, [CardPoint(point) for point in usable_points(found.calibration)]))
+    card = card_of(home, [CardPoint(point) for point in usable_points(found.calibration)])
+    write_card(home, replace(card, origin=origin))
     return home
 
 

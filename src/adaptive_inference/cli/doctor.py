@@ -221,7 +221,7 @@ def _report(found: dict[str, Any]) -> str:
         else "not told by this system",
         "free disk here": f"{found['disk_free_gb']} GB",
         "torch": _torch_words(found["torch"]),
-        "GPU": ", ".join(found["torch"].get("gpus", [])) or "none",
+        "GPU": _gpu_words(found["torch"]),
         "hub": _answer_words(found["hub"]),
         "tracking server": _answer_words(found["tracking_server"]),
     }
@@ -233,6 +233,13 @@ def _torch_words(found: dict[str, Any]) -> str:
         return str(found["problem"])
     build = f"CUDA {found['cuda']}" if found["cuda"] else "built for the CPU alone"
     return f"loads, {found['threads']} threads, {build}"
+
+
+def _gpu_words(found: dict[str, Any]) -> str:
+    """Tell of none only where torch has looked."""
+    if "problem" in found:
+        return f"not known: {found['problem']}"
+    return ", ".join(found["gpus"]) or ("none" if found["cuda"] else "none that this torch can use")
 
 
 def _answer_words(found: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.tasks.schema import Schema
 
 _SEPARATORS = ",;\t|"
+#: What a column's name looks like in a header, and names that columns of texts and labels often have.
+_NAME, _OFTEN = re.compile(r"[\w.-]{1,40}"), {"text", "label", "sentence"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def open_rows(file: Path | None, columns: Sequence[str] | None, schema: Schema) 
     else:
         table = open_table(file)
         rows = table_rows(table, columns, schema)
-        kept = [row for row in rows if not table.blank_is_null or any(text.strip() for text in row.texts)]
+        kept = [row for row in rows if has_text(row, table)]
         yield Rows(iter(kept), table.origin, len(kept), len(rows) - len(kept))
 
 
@@ -123,6 +126,11 @@ def table_rows(table: Table, columns: Sequence[str] | None, schema: Schema) -> l
         Row(line, _texts(row, names, f"{table.origin}, {what} {line}", table.blank_is_null))
         for line, row in zip(lines, table.rows, strict=True)
     ]
+
+
+def has_text(row: Row, table: Table) -> bool:
+    """Whether there is something to answer; of a table that knows null, a blank text is meant."""
+    return not table.blank_is_null or any(text.strip() for text in row.texts)
 
 
 def text_columns(table: Table, columns: Sequence[str] | None, schema: Schema) -> Sequence[str]:
@@ -190,7 +198,8 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
 def _from_lines(lines: IO[bytes], columns: Sequence[str] | None, schema: Schema) -> Iterator[Row]:
     """Yield a row per line; the first line decides whether lines are JSON objects."""
     as_json: bool | None = None
-    for number, raw in enumerate(lines, 1):
+    numbered = enumerate(lines, 1)
+    for number, raw in numbered:
         line = _decoded(raw, number)
         if not line.strip():
             continue
@@ -199,6 +208,8 @@ def _from_lines(lines: IO[bytes], columns: Sequence[str] | None, schema: Schema)
             as_json = found
             if not as_json:
                 _check_first(line, number, columns, schema)
+                if _is_header(line, schema):
+                    _check_alone(line, number, numbered)
         if not as_json and (found or line.lstrip().startswith('{"')):
             raise UserError(
                 f"line {number} {'is' if found else 'looks like'} a JSON object, "
@@ -221,7 +232,7 @@ def _decoded(raw: bytes, number: int) -> str:
 
 
 def _check_first(line: str, number: int, columns: Sequence[str] | None, schema: Schema) -> None:
-    """Refuse lines of plain text that are none: a table's header would be answered like a text."""
+    """Refuse lines of plain text that are none."""
     if len(schema.text) > 1:
         raise UserError(
             f"line {number} is plain text, but task {schema.task} reads {len(schema.text)} texts; give one JSON "
@@ -236,13 +247,24 @@ def _check_first(line: str, number: int, columns: Sequence[str] | None, schema: 
         raise UserError(
             f"line {number} begins a JSON array; give one JSON object per line (a .jsonl file), or a table"
         )
-    separator = max(_SEPARATORS, key=line.count)
-    cells = [cell.strip(' "') for cell in line.split(separator)]
-    if schema.text[0] in cells:
+
+
+def _is_header(line: str, schema: Schema) -> bool:
+    """Whether each cell looks like a column's name, and one is a name that is known."""
+    cells = [cell.strip('"') for cell in line.strip().split(max(_SEPARATORS, key=line.count))]
+    known = _OFTEN.union(name.casefold() for name in schema.text)
+    looks = all(_NAME.fullmatch(cell) or cell.casefold() in known for cell in cells)
+    return looks and any(cell.casefold() in known for cell in cells)
+
+
+def _check_alone(line: str, number: int, after: Iterator[tuple[int, bytes]]) -> None:
+    """Refuse a table's header, whose rows would be answered as texts; alone, it may be a text."""
+    told = f"line {number} ({line:.80}) looks like a table's header"
+    if any(raw.strip() for _, raw in after):
         raise UserError(
-            f"line {number} ({line:.80}) looks like a table's header, for it names the column {schema.text[0]!r}; give the "
-            "file's name, which must end in .csv or .tsv, or take that line away"
+            f"{told}; give the file's name, which must end in .csv or .tsv, or take that line away"
         )
+    print(f"warning: {told}; it is answered as a text, for nothing follows it", file=sys.stderr)
 
 
 def _object(line: str) -> dict[str, Any] | None:

@@ -49,16 +49,16 @@ def export(run: Path, out: Path) -> None:
         CardPoint(point, **figures.get((point.goal, point.setting), {}))
         for point in usable_points(saved.calibration)
     ]
-    card = replace(card_of(run, points), origin=_origin(run))
+    card = replace(card_of(run, points), origin=encoder_of(run))
     copy_model(saved.home, out, saved.calibration)
     write_card(out, card)
 
 
-def _origin(run: Path) -> Encoder:
-    """Return what a run's training was told of its encoder; an exported folder holds no record of it."""
+def encoder_of(run: Path) -> Encoder:
+    """Return what a run's training was told of its encoder, or, of an exported folder, what its card says of it."""
     file, fix = run / RUN_TRAINING, "train the model again"
     if not file.is_file():
-        return NO_ENCODER
+        return Encoder.on_card(run / CARD_FILE) if (run / CARD_FILE).is_file() else NO_ENCODER
     params = _record(file, fix).get("params")
     found = (
         [params[name] for name in params if name.startswith("backbones.")] if isinstance(params, dict) else []

@@ -8,12 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptive_inference.errors import UserError, first_line
-from adaptive_inference.exits.layout import open_model
+from adaptive_inference.exits.layout import CALIBRATION_FILE, CONFIG_FILE, MULTI_MODEL, SavedModel, open_model
 from adaptive_inference.serving.card import CARD_FILE
 from adaptive_inference.serving.export import has_weights
+from adaptive_inference.tasks.schema import SCHEMA_FILE
 
 #: All that a model folder is made of. Nothing else of a repository is fetched: no pickle, no code.
 MODEL_FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.model")
+#: Names that saving a model gives its files, those of every tokenizer family among them. Nothing else is published: a
+#: folder is its user's too, and may hold rows of theirs.
+_SAVED_FILES = (
+    CONFIG_FILE, "model.safetensors", SCHEMA_FILE, CALIBRATION_FILE,
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model", "tokenizer.model",
+    "sentencepiece.bpe.model",
+)  # fmt: skip
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -67,7 +76,8 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         The folder is no exported model, or the hub refuses or cannot be reached.
     """
     folder = Path(folder)
-    if open_model(folder).home != folder or not (folder / CARD_FILE).is_file() or not has_weights(folder):
+    saved = open_model(folder)
+    if saved.home != folder or not (folder / CARD_FILE).is_file() or not has_weights(folder):
         raise UserError(
             f"{folder} is no exported model with weights and a card; make one: adaptive-inference export {folder} OUT"
         )
@@ -85,10 +95,16 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         done = api.upload_folder(
             folder_path=folder,
             repo_id=repo_id,
-            allow_patterns=[*MODEL_FILES, CARD_FILE],
+            allow_patterns=published(saved),
             commit_message="Upload an adaptive-inference model",
         )
     return done.commit_url
+
+
+def published(saved: SavedModel) -> list[str]:
+    """Return the paths, below a model's folder, of all that belongs to it, whether or not it is there."""
+    members = saved.config["exits"] if saved.config["kind"] == MULTI_MODEL else []
+    return [CARD_FILE, *_SAVED_FILES, *(f"{layer}/{name}" for layer in members for name in _SAVED_FILES)]
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from adaptive_inference.errors import UserError, first_line
 from adaptive_inference.settings.inputs import Backbone, Task, weights_kind
 from adaptive_inference.tasks.schema import Schema
 
@@ -46,6 +48,27 @@ class Encoder:
         if kind == "packaged":
             return cls(_PACKAGED[backbone.weights], _LICENCE)
         return cls(backbone.weights, revision=backbone.revision) if kind == "hub" else cls()
+
+    @classmethod
+    def on_card(cls, file: Path) -> Encoder:
+        """Return what the head of a card says; the commit stands in no head.
+
+        Raises
+        ------
+        UserError
+            The card or its head cannot be read.
+        """
+        from huggingface_hub import ModelCard  # comes with tokenizers, and yaml with it
+        from yaml import YAMLError
+
+        try:
+            head = ModelCard(file.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+        except (ValueError, YAMLError) as error:
+            raise UserError(
+                f"the head of {file} cannot be read ({first_line(error)}); mend its YAML, or remove the file"
+            ) from error
+        base = head.base_model if isinstance(head.base_model, str) else None
+        return cls(base, str(head.license or cls.licence))
 
     @property
     def words(self) -> str:
