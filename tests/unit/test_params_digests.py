@@ -78,7 +78,9 @@ def test_the_defaults_are_what_kept_results_were_made_with():
         "timed_seeds": [], "timed_examples": 200, "repeats": 5, "warmup": 20, "bootstrap": 1000, "batch_size": 64,
     }  # fmt: skip
     assert section(Calibration) == {"temperature": True, "calibrate_on": "calibration", "thresholds": 100}
-    assert section(Goal) == {"cost": "layers", "max_loss": 1.0, "min_speedup": [2.0], "risk": None}
+    assert section(Goal) == {
+        "cost": "layers", "max_loss": 1.0, "confidence": 0.8, "min_speedup": [2.0], "risk": None,
+    }  # fmt: skip
     assert section(Runtime) == {"device": "auto", "threads": 1, "precision": "fp32"}
     assert section(Generated) == {"rows": 4000, "evaluation_rows": 1000, "label_noise": 0.0}
     assert section(Backbone) == {

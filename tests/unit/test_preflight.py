@@ -281,7 +281,7 @@ def test_what_the_library_says_while_encoders_are_looked_at_is_shown(capsys, mon
     logger = logging.getLogger("adaptive_inference.backbones.packaged")
     monkeypatch.setattr(preflight, "surely_fits", lambda *_: logger.info("joining it, once") or True)
     preflight.checked_params(ROOT / "presets/smoke.yaml")
-    assert capsys.readouterr().err == "adaptive-inference: joining it, once\n"
+    assert capsys.readouterr().err.startswith("adaptive-inference: joining it, once\n")
 
 
 def test_too_few_generated_rows_are_refused_before_the_run(tmp_path, monkeypatch):

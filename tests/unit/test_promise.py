@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adaptive_inference.calibration.risk_control import fewest_rows
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.selection.candidates import Candidates, Family
 from adaptive_inference.selection.drift import two_sample_test
 from adaptive_inference.selection.pool import Pool
-from adaptive_inference.selection.promise import NONE, Resampled, fewest_rows
+from adaptive_inference.selection.promise import NONE, Resampled
 
 ROWS = 300
 

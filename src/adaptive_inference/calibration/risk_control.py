@@ -93,6 +93,12 @@ def least_rows(delta: float, epsilon: float) -> int:
     return max(1, ceil(log(epsilon) / log1p(-delta)))
 
 
+def fewest_rows(max_loss: float, confidence: float) -> int:
+    """Return how many rows it takes that losing none of them shows a loss of at most ``max_loss`` points, so confidently."""
+    loss = max_loss / 100
+    return least_rows(loss, 1 - confidence) if 1e-9 < loss < 1 else 1
+
+
 def halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut ``n`` rows at random into those that temperatures are fitted on and those that certify (the larger part)."""
     order = np.random.default_rng(seed).permutation(n)

@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, log, log1p
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from adaptive_inference.calibration.operating_point import ROUNDING
+from adaptive_inference.calibration.risk_control import fewest_rows
 from adaptive_inference.selection.pool import POINTS, Pool
 
 RESAMPLES = 200
@@ -62,13 +62,6 @@ class Promise:
     low: float
     high: float
     shares: dict[tuple[str, str], float]
-
-
-def fewest_rows(max_loss: float, confidence: float) -> int:
-    """Return how many rows it takes that losing none of them shows ``max_loss`` points with that confidence."""
-    if not ROUNDING < max_loss < POINTS:
-        return 1
-    return max(1, ceil(log(1 - confidence) / log1p(-max_loss / POINTS)))
 
 
 class Resampled:

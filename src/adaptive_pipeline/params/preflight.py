@@ -198,7 +198,7 @@ def tell_of_few_rows(params: Params) -> None:
 
     So many rows are needed that not losing one of them shows that ``max_loss`` is kept, with that probability.
     """
-    from adaptive_inference.selection.promise import fewest_rows
+    from adaptive_inference.calibration.risk_control import fewest_rows
 
     goal = params.goal
     if params.calibration.calibrate_on != "calibration":
