@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from adaptive_inference.settings.inputs import Generated
+from adaptive_inference.settings.inputs import Generated, Task
 from adaptive_pipeline.params import load_params, preflight
 
 ROOT = Path(__file__).parents[2]
@@ -26,3 +26,11 @@ def test_too_few_calibration_rows_for_the_confidence_are_told_with_how_many_woul
         f"that at most 1 point is lost with a probability of {confidence}: that takes {said} rows"
         in caplog.text
     ) == bool(said)
+
+
+def test_a_file_that_is_not_there_yet_is_no_matter_of_this_check(caplog):
+    task = Task(source="local", train="nowhere.csv", text=["text"], label="label")
+    preflight.tell_of_few_rows(
+        load_params(ROOT / "presets/smoke.yaml").model_copy(update={"tasks": {"mine": task}})
+    )
+    assert not caplog.text

@@ -205,7 +205,10 @@ def tell_of_few_rows(params: Params) -> None:
         return
     needed = fewest_rows(goal.max_loss, goal.confidence)
     for name, task in params.tasks.items():
-        rows = most_calibration_rows(task, DATA)
+        try:
+            rows = most_calibration_rows(task, DATA)
+        except UserError:  # `prepare_data` tells what is wrong with a file
+            continue
         if rows < needed:
             logger.warning(
                 "tasks.%s: %d calibration rows are too few to promise that at most %g %s lost with a probability of %g: "
