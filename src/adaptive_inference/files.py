@@ -1,4 +1,4 @@
-"""JSON and text on disk: written in one move, sorted, and with clear errors when read."""
+"""JSON and text on disk: written in one move, sorted, and with clear errors when read; and arrays with plain values."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from adaptive_inference.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _reader = functools.cache(TypeAdapter)
 _JSON_NAMES = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
@@ -124,3 +127,34 @@ def digest_json(value: Any) -> str:
     """Return the sha256 of a value's canonical JSON."""
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_arrays(file: Path, arrays: Mapping[str, np.ndarray], name: str, head: Mapping[str, Any]) -> None:
+    """Write arrays, and plain values beside them under ``name``, as one safetensors file, of equal bytes for equal content.
+
+    All plain values are one entry: safetensors does not keep the order of several.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    plain_arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(save(plain_arrays, {name: json.dumps(head, sort_keys=True)}))
+
+
+def read_arrays(file: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read what `write_arrays` wrote under a name.
+
+    Raises
+    ------
+    OSError, ValueError, KeyError
+        The file is missing, is of another form, or holds no such entry.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as stream:
+            arrays = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
+            return arrays, json.loads((stream.metadata() or {})[name])
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error

@@ -6,17 +6,15 @@ calibrated; temperatures are in ``calibration.json``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.outputs import ExitOutputs
+from adaptive_inference.files import read_arrays, write_arrays
 
 _PLAIN = ("metric", "kind", "num_classes", "num_layers")  #: of a yardstick
 
@@ -60,17 +58,12 @@ class Answers:
 
     def save(self, file: Path) -> None:
         """Write one file."""
-        from safetensors.numpy import save
-
         columns = {item.name: getattr(self.outputs, item.name) for item in fields(ExitOutputs)}
         columns |= {name: getattr(self.yardstick, name) for name in _names(Yardstick) if name not in _PLAIN}
-        arrays = {
-            name: np.ascontiguousarray(column) for name, column in columns.items() if column is not None
-        }
+        arrays = {name: column for name, column in columns.items() if column is not None}
         plain = {name: getattr(self.yardstick, name) for name in _PLAIN}
         head = {"yardstick": plain, "cascade": self.cascade, "made_from": dict(self.made_from)}
-        text = json.dumps(head, sort_keys=True)
-        file.write_bytes(save(arrays, {"answers": text}))  # one entry: the order of several is not kept
+        write_arrays(file, arrays, "answers", head)
 
     @classmethod
     def load(cls, file: Path) -> Answers:
@@ -81,19 +74,15 @@ class Answers:
         UserError
             The file is missing or holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(file, framework="np") as stream:
-                found: dict[str, Any] = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-                head = json.loads((stream.metadata() or {})["answers"])
-            found |= head["yardstick"]
+            arrays, head = read_arrays(file, "answers")
+            found: dict[str, Any] = arrays | head["yardstick"]
             for name in ("exits", "layers_cost"):
                 found[name] = tuple(found[name].tolist())
             outputs = ExitOutputs(**{name: found.get(name) for name in _names(ExitOutputs)})
             yardstick = Yardstick(**{name: found.get(name) for name in _names(Yardstick)})
             return cls(outputs, yardstick, head["cascade"], head["made_from"])
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file} holds no answers ({error}); run its stage again") from error
 
 

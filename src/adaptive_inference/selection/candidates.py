@@ -5,7 +5,6 @@ One safetensors file per method; no text of examples, and no temperature or rule
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from adaptive_inference.calibration.operating_point import Cost, Setting
 from adaptive_inference.errors import UserError
+from adaptive_inference.files import read_arrays, write_arrays
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,6 @@ class Candidates:
 
     def save(self, file: Path) -> None:
         """Write one file, of equal bytes for equal content."""
-        from safetensors.numpy import save
-
         arrays = {"labels": self.labels, "ids": self.ids}
         arrays |= {
             f"{k}/{name}": getattr(family, name) for k, family in enumerate(self.families) for name in _ARRAYS
@@ -89,9 +87,7 @@ class Candidates:
             "rules": [family.rule for family in self.families],
             "made_from": dict(self.made_from),
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        file.write_bytes(save(plain, {"candidates": json.dumps(head, sort_keys=True)}))
+        write_arrays(file, arrays, "candidates", head)
 
     @classmethod
     def load(cls, file: Path) -> Candidates:
@@ -102,12 +98,8 @@ class Candidates:
         UserError
             The file is missing or holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
         try:
-            with safe_open(file, framework="np") as stream:
-                found = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-                head = json.loads((stream.metadata() or {})["candidates"])
+            found, head = read_arrays(file, "candidates")
             families = tuple(
                 Family(rule, *(found[f"{k}/{name}"] for name in _ARRAYS))
                 for k, rule in enumerate(head["rules"])
@@ -121,7 +113,7 @@ class Candidates:
                 families,
                 head["made_from"],
             )
-        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{file} holds no candidates ({error}); run calibrate_thresholds again"
             ) from error

@@ -230,14 +230,11 @@ def _training_seconds(method: str, training: TrainingRecord, cell: Cell, runs: R
 
 def _against_full(points: pd.DataFrame) -> pd.DataFrame:
     """Add the differences from the full model of the same seed, and whether there is one."""
-    same, compared = [*PAIR, "seed"], ["quality", "calibration_quality"]
-    full = points[points.method == "full"].drop_duplicates(same)
-    points = points.merge(
-        full[[*same, *compared]], how="left", on=same, suffixes=("", "_full"), indicator="full"
-    )
+    same = [*PAIR, "seed"]
+    full = points[points.method == "full"].drop_duplicates(same)[[*same, "quality"]]
+    points = points.merge(full, how="left", on=same, suffixes=("", "_full"), indicator="full")
     return points.assign(
         quality_difference=points.quality - points.quality_full,
-        calibration_difference=points.calibration_quality - points.calibration_quality_full,
         with_full=points.measured & (points.full == "both"),
     )
 

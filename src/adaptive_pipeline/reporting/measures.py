@@ -102,8 +102,8 @@ class Measure:
         The points that count.
     unit, header, form
         In readable tables: kind of number, heading (empty: not shown) and format.
-    label, axis
-        Short name in sentences, and along an axis (empty: no figure).
+    axis
+        Name along an axis (empty: no figure).
     """
 
     name: str
@@ -113,7 +113,6 @@ class Measure:
     unit: Unit = ""
     header: str = ""
     form: str = ""
-    label: str = ""
     axis: str = ""
 
     @property
@@ -130,15 +129,15 @@ MEASURES = (
     Measure("quality_mean", "quality", mean, "measured", "fraction", "Quality", ".4f"),
     Measure("quality_std", "quality", std, "measured", "fraction", "± std", ".4f"),
     Measure(
-        "layers_speedup", "layers_speedup", mean, "measured", "times", "Layers ×", ".2f", "layers",
+        "layers_speedup", "layers_speedup", mean, "measured", "times", "Layers ×", ".2f",
         "fewer layers than the full model (×)",
     ),
     Measure(
-        "flops_speedup", "flops_speedup", mean, "measured", "times", "FLOPs ×", ".2f", "FLOPs",
+        "flops_speedup", "flops_speedup", mean, "measured", "times", "FLOPs ×", ".2f",
         "fewer FLOPs than the full model (×)",
     ),
     Measure(
-        "wallclock_speedup", "wallclock_speedup", mean, "timed", "times", "Wall-clock ×", ".2f", "wall-clock",
+        "wallclock_speedup", "wallclock_speedup", mean, "timed", "times", "Wall-clock ×", ".2f",
         "faster than the full model, batch 1, measured (×)",
     ),
     Measure("quality_low", "quality_low", lowest),
@@ -158,15 +157,13 @@ MEASURES = (
     Measure("milliseconds", "median_ms", mean, "timed", "milliseconds", "ms", ".1f"),
     Measure("full_milliseconds", "full_median_ms", mean, "timed")
 )  # fmt: skip
-#: Of the same rows, but in no table: what the recommendation and the comparisons choose by.
+#: Of the same rows, but in no table: what the comparisons and the table at the goal choose by.
 CHOOSING = (
     Measure("goal", "goal", first, "evaluated"),
     Measure("evaluated", "seed", len, "evaluated"),
     Measure("attainable", "attainable", all, "evaluated"),
     Measure("in_seeds", "seed", tuple),
-    Measure("timed_in", "seed", tuple, "timed"),
     Measure("calibration_quality", "calibration_quality", mean),
-    Measure("calibration_difference", "calibration_difference", mean, "with_full"),
     Measure("calibration_layers_speedup", "calibration_layers_speedup", mean),
     Measure("calibration_flops_speedup", "calibration_flops_speedup", mean),
 )

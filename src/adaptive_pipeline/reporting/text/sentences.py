@@ -2,44 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pandas as pd
-
 from adaptive_inference.calibration.operating_point import COST_WORDS, Cost
 from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.params import Params
-from adaptive_pipeline.reporting.measures import SPEEDS
 from adaptive_pipeline.reporting.statistics.chance import Chance
 from adaptive_pipeline.reporting.text.markdown import counted, number
-
-
-def evaluation_sentence(row: Any) -> str:
-    """Say quality, interval, difference and the three speed-ups of a row; what was not measured is left out."""
-    if pd.isna(row.quality_mean):
-        return f"{metric_name(row.metric)} could not be measured"
-    text = f"{metric_name(row.metric)} {row.quality_mean:.4f}{_interval(row.quality_low, row.quality_high, '.4f')}"
-    text += f" over {counted(row.seeds, 'seed')}"
-    if pd.notna(row.quality_std):
-        text += f" (std {row.quality_std:.4f})"
-    if row.method == "full":
-        return text
-    if pd.notna(row.quality_difference):
-        text += f", {row.quality_difference:+.4f} against the full model"
-    speeds = []
-    for measure in SPEEDS:
-        value = getattr(row, measure.name)
-        if pd.notna(value):
-            speeds.append(f"{value:{measure.form}}x by {measure.label}")
-            if measure.among == "timed":
-                some = f" (seed{'s' * (len(row.timed_in) > 1)} {', '.join(map(str, row.timed_in))})"
-                speeds[-1] += some if len(row.timed_in) < row.seeds else ""
-                speeds[-1] += _interval(row.wallclock_low, row.wallclock_high, measure.form)
-    return f"{text}; {', '.join(speeds)}" if speeds else text
-
-
-def _interval(low: float, high: float, form: str) -> str:
-    return "" if pd.isna(low) or pd.isna(high) else f" [{low:{form}}, {high:{form}}]"
 
 
 def chance_sentence(chance: Chance) -> str:
