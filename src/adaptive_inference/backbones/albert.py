@@ -16,6 +16,7 @@ class AlbertBackbone(Backbone):
     """Drives ``transformers.AlbertModel``; one step is one layer group, as the stock encoder counts layers."""
 
     shares_layers = True
+    reduces_tokens = True
     stock_head = ("albert.pooler", "classifier")
 
     @classmethod

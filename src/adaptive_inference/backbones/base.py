@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
@@ -42,9 +43,35 @@ class Context:
         tokens_BN = None if self.tokens_BN is None else self.tokens_BN[rows, :length]
         of_rows = {name: item[rows][..., :length, :length].contiguous() for name, item in self.rows.items()}
         pairs = {
-            name: item if item is None else item[..., :length, :length] for name, item in self.pairs.items()
+            # one for all rows, or one for each after `keep`
+            name: item if item is None else (item if len(item) == 1 else item[rows])[..., :length, :length]
+            for name, item in self.pairs.items()
         }
         return replace(self, tokens_BN=tokens_BN, rows=of_rows, pairs=pairs)
+
+    def keep(self, columns_BK: Tensor, tokens_BK: Tensor | None, dtype: torch.dtype) -> Context:
+        """Keep other columns of each row, for encoders of `Backbone.reduces_tokens`.
+
+        Parameters
+        ----------
+        columns_BK
+            Indices of the columns.
+        tokens_BK
+            Which of them are tokens; None: all.
+        dtype
+            Of the attention bias that hides the others.
+        """
+        bias = {}
+        if tokens_BK is not None:
+            lowest = torch.finfo(dtype).min
+            hidden_BK = tokens_BK.logical_not()
+            bias["attention"] = torch.zeros_like(hidden_BK, dtype=dtype).masked_fill(hidden_BK, lowest)[
+                :, None, None
+            ]
+        pairs = {
+            name: item if item is None else _pairs(item, columns_BK) for name, item in self.pairs.items()
+        }
+        return replace(self, tokens_BN=tokens_BK, rows=bias, pairs=pairs)
 
     def detach(self) -> Context:
         """Cut the gradient of what blocks share (DeBERTa's relative embeddings, MPNet's bias; sweet.md 1.2)."""
@@ -55,6 +82,14 @@ class Context:
             for items in (self.pairs, self.shared)
         )
         return replace(self, pairs=pairs, shared=shared)
+
+
+def _pairs(item: Tensor, columns_BK: Tensor) -> Tensor:
+    """Return the pairs of the columns that each row keeps: (1 or B, heads, N, N) -> (B, heads, K, K)."""
+    rows, kept = columns_BK.shape
+    item = item.expand(rows, -1, -1, -1)
+    index = columns_BK[:, None, :, None].expand(-1, item.shape[1], -1, item.shape[3])
+    return item.gather(2, index).gather(3, columns_BK[:, None, None].expand(-1, item.shape[1], kept, -1))
 
 
 @dataclass(frozen=True)
@@ -117,6 +152,8 @@ class Backbone(nn.Module):
         True where the same weights serve several layers, so that no block has weights of its own (ALBERT).
     removable_heads
         True where layers are built like BERT's, so that single attention heads can be taken out of them.
+    reduces_tokens
+        Whether each row may lose tokens of its own on the way: a bias on attention can fade them in training.
     autocasts
         False where the stock layers cannot run under autocast to bf16.
     stock_head
@@ -125,6 +162,7 @@ class Backbone(nn.Module):
 
     shares_layers: ClassVar[bool] = False
     removable_heads: ClassVar[bool] = False
+    reduces_tokens: ClassVar[bool] = False
     autocasts: ClassVar[bool] = True
     stock_head: ClassVar[tuple[str, str]] = ("pooler.dense", "classifier")
 

@@ -7,6 +7,7 @@ class BertBackbone(Backbone):
     """Drives ``transformers.BertModel``, whose names and calls are the defaults of `Backbone`."""
 
     removable_heads = True
+    reduces_tokens = True
     stock_head = ("bert.pooler.dense", "classifier")
 
 

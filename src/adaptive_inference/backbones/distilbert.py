@@ -11,6 +11,7 @@ from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
 class DistilBertBackbone(Backbone):
     """Drives ``transformers.DistilBertModel``."""
 
+    reduces_tokens = True
     stock_head = ("pre_classifier", "classifier")
 
     @staticmethod

@@ -13,6 +13,7 @@ class MpnetBackbone(Backbone):
     detached (`Context.detach`), so that a loss reaches its own block only.
     """
 
+    reduces_tokens = True
     stock_head = ("classifier.dense", "classifier.out_proj")
 
     @classmethod

@@ -9,6 +9,7 @@ class RobertaBackbone(Backbone):
     """Drives ``transformers.RobertaModel``."""
 
     removable_heads = True
+    reduces_tokens = True
     stock_head = ("classifier.dense", "classifier.out_proj")
 
     @classmethod

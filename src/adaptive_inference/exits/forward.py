@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from adaptive_inference.backbones.base import Batch, Layers
+from adaptive_inference.backbones.base import Batch, Context, Layers
 
 
 class ExitAnswer(NamedTuple):
@@ -95,6 +96,13 @@ class Forward(ABC):
         return [self.reach(index, certainty) for index in range(len(self.exits))]
 
 
+class Removal(Protocol):
+    """What acts on a batch before each layer's attention, such as removing tokens; one per batch."""
+
+    def before_layer(self, index: int, forward: EncoderForward) -> None:
+        """Change the state that layer ``index`` (0-based) is about to read."""
+
+
 class EncoderForward(Forward):
     """A batch in one encoder.
 
@@ -117,6 +125,8 @@ class EncoderForward(Forward):
         soon as the exit has answered: nothing that follows needs its graph. ``equilibrium``: what enters a state is
         the mean of the gradients of all exits above it, rather than their sum: with n exits from here on, 1 / n of
         its own head's and (n - 1) / n of the deeper layers' (ElasticBERT, pabee_leebert.md 1.5).
+    removal
+        Acts before each layer; None: nothing does.
 
     Attributes
     ----------
@@ -124,22 +134,35 @@ class EncoderForward(Forward):
         What the next layer reads.
     layers_run
         Layers run so far.
+    survivors
+        With a removal, for each layer run, the tokens of each row that it ran on, (B,) int64.
     """
 
     def __init__(
-        self, layers: Layers, exits: Sequence[int], read: Read, batch: Batch, gradient: str = "shared"
+        self,
+        layers: Layers,
+        exits: Sequence[int],
+        read: Read,
+        batch: Batch,
+        gradient: str = "shared",
+        removal: Removal | None = None,
     ) -> None:
         self.exits, self.layers_run = tuple(exits), 0
-        self._layers, self._read, self._gradient = layers, read, gradient
+        self._layers, self._read, self._gradient, self._removal = layers, read, gradient, removal
         self._passed = 0
-        self._own: dict[int, Tensor] = {}  # of each exit passed and not released: what its head reads
+        # Of each exit passed and not released: the state that its head reads, and which of it are tokens.
+        self._own: dict[int, tuple[Tensor, Tensor | None]] = {}
         self.hidden_BNH, self.context = layers.embed(batch)
+        self.survivors: list[np.ndarray] = []
+        self._lengths_B = None if removal is None else _lengths(self.hidden_BNH, self.context)
 
     def advance(self, index: int) -> None:
         """See `Forward.advance`."""
         while self._passed <= index:
             while self.layers_run < self.exits[self._passed]:
-                # A token reduction would act here: before a layer's attention, on hidden state and context.
+                if self._removal is not None:
+                    self._removal.before_layer(self.layers_run, self)
+                    self.survivors.append(self._lengths_B)
                 self.hidden_BNH = self._layers.run_layer(self.layers_run, self.hidden_BNH, self.context)
                 self.layers_run += 1
             self._fork()
@@ -153,11 +176,36 @@ class EncoderForward(Forward):
             self.hidden_BNH = scale_gradient(self.hidden_BNH, 1 - share)
         elif self._gradient == "blockwise":
             self.hidden_BNH, self.context = self.hidden_BNH.detach(), self.context.detach()
-        self._own[self._passed] = own_BNH
+        self._own[self._passed] = own_BNH, self.context.tokens_BN
+
+    def keep_tokens(self, keep_BN: Tensor) -> None:
+        """Keep some tokens of each row, in their order; the others do not come back.
+
+        What remains is cut to the longest row. One row needs no mask any more.
+
+        Parameters
+        ----------
+        keep_BN
+            (B, N) bool, False for padding; at least one token of each row.
+        """
+        count_B = keep_BN.sum(1)
+        kept_B = count_B.cpu().numpy()
+        if self._lengths_B is not None and (kept_B == self._lengths_B).all():
+            return
+        self._lengths_B = kept_B
+        longest = int(self._lengths_B.max())
+        # Stable: the kept ones come first, in order; what follows them is padding.
+        columns_BK = keep_BN.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+        rows_B1 = torch.arange(len(columns_BK), device=columns_BK.device)[:, None]
+        self.hidden_BNH = self.hidden_BNH[rows_B1, columns_BK]
+        tokens_BK = None
+        if (self._lengths_B < longest).any():
+            tokens_BK = torch.arange(longest, device=columns_BK.device) < count_B[:, None]
+        self.context = self.context.keep(columns_BK, tokens_BK, self.hidden_BNH.dtype)
 
     def answer(self, index: int, certainty: bool = True) -> ExitAnswer:
         """See `Forward.answer`."""
-        return self._read(index, self._own[index], self.context.tokens_BN, certainty)
+        return self._read(index, *self._own[index], certainty)
 
     def release(self, index: int) -> None:
         """See `Forward.release`."""
@@ -165,10 +213,27 @@ class EncoderForward(Forward):
 
     def select(self, rows: Tensor, length: int | None = None) -> None:
         """See `Forward.select`."""
+        if self._lengths_B is not None:  # the caller knows the lengths at the start alone
+            self._lengths_B = self._lengths_B[rows.cpu().numpy()]
+            self.survivors = [item_B[rows.cpu().numpy()] for item_B in self.survivors]
+            length = int(self._lengths_B.max())
         before_BNH, self.hidden_BNH = self.hidden_BNH, self.hidden_BNH[rows, :length]
         self.context = self.context.select(rows, length)
-        for index, own_BNH in self._own.items():
-            self._own[index] = self.hidden_BNH if own_BNH is before_BNH else own_BNH[rows, :length]
+        for index, (own_BNH, tokens_BN) in self._own.items():
+            if own_BNH is before_BNH:
+                self._own[index] = self.hidden_BNH, self.context.tokens_BN
+            else:
+                # With a removal, an earlier exit may hold more tokens than are left now: these keep their columns.
+                cut = None if self._lengths_B is not None else length
+                self._own[index] = own_BNH[rows, :cut], None if tokens_BN is None else tokens_BN[rows, :cut]
+
+
+def _lengths(hidden_BNH: Tensor, context: Context) -> np.ndarray:
+    """Return the tokens of each row, (B,) int64."""
+    rows, columns = hidden_BNH.shape[:2]
+    if context.tokens_BN is None:
+        return np.full(rows, columns, dtype=np.int64)
+    return context.tokens_BN.sum(1).cpu().numpy().astype(np.int64)
 
 
 class _ScaledGradient(torch.autograd.Function):

@@ -1,9 +1,51 @@
 """Removal for real: which tokens stay.
 
-Shape suffixes: B rows, N tokens.
+Shape suffixes: B rows, N tokens, H hidden width, L layers.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
 from torch import Tensor
+
+from adaptive_inference.backbones.base import Context
+from adaptive_inference.token_reduction.predictor import ContributionPredictor, contributions
+
+
+class Reducible(Protocol):
+    """A batch on its way, as far as a removal needs it; see `exits.forward.EncoderForward`."""
+
+    hidden_BNH: Tensor
+    context: Context
+
+    def keep_tokens(self, keep_BN: Tensor) -> None:
+        """Keep some tokens of each row."""
+
+
+class HardRemoval:
+    """Takes tokens out before each layer: what is not kept is computed no more.
+
+    Parameters
+    ----------
+    predictors
+        One for each layer.
+    eta_L
+        Thresholds, see `kept_tokens`.
+    """
+
+    def __init__(self, predictors: Sequence[ContributionPredictor], eta_L: Tensor) -> None:
+        self._predictors, self._eta_L = predictors, eta_L
+
+    def before_layer(self, index: int, forward: Reducible) -> None:
+        """See `exits.forward.Removal`."""
+        hidden_BNH, tokens_BN = forward.hidden_BNH, forward.context.tokens_BN
+        if tokens_BN is None:
+            tokens_BN = torch.ones(hidden_BNH.shape[:2], dtype=torch.bool, device=hidden_BNH.device)
+        score_BN = contributions(self._predictors[index](hidden_BNH), tokens_BN)
+        forward.keep_tokens(kept_tokens(score_BN, tokens_BN, self._eta_L[index]))
 
 
 def kept_tokens(score_BN: Tensor, tokens_BN: Tensor, eta: Tensor | float) -> Tensor:
