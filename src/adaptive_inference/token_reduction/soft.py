@@ -1,12 +1,18 @@
 """Removal as training sees it: every token stays, and fades from attention as its score falls below a threshold.
 
-Shape suffixes: B rows, N tokens.
+Shape suffixes: B rows, N tokens, L layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor
+
+from adaptive_inference.token_reduction.hard import Reducible
+from adaptive_inference.token_reduction.predictor import ContributionPredictor, contributions
 
 #: Height of the shallow branches, times the sharpness (beta, adapler.md 1.4).
 BETA = 0.1
@@ -45,3 +51,66 @@ def sharpness_at(epoch: int, epochs: int) -> float:
     """Return the sharpness of an epoch, from 0 (adapler.md 1.5)."""
     start, factor = {3: (50, 50), 10: (10, 3)}.get(epochs, (10, 10))
     return float(start * factor**epoch)
+
+
+class SoftRemoval:
+    """Fades tokens before each layer; a head that reads the mean weighs them by their survival (adapler.md 1.2 to 1.4).
+
+    Parameters
+    ----------
+    predictors
+        One for each layer.
+    eta_L
+        Thresholds, as a share of the uniform contribution.
+    sharpness
+        See `soft_removal`.
+
+    Attributes
+    ----------
+    scores
+        Of each layer run, the contributions (B, N) on entry.
+    entry
+        The survival weights (B, N) that they were made with: 1 for the first token, 0 for padding.
+    lengths
+        The tokens left after each layer's removal, as a sum of survival weights, (B,).
+    probe_L
+        Ones by which the first token's contribution is multiplied, but in the first layer: their gradient says how much
+        of the saliency the first token should take (theta, 1.6d).
+    """
+
+    def __init__(self, predictors: Sequence[ContributionPredictor], eta_L: Tensor, sharpness: float) -> None:
+        self._predictors, self._eta_L, self._sharpness = predictors, eta_L, sharpness
+        self.scores: list[Tensor] = []
+        self.entry: list[Tensor] = []
+        self.lengths: list[Tensor] = []
+        self.probe_L = torch.ones_like(eta_L).requires_grad_(eta_L.requires_grad)
+        self._bias_BN: Tensor | None = None
+
+    def before_layer(self, index: int, forward: Reducible) -> None:
+        """See `exits.forward.Removal`."""
+        weight_BN, bias_BN = self._state(forward)
+        score_BN = contributions(self._predictors[index](forward.hidden_BNH), weight_BN)
+        self.scores.append(score_BN)
+        self.entry.append(weight_BN)
+        if index > 0:
+            first_B1 = score_BN[:, :1] * self.probe_L[index].clamp(min=0.001)
+            score_BN = torch.cat([first_B1, score_BN[:, 1:]], dim=1)
+            score_BN = score_BN / score_BN.sum(1, keepdim=True)
+        threshold_B1 = self._eta_L[index] / weight_BN.sum(1, keepdim=True)
+        others_BN = weight_BN[:, 1:]  # the first token is never removed
+        change_BN = soft_removal(score_BN[:, 1:], threshold_B1, self._sharpness) * others_BN
+        weight_BN = torch.cat([weight_BN[:, :1], fade(others_BN, change_BN)], dim=1)
+        bias_BN = torch.cat([bias_BN[:, :1], (bias_BN[:, 1:] + change_BN).clamp(min=LOWEST)], dim=1)
+        self.lengths.append(weight_BN.sum(1))
+        self._bias_BN = bias_BN
+        attention = bias_BN[:, None, None].to(forward.hidden_BNH.dtype)
+        forward.context = replace(forward.context, tokens_BN=weight_BN, rows={"attention": attention})
+
+    def _state(self, forward: Reducible) -> tuple[Tensor, Tensor]:
+        tokens_BN = forward.context.tokens_BN
+        if self._bias_BN is not None and tokens_BN is not None:
+            return tokens_BN, self._bias_BN
+        if tokens_BN is None:
+            tokens_BN = forward.hidden_BNH.new_ones(forward.hidden_BNH.shape[:2])
+        weight_BN = tokens_BN.float()
+        return weight_BN, (1 - weight_BN) * LOWEST
