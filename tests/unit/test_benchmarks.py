@@ -16,6 +16,7 @@ TINY = {
         *("--rows", "40", "--length", "8", "--thresholds", "5", "--repeats", "2"),
     ],
     "leebert_step": ["--width", "32", "--batch-size", "2", "--length", "8", "--blocks", "2"],
+    "saliency": ["--weights", "random:bert", "--batch-size", "2", "--length", "8", "--repeats", "2"],
     "throughput": [
         *("--weights", "random:bert", "--exits", "1", "2", "--batch-sizes", "1", "3"),
         *("--rows", "6", "--length", "6", "--repeats", "2"),

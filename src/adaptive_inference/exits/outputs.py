@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -93,25 +93,16 @@ def collect_outputs(
     """
     import torch
 
-    from adaptive_inference.tasks.encode import collate
-
     model.eval()
-    lengths = np.array([feature["length"] for feature in features])
-    order = np.argsort(-lengths, kind="stable")  # the longest first: memory runs out at once or never
-    logits, certainty = [], []
-    told = time.monotonic()
+    order, logits, certainty = [], [], []
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            if time.monotonic() - told >= TELL_EVERY:
-                told = time.monotonic()
-                logger.info("%d of %d rows answered, the longest first", start, len(order))
-            rows = [features[i] for i in order[start : start + batch_size]]
-            batch = collate(rows, getattr(model.tokenizer, "pad_token_id", None))
-            out = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        for places, batch in batches_of_like_length(model, features, batch_size):
+            out = model(**batch)
+            order.append(places)
             logits.append(out.logits.float().cpu().numpy())
             if out.certainty is not None:
                 certainty.append(out.certainty.float().cpu().numpy())
-    back = np.argsort(order)
+    back = np.argsort(np.concatenate(order))
     return ExitOutputs(
         logits=np.concatenate(logits)[back],
         certainty=np.concatenate(certainty)[back] if certainty else None,
@@ -119,9 +110,27 @@ def collect_outputs(
         exits=tuple(model.exits),
         layers_cost=tuple(model.layers_cost),
         ids=np.array([feature["id"] for feature in features]),
-        lengths=lengths,
+        lengths=np.array([feature["length"] for feature in features]),
         tiers=None if tiers is None else np.asarray(tiers),
     )
+
+
+def batches_of_like_length(
+    model: MultiExitModel | MultiModel, features: Sequence[dict[str, Any]], batch_size: int
+) -> Iterator[tuple[np.ndarray, dict[str, torch.Tensor]]]:
+    """Yield batches on the model's device, each with the places of its rows among the features; tell how far it is."""
+    from adaptive_inference.tasks.encode import collate
+
+    lengths = np.array([feature["length"] for feature in features])
+    order = np.argsort(-lengths, kind="stable")  # the longest first: memory runs out at once or never
+    told = time.monotonic()
+    for start in range(0, len(order), batch_size):
+        if time.monotonic() - told >= TELL_EVERY:
+            told = time.monotonic()
+            logger.info("%d of %d rows answered, the longest first", start, len(order))
+        places = order[start : start + batch_size]
+        batch = collate([features[i] for i in places], getattr(model.tokenizer, "pad_token_id", None))
+        yield places, {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,0 +1,1 @@
+"""Explanations of a model's answer, one score per token."""
