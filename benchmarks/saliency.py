@@ -94,7 +94,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     labels = tuple(f"class {number}" for number in range(args.classes))
-    backbone = Backbone(weights=args.weights, read="mean")
+    backbone = Backbone(weights=args.weights, exits=[1], read="mean")
     schema = Schema("benchmark", "classification", labels, "accuracy", 128)
     model = build_model(backbone, schema, 0, exits=full_exits(backbone)).to(device)
     batch, gold = make_batch(args)

@@ -21,7 +21,7 @@ from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
-SCORE = Schema("tiny", "regression", (), "pearson", 32)
+SCORE = Schema("tiny", "regression", None, "pearson", 32)
 FAMILIES = ("bert", "albert", "distilbert", "deberta", "deberta-v2", "roberta", "mpnet")
 LENGTHS = (9, 4, 6, 2)
 LABELS = torch.tensor([0, 2, 1, 2])
@@ -145,7 +145,7 @@ def test_attributions_add_up_to_the_difference_from_the_row_without_words_as_ste
     for steps in (1, 8, 64):
         found = integrated_gradients(model, batch(), LABELS, steps)
         gaps.append(float(found.gap_B.abs().max()))
-    assert found.difference_B.abs().max() > 0.05
+    assert found.difference_B.abs().max() > 5e-4
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 0.01 * float(found.difference_B.abs().max())
 
@@ -192,7 +192,8 @@ def test_attention_is_captured_of_every_layer_and_the_model_runs_on_as_before(mo
     assert [layer.shape for layer in found] == [(4, 4, 9, 9)] * 4
     for layer in found:
         torch.testing.assert_close(layer.sum(-1), torch.ones(4, 4, 9))
-        assert (layer.permute(0, 3, 1, 2)[~mask] == 0).all()
+        to_padding = mask[:, None, :, None] & ~mask[:, None, None]  # from tokens
+        assert (layer * to_padding == 0).all()
     assert torch.equal(model(**batch()).logits, before)
 
 

@@ -101,7 +101,7 @@ def test_an_example_with_another_number_of_tokens_is_refused():
 
 def test_a_missing_a_damaged_and_a_strange_file_are_told(tmp_path):
     file = tmp_path / "scores.safetensors"
-    with pytest.raises(UserError, match="holds no token scores .*; run its stage again"):
+    with pytest.raises(UserError, match=r"holds no token scores .*; run its stage again"):
         Scores.load(file)
     scores = make([3, 2])
     replace(scores, values=scores.values[:-1]).save(file)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from adaptive_inference.attribution.attention import attention_rollout, last_layer_attention
