@@ -41,7 +41,7 @@ class Table:
                 if len(self.columns) == 1 and any(mark in self.columns[0] for mark in ";\t|"):
                     hint = "; its header is one single column: is another separator used? Save it with commas"
                 raise UserError(
-                    f"{self.origin} has no column {column!r}; name the right ones in `text` and `label`; "
+                    f"{self.origin} has no column {column!r}; name the right ones in `text`, `label` and `rationale`; "
                     f"its columns: {', '.join(self.columns)}{hint or nearest(column, list(self.columns))}"
                 )
 

@@ -2,7 +2,8 @@
 
 The evaluation split comes from its own file, or is carved from train with a fixed stream: it is the same for every
 seed. Development, calibration and the training subset are drawn from the seed, the same for all methods. Rows of one
-text stay together, so that no carved split shares a text with another.
+text stay together, so that no carved split shares a text with another; documents are cut into chunks afterwards, so
+that all chunks of one are in one split.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from pathlib import Path
 from random import Random
 
 from adaptive_inference.data import generated
+from adaptive_inference.data.chunks import chunk_splits
 from adaptive_inference.data.hub import read_hub
 from adaptive_inference.data.labels import class_names, read_classes, read_scores, refuse_one_class
 from adaptive_inference.data.local import Table, data_file, read_table
+from adaptive_inference.data.rationales import read_rationale
 from adaptive_inference.errors import UserError
 from adaptive_inference.settings.inputs import Generated, Task
 from adaptive_inference.tasks.schema import Example, Schema, Split
@@ -77,6 +80,8 @@ def make_splits(name: str, task: Task, folder: Path, seed: int) -> tuple[Schema,
         "calibration": calibration,
         "evaluation": evaluation,
     }
+    if task.chunk is not None:
+        splits = chunk_splits(splits, source.train, source.evaluation, task.chunk)
     for split, examples in splits.items():
         if not examples:
             raise UserError(
@@ -101,7 +106,10 @@ def most_calibration_rows(task: Task, folder: Path) -> int:
 
 
 def most_training_rows(task: Task, folder: Path) -> int | None:
-    """Return how many training rows `make_splits` leaves, cutting nothing; None for a hub task that does not limit them."""
+    """Return how many training rows `make_splits` leaves, cutting nothing; None for a hub task that does not limit them.
+
+    Where a task is cut into chunks this counts documents.
+    """
     if task.train_rows is not None:
         return task.train_rows
     rest = _rows_beside_evaluation(task, folder)
@@ -205,18 +213,23 @@ def _table(task: Task, folder: Path, role: str, where: str) -> Table:
         table = read_hub(task.hub_id or "", task.hub_config, task.revision or "", where, named)
     if not table.rows:
         raise UserError(f"{table.origin}, the {role} split, has no rows; give another file or split")
-    table.require([*task.text, task.label])
+    table.require([*task.text, task.label, *([task.rationale.column] if task.rationale else [])])
     return table
 
 
 def _examples(table: Table, task: Task, labels: tuple[str, ...] | None) -> Split:
     values = read_scores(table, task.label) if labels is None else read_classes(table, task.label, labels)
-    return Split(
-        Example(
-            id=position, texts=tuple(_text(row.get(c), table, position, c) for c in task.text), label=value
-        )
-        for position, (row, value) in enumerate(zip(table.rows, values, strict=True))
-    )
+    return Split(_example(table, task, position, value) for position, value in enumerate(values))
+
+
+def _example(table: Table, task: Task, position: int, label: int | float) -> Example:
+    row = table.rows[position]
+    texts = [_text(row.get(column), table, position, column) for column in task.text]
+    rationale = None
+    if task.rationale is not None:
+        where = f"{table.origin}, row {position}"
+        texts[0], rationale = read_rationale(row.get(task.rationale.column), texts[0], task.rationale, where)
+    return Example(id=position, texts=tuple(texts), label=label, rationale=rationale)
 
 
 def _text(value: object, table: Table, position: int, column: str) -> str:

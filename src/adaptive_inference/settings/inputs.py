@@ -22,6 +22,8 @@ READ_BY_SOURCE = {
     "hub_id": ("hub",),
     "hub_config": ("hub",),
     "revision": ("hub",),
+    "rationale": ("local", "hub"),
+    "chunk": ("local", "hub"),
 }
 
 
@@ -53,6 +55,27 @@ class Generated(Section):
     )
 
 
+class Rationale(Section):
+    """Which words of the first text carry the label, as people marked them."""
+
+    column: str = Field(description="Column that holds them; null: not known, []: no word carries the label.")
+    form: Literal["mask", "spans"] = Field(
+        description="`mask`: one 0 or 1 per word, words split on single spaces; `spans`: pairs [start, end) of word "
+        "positions, words split on any white space."
+    )
+
+
+class Chunk(Section):
+    """How long documents are cut into examples of their own, each with the document's label."""
+
+    words: Count = Field(
+        description="Words of a chunk at most, split on spaces; its end moves back so that no rationale span is cut."
+    )
+    only_rationales: bool = Field(
+        False, description="Leave chunks of the train split out in which no word carries the label."
+    )
+
+
 class Task(Section):
     """One task: where its rows come from, what they hold, how it is scored."""
 
@@ -75,6 +98,13 @@ class Task(Section):
         ["text"], min_length=1, max_length=2, description="One text column, or two for a pair task."
     )
     label: str = Field("label", description="Column of the label or score.")
+    rationale: Rationale | None = Field(
+        None, description="Known rationales, by which explanations are scored; nothing is trained on them."
+    )
+    chunk: Chunk | None = Field(
+        None,
+        description="Cut long documents into chunks, after the splits are drawn: row counts of this task are documents.",
+    )
     labels: list[str] | None = Field(
         None,
         description="Names of the classes in order. Integer columns index it; string columns, and hub datasets that name "
@@ -129,6 +159,7 @@ class Task(Section):
                 f"`evaluation_rows` carves the reported rows from train, but `evaluation` names them: {self.evaluation!r}; "
                 "remove one"
             )
+        self._check_chunk()
         if self.labels is not None and self.kind == "regression":
             raise ValueError("`labels` name classes, but the task is a regression; remove them")
         allowed = CLASSIFICATION_METRICS if self.kind == "classification" else REGRESSION_METRICS
@@ -139,6 +170,19 @@ class Task(Section):
         if self.source == "generated":
             self._check_generated()
         return self
+
+    def _check_chunk(self) -> None:
+        """Refuse chunks of what cannot be cut, and a choice of chunks by what is not known."""
+        if self.chunk is None:
+            return
+        if len(self.text) > 1:
+            raise ValueError(
+                f"`chunk` cuts one text, but `text` names two columns, {' and '.join(self.text)}; remove one"
+            )
+        if self.chunk.only_rationales and self.rationale is None:
+            raise ValueError(
+                "`chunk.only_rationales` needs `rationale`, the column of the rationales; give it or remove the key"
+            )
 
     def _check_generated(self) -> None:
         """Refuse what the generated task is not."""

@@ -103,14 +103,17 @@ class Example:
     Attributes
     ----------
     id
-        Position of the row in its source (0-based), so that a message can name the row.
+        Position of the row in its source (0-based), so that a message can name the row; of a chunk, its position among
+        all chunks of its source.
     texts
         One text, or the two of a pair.
     label
         Index of the class, or the score.
-    tier, rationale, clean_label
-        Generated task only: difficulty 1 to 5, positions of the words (split on spaces) that carry the label,
-        and the label before noise.
+    tier, clean_label
+        Generated task only: difficulty 1 to 5, and the label before noise.
+    rationale
+        Ascending positions of the words of the first text, split on single spaces, that carry the label; empty: no word
+        does; None: not known.
     """
 
     id: int
