@@ -99,7 +99,7 @@ class Task(Section):
     )
     label: str = Field("label", description="Column of the label or score.")
     rationale: Rationale | None = Field(
-        None, description="Known rationales, by which explanations are scored; nothing is trained on them."
+        None, description="Known rationales, by which explanations are scored; no objective reads them."
     )
     chunk: Chunk | None = Field(
         None,
