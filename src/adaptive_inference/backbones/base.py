@@ -74,14 +74,13 @@ class Context:
         return replace(self, tokens_BN=tokens_BK, rows=bias, pairs=pairs)
 
     def detach(self) -> Context:
-        """Cut the gradient of what blocks share (DeBERTa's relative embeddings, MPNet's bias; sweet.md 1.2)."""
-        if not self.shared and not self.pairs:
-            return self
-        pairs, shared = (
+        """Cut the gradient of what blocks share: relative embeddings, biases, what removal says (sweet.md 1.2)."""
+        rows, pairs, shared = (
             {name: item if item is None else item.detach() for name, item in items.items()}
-            for items in (self.pairs, self.shared)
+            for items in (self.rows, self.pairs, self.shared)
         )
-        return replace(self, pairs=pairs, shared=shared)
+        tokens_BN = None if self.tokens_BN is None else self.tokens_BN.detach()
+        return replace(self, tokens_BN=tokens_BN, rows=rows, pairs=pairs, shared=shared)
 
 
 def _pairs(item: Tensor, columns_BK: Tensor) -> Tensor:

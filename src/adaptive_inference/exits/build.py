@@ -16,6 +16,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits.head import AttentionHead, fresh_linear, make_heads, pooler_copy, seeded
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.tasks.schema import Schema
+from adaptive_inference.token_reduction.reduction import TokenReduction
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("adaptive_inference")
 
-_CLASSIFIER, _POOLER, _CERTAINTY, _STUDENT = range(4)  # streams of one exit's generator
+_CLASSIFIER, _POOLER, _CERTAINTY, _STUDENT, _PREDICTOR = range(5)  # streams of one exit's generator
 
 
 def build_model(
@@ -35,6 +36,7 @@ def build_model(
     exits: Sequence[int] | None = None,
     num_layers: int | None = None,
     inner_head: str = "as_backbone",
+    reduces: bool = False,
 ) -> MultiExitModel:
     """Load the encoder and give it fresh heads, or the checkpoint's own after the last layer.
 
@@ -57,6 +59,8 @@ def build_model(
         Layers kept; default the last exit.
     inner_head
         ``attention``: exits below the last have FastBERT's head.
+    reduces
+        Add contribution predictors and thresholds, by which tokens are removed (AdapLeR).
 
     Raises
     ------
@@ -76,7 +80,7 @@ def build_model(
     )
     tokenizer = load_tokenizer(backbone_params.weights, backbone_params.revision)
     pooler, read = backbone_params.pooler, backbone_params.read
-    return add_exits(backbone, exits, schema, seed, pooler, read, certainty, tokenizer, inner_head)
+    return add_exits(backbone, exits, schema, seed, pooler, read, certainty, tokenizer, inner_head, reduces)
 
 
 def add_exits(
@@ -89,6 +93,7 @@ def add_exits(
     certainty: bool = False,
     tokenizer: PreTrainedTokenizerBase | None = None,
     inner_head: str = "as_backbone",
+    reduces: bool = False,
 ) -> MultiExitModel:
     """Put heads on a loaded encoder; see `build_model`."""
     width, pretrained = backbone.hidden_size, backbone.pool_dense()
@@ -108,7 +113,18 @@ def add_exits(
             _copy_classes(own, heads[-1].classifier, backbone, schema)
         shared = pooler_copy(pretrained, width, seeded(seed, 0, _POOLER)) if pooler == "shared" else None
         sure = [fresh_linear(nn.Linear(width, 1), seeded(seed, layer, _CERTAINTY)) for layer in exits]
-    return MultiExitModel(backbone, exits, heads, shared, sure if certainty else None, schema, tokenizer)
+        reduction = _fresh_reduction(exits[-1], width, seed) if reduces else None
+    return MultiExitModel(
+        backbone, exits, heads, shared, sure if certainty else None, schema, tokenizer, reduction
+    )
+
+
+def _fresh_reduction(layers: int, width: int, seed: int) -> TokenReduction:
+    reduction = TokenReduction(layers, width)
+    for index, predictor in enumerate(reduction.predictors):
+        for part, linear in enumerate((predictor.inner, predictor.outer)):
+            fresh_linear(linear, seeded(seed, index + 1, _PREDICTOR, part))
+    return reduction
 
 
 def _copy_classes(own: nn.Linear, classifier: nn.Linear, backbone: Backbone, schema: Schema) -> None:
@@ -143,7 +159,7 @@ def check_last_exit(exits: Sequence[int], layers: int) -> None:
 
 
 def start_from_layers(model: MultiExitModel, full: MultiExitModel, layers: Sequence[int]) -> None:
-    """Give a model the embeddings, some layers (0-based), the last head and the shared pooler of another one."""
+    """Give a model the embeddings, some layers (0-based), the last head, the shared pooler and what removes tokens of another one."""
     ours, theirs = model.backbone, full.backbone
     with torch.no_grad():
         for item, source in zip(ours.input_parameters(), theirs.input_parameters(), strict=True):
@@ -153,6 +169,8 @@ def start_from_layers(model: MultiExitModel, full: MultiExitModel, layers: Seque
     model.heads[-1].load_state_dict(full.heads[-1].state_dict())
     if model.pooler is not None and full.pooler is not None:
         model.pooler.load_state_dict(full.pooler.state_dict())
+    if model.reduction is not None and full.reduction is not None:
+        model.reduction.load_state_dict(full.reduction.state_dict())
 
 
 def full_exits(backbone_params: BackboneParams) -> tuple[int]:

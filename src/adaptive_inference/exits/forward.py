@@ -102,6 +102,9 @@ class Removal(Protocol):
     def before_layer(self, index: int, forward: EncoderForward) -> None:
         """Change the state that layer ``index`` (0-based) is about to read."""
 
+    def detach(self) -> None:
+        """Cut the gradient of what is carried from layer to layer beside the state."""
+
 
 class EncoderForward(Forward):
     """A batch in one encoder.
@@ -176,6 +179,8 @@ class EncoderForward(Forward):
             self.hidden_BNH = scale_gradient(self.hidden_BNH, 1 - share)
         elif self._gradient == "blockwise":
             self.hidden_BNH, self.context = self.hidden_BNH.detach(), self.context.detach()
+            if self._removal is not None:
+                self._removal.detach()
         self._own[self._passed] = own_BNH, self.context.tokens_BN
 
     def keep_tokens(self, keep_BN: Tensor) -> None:

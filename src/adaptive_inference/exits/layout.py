@@ -63,6 +63,7 @@ class _MultiExitForm(_MultiModelForm):
     inner_head: Literal["attention", "as_backbone"]
     certainty: bool
     attention_heads: list[_Count] | None = None
+    token_reduction: bool = False
     backbone: _StockForm
 
     @model_validator(mode="after")

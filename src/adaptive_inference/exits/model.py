@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from adaptive_inference.backbones.base import Backbone, Batch, Layers
 from adaptive_inference.backbones.load import WEIGHT_FILE
-from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward
+from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward, Removal
 from adaptive_inference.exits.head import ExitHead
 from adaptive_inference.exits.layout import MULTI_EXIT, SavedModel, open_model
 from adaptive_inference.exits.saved import describe, empty_parts, fill, save_companions, save_config
 from adaptive_inference.exits.weights import save_weights
 from adaptive_inference.tasks.schema import Schema
+from adaptive_inference.token_reduction.reduction import TokenReduction
 
 
 @dataclass
@@ -139,6 +140,8 @@ class MultiExitModel(ExitModule):
         The dense layer that heads with ``pooler: shared`` call.
     certainty_heads
         One linear H -> 1 per exit (LTE, sweet.md 1.5), or None.
+    reduction
+        Removes tokens on the way (AdapLeR), or None.
     """
 
     kind = MULTI_EXIT
@@ -152,6 +155,7 @@ class MultiExitModel(ExitModule):
         certainty_heads: Sequence[nn.Linear] | None = None,
         schema: Schema | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        reduction: TokenReduction | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -159,6 +163,7 @@ class MultiExitModel(ExitModule):
         self.heads = nn.ModuleList(heads)
         self.pooler = pooler
         self.certainty_heads = None if certainty_heads is None else nn.ModuleList(certainty_heads)
+        self.reduction = reduction
         self.schema, self.tokenizer, self.calibration = schema, tokenizer, None
         # Plain lists beside the registered modules: a ModuleList costs a string conversion per look-up.
         self._heads = list(heads)
@@ -184,7 +189,13 @@ class MultiExitModel(ExitModule):
         """Rows of the encoder's embedding."""
         return int(self.backbone.config.vocab_size)
 
-    def start(self, batch: Batch, gradient: str = "shared", layers: Layers | None = None) -> EncoderForward:
+    def start(
+        self,
+        batch: Batch,
+        gradient: str = "shared",
+        layers: Layers | None = None,
+        removal: Removal | None = None,
+    ) -> EncoderForward:
         """Start a batch on its way; see `EncoderForward`.
 
         Parameters
@@ -193,8 +204,12 @@ class MultiExitModel(ExitModule):
             See there.
         layers
             Run in place of the backbone's own, by trainings that run layers their own way and where layers are counted.
+        removal
+            In place of the model's own, which takes out what its `reduction` says.
         """
-        return EncoderForward(layers or self.backbone, self.exits, self.read, batch, gradient)
+        if removal is None and self.reduction is not None:
+            removal = self.reduction.hard()
+        return EncoderForward(layers or self.backbone, self.exits, self.read, batch, gradient, removal)
 
     def read(
         self, index: int, hidden_BNH: Tensor, tokens_BN: Tensor | None, certainty: bool = True
@@ -210,28 +225,37 @@ class MultiExitModel(ExitModule):
         """Return the parameters that belong to each exit's block, each parameter once.
 
         Block j holds the layers above exit j - 1 up to exit j, head j and certainty head j; block 0 also the
-        embeddings. A shared pooler, and layers that serve several blocks (ALBERT), count with the first.
+        embeddings. A shared pooler, and layers that serve several blocks (ALBERT), count with the first. The predictor
+        before a layer counts with that layer; `threshold_parameters` belong to no block.
         """
         seen: set[int] = set()
         blocks, start = [], 0
         for index, stop in enumerate(self.exits):
             owned = self.backbone.input_parameters() if index == 0 else []
             owned += self.backbone.layer_parameters(start, stop)
-            for module in (self.heads[index], self.pooler, *self._certainty[index : index + 1]):
+            predictors = [] if self.reduction is None else self.reduction.predictors[start:stop]
+            for module in (self.heads[index], self.pooler, *self._certainty[index : index + 1], *predictors):
                 owned += [] if module is None else list(module.parameters())
             blocks.append([item for item in owned if not (id(item) in seen or seen.add(id(item)))])
             start = stop
         return blocks
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that are not the backbone's: poolers, classifiers, certainty heads."""
-        inner = {id(item) for item in self.backbone.parameters()}
-        return [item for item in self.parameters() if id(item) not in inner]
+        """Return the parameters that start fresh: poolers, classifiers, certainty heads, contribution predictors."""
+        others = {id(item) for item in (*self.backbone.parameters(), *self.threshold_parameters())}
+        return [item for item in self.parameters() if id(item) not in others]
+
+    def threshold_parameters(self) -> list[nn.Parameter]:
+        """Return what decides how much is removed: `TokenReduction.eta` and ``theta``."""
+        return [] if self.reduction is None else [self.reduction.eta, self.reduction.theta]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """See `ExitModule.save_pretrained`."""
         folder = Path(folder)
-        save_config(folder, self.kind, describe(self.backbone, self.exits, self._heads, self.has_certainty))
+        reduces = self.reduction is not None
+        save_config(
+            folder, self.kind, describe(self.backbone, self.exits, self._heads, self.has_certainty, reduces)
+        )
         save_weights(self, folder / WEIGHT_FILE)
         save_companions(folder, self.schema, self.tokenizer, self.calibration)
 

@@ -41,6 +41,7 @@ from adaptive_inference.exits.layout import (
 from adaptive_inference.exits.weights import load_weights
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
+from adaptive_inference.token_reduction.reduction import TokenReduction
 
 #: All that a tokenizer may be made of, whoever saved it, but the vocabulary files of its family.
 _TOKENIZER_FILES = (
@@ -103,7 +104,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def describe(
-    backbone: Backbone, exits: Sequence[int], heads: Sequence[ExitHead | AttentionHead], certainty: bool
+    backbone: Backbone,
+    exits: Sequence[int],
+    heads: Sequence[ExitHead | AttentionHead],
+    certainty: bool,
+    reduces: bool,
 ) -> dict[str, Any]:
     """Return what ``config.json`` says of a multi-exit model: all that `empty_parts` needs."""
     last = heads[-1]
@@ -119,6 +124,8 @@ def describe(
     }
     if counts := head_counts(backbone):
         body["attention_heads"] = counts  # of each layer; absent: all that the backbone's configuration says
+    if reduces:
+        body["token_reduction"] = True
     return body
 
 
@@ -176,6 +183,7 @@ def _modules(config: dict[str, Any], file: Path) -> dict[str, Any]:
         "heads": make_heads(len(exits), width, config["outputs"], pooler, config["read"], recipe, inner),
         "pooler": nn.Linear(width, width) if pooler == "shared" else None,
         "certainty_heads": [nn.Linear(width, 1) for _ in exits] if config["certainty"] else None,
+        "reduction": TokenReduction(exits[-1], width) if config.get("token_reduction") else None,
     }
 
 

@@ -144,6 +144,8 @@ class Objective:
         What is done to the model that learns by the loss.
     needs_certainty
         The model must have certainty heads.
+    needs_reduction
+        The model must have contribution predictors and thresholds, and the encoder must let single rows lose tokens.
     splits_rows
         In each epoch, one half of the rows trains the network and the other half something else.
     kinds
@@ -152,6 +154,7 @@ class Objective:
 
     surgery_class: ClassVar[type[Surgery]] = Surgery
     needs_certainty: bool = False
+    needs_reduction: bool = False
     splits_rows: bool = False
     kinds: tuple[str, ...] = ("classification", "regression")
 

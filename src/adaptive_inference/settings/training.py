@@ -149,6 +149,31 @@ class HeadPruning(Section):
     rows: Count = Field(2000, description="Training rows on which importance is measured; whole batches.")
 
 
+class Removal(Section):
+    """How a model learns which tokens to remove (AdapLeR)."""
+
+    gamma: Annotated[float, Field(ge=0.0)] = Field(
+        0.005,
+        description="Weight of the predictors' imitation of the saliencies; it trains weights, no threshold.",
+    )
+    phi: Annotated[float, Field(ge=0.0)] = Field(
+        0.0005,
+        description="Weight of the tokens left, summed over the layers; it trains thresholds alone. Shrink it as 1 / length.",
+    )
+    eta: Annotated[float, Field(ge=0.01, le=1.0)] = Field(
+        0.25,
+        description="Thresholds at the start: the share of the uniform contribution, 1 / n of n tokens, that a token needs.",
+    )
+    threshold_learning_rate: Positive = Field(5e-4, description="Peak rate of the thresholds.")
+    start: Literal["pretrained", "fine_tuned"] = Field(
+        "pretrained", description="Begin with the pre-trained encoder, or with the full fine-tuned model."
+    )
+    max_loss: Annotated[float, Field(ge=0.0)] = Field(
+        1.0,
+        description="Points of development quality below the full model's within which the fastest epoch is kept.",
+    )
+
+
 class WeightLearningOverride(Section):
     """Keys of `weight_learning` that one task sets otherwise."""
 
@@ -228,6 +253,9 @@ class MethodTraining(TrainingOverride):
     pruning: HeadPruning | None = Field(
         None, description="`head_pruning`: how many heads are removed; absent: the defaults."
     )
+    removal: Removal | None = Field(
+        None, description="`adapler` and `adapler_joint`: how removal is learned; absent: the defaults."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> MethodTraining:
@@ -238,9 +266,9 @@ class MethodTraining(TrainingOverride):
             raise ValueError(
                 "backward: block_local needs a loss at every exit in every step; leave out `alternate`"
             )
-        if self.backward == "block_local" and self.objective in EXITS_TOGETHER:
+        if self.backward == "block_local" and self.objective in (*EXITS_TOGETHER, *REDUCING):
             raise ValueError(
-                f"backward: block_local needs losses that stand alone; objective: {self.objective} compares exits"
+                f"backward: block_local needs losses that stand alone; objective: {self.objective} looks at all of them"
             )
         if self.epochs == 0 and (
             others := self.model_fields_set & TrainingOverride.model_fields.keys() - {"epochs"}
@@ -299,8 +327,8 @@ def effective(
 
 #: Objectives of this project that read a key; one from elsewhere may read any.
 READ_BY = {
-    "gradient": ("joint", "frozen", "distill", "weight_learning", "learning_to_exit"),
-    "weights": ("joint", "distill"),
+    "gradient": ("joint", "frozen", "distill", "weight_learning", "learning_to_exit", "adapler_joint"),
+    "weights": ("joint", "distill", "adapler_joint"),
     "alternate": ("joint",),
     "targets": ("frozen",),
     "inner_head": ("frozen",),
@@ -310,6 +338,7 @@ READ_BY = {
     "replacement": ("module_replacing",),
     "drop_rate": ("layer_drop",),
     "pruning": ("head_pruning",),
+    "removal": ("adapler", "adapler_joint"),
 }
 #: Schemes of `weight_learning` that read a key.
 READ_BY_SCHEME = {"group": ("clo_v2",), "between": ("clo_v2",), "mixing": ("clo_v1", "clo_v2")}
@@ -319,8 +348,10 @@ BETWEEN_EXITS = ("gradient", "weights", "alternate")
 SHALLOW = ("patient_distillation", "module_replacing", "layer_drop")
 #: All that make a model of one exit; heads are pruned in as many layers as one likes.
 STATIC = ("head_pruning", *SHALLOW)
+#: Objectives under which a model learns to remove tokens; they need saliencies.
+REDUCING = ("adapler", "adapler_joint")
 #: Objectives that read or start from a model of all layers, which their training must be given.
-FROM_FULL = ("frozen", *STATIC)
+FROM_FULL = ("frozen", *REDUCING, *STATIC)
 #: Objectives whose losses look at several exits at once.
 EXITS_TOGETHER = ("frozen", "distill", "weight_learning")
 OURS = ("joint", "distill", "weight_learning", "learning_to_exit", *FROM_FULL)

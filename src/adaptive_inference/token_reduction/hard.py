@@ -47,6 +47,9 @@ class HardRemoval:
         score_BN = contributions(self._predictors[index](hidden_BNH), tokens_BN)
         forward.keep_tokens(kept_tokens(score_BN, tokens_BN, self._eta_L[index]))
 
+    def detach(self) -> None:
+        """See `exits.forward.Removal`: nothing is carried from layer to layer but the state itself."""
+
 
 def kept_tokens(score_BN: Tensor, tokens_BN: Tensor, eta: Tensor | float) -> Tensor:
     """Return which tokens stay, (B, N) bool: the first of each row, and those of at least eta / n (adapler.md 1.3, 1.10).

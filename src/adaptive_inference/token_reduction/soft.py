@@ -64,6 +64,9 @@ class SoftRemoval:
         Thresholds, as a share of the uniform contribution.
     sharpness
         See `soft_removal`.
+    probe
+        (L - 1,) ones by which the first token's contribution is multiplied from the second layer on: their gradient says
+        how much of the saliency the first token should take (theta, 1.6d). None: nothing asks for it.
 
     Attributes
     ----------
@@ -73,17 +76,19 @@ class SoftRemoval:
         The survival weights (B, N) that they were made with: 1 for the first token, 0 for padding.
     lengths
         The tokens left after each layer's removal, as a sum of survival weights, (B,).
-    probe_L
-        Ones by which the first token's contribution is multiplied, but in the first layer: their gradient says how much
-        of the saliency the first token should take (theta, 1.6d).
     """
 
-    def __init__(self, predictors: Sequence[ContributionPredictor], eta_L: Tensor, sharpness: float) -> None:
-        self._predictors, self._eta_L, self._sharpness = predictors, eta_L, sharpness
+    def __init__(
+        self,
+        predictors: Sequence[ContributionPredictor],
+        eta_L: Tensor,
+        sharpness: float,
+        probe: Tensor | None = None,
+    ) -> None:
+        self._predictors, self._eta_L, self._sharpness, self._probe = predictors, eta_L, sharpness, probe
         self.scores: list[Tensor] = []
         self.entry: list[Tensor] = []
         self.lengths: list[Tensor] = []
-        self.probe_L = torch.ones_like(eta_L).requires_grad_(eta_L.requires_grad)
         self._bias_BN: Tensor | None = None
 
     def before_layer(self, index: int, forward: Reducible) -> None:
@@ -92,8 +97,8 @@ class SoftRemoval:
         score_BN = contributions(self._predictors[index](forward.hidden_BNH), weight_BN)
         self.scores.append(score_BN)
         self.entry.append(weight_BN)
-        if index > 0:
-            first_B1 = score_BN[:, :1] * self.probe_L[index].clamp(min=0.001)
+        if self._probe is not None and index > 0:
+            first_B1 = score_BN[:, :1] * self._probe[index - 1].clamp(min=0.001)
             score_BN = torch.cat([first_B1, score_BN[:, 1:]], dim=1)
             score_BN = score_BN / score_BN.sum(1, keepdim=True)
         threshold_B1 = self._eta_L[index] / weight_BN.sum(1, keepdim=True)
@@ -105,6 +110,11 @@ class SoftRemoval:
         self._bias_BN = bias_BN
         attention = bias_BN[:, None, None].to(forward.hidden_BNH.dtype)
         forward.context = replace(forward.context, tokens_BN=weight_BN, rows={"attention": attention})
+
+    def detach(self) -> None:
+        """See `exits.forward.Removal`."""
+        if self._bias_BN is not None:
+            self._bias_BN = self._bias_BN.detach()
 
     def _state(self, forward: Reducible) -> tuple[Tensor, Tensor]:
         tokens_BN = forward.context.tokens_BN

@@ -48,5 +48,14 @@ def model_and_objective(
         return MultiExitModel.from_pretrained(full)
 
     objective = load_objective(method.objective, method, whole)
-    certainty = objective.needs_certainty
-    return build_model(backbone, schema, seed, certainty, exits, inner_head=method.inner_head), objective
+    given = objective.surgery.full
+    model = build_model(
+        backbone,
+        schema,
+        seed,
+        objective.needs_certainty,
+        exits,
+        inner_head=method.inner_head,
+        reduces=objective.needs_reduction or (given is not None and given.reduction is not None),
+    )
+    return model, objective
