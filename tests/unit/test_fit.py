@@ -25,6 +25,7 @@ from tiny_training import (
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.outputs import collect_outputs
+from adaptive_inference.objectives.base import Scored
 from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.training.fit import fit
 from adaptive_inference.training.progress import Progress
@@ -83,7 +84,7 @@ def test_a_run_killed_while_it_is_scored_is_scored_again(tmp_path, monkeypatch):
     settings = SETTINGS | {"save_every": 3}
     unbroken = run_fit(make_model(dropout=0.1), EE, tmp_path / "unbroken", **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "exit_qualities", dying)
+        patch.setattr(trainer, "scored", dying)
         with pytest.raises(Killed):
             run_fit(make_model(dropout=0.1), EE, tmp_path / "killed", **settings)
     assert [path.name for path in (tmp_path / "killed").glob("checkpoint-*")] == ["checkpoint-3"]
@@ -98,9 +99,9 @@ def test_the_best_epoch_survives_a_kill(tmp_path, monkeypatch):
 
     def scored(model, *rest):
         kept.append(weights_of(model))
-        return next(planned)
+        return Scored(None, next(planned))
 
-    monkeypatch.setattr(trainer, "exit_qualities", scored)
+    monkeypatch.setattr(trainer, "scored", scored)
     with monkeypatch.context() as patch:
         kill_at(patch, 8)
         with pytest.raises(Killed):
@@ -206,9 +207,9 @@ def test_the_best_epoch_is_kept_and_the_development_split_alone_decides(tmp_path
 
     def scored(model, features, schema):
         seen.append((weights_of(model), [feature["id"] for feature in features]))
-        return next(planned)
+        return Scored(None, next(planned))
 
-    monkeypatch.setattr(trainer, "exit_qualities", scored)
+    monkeypatch.setattr(trainer, "scored", scored)
     model = make_model()
     result = run_fit(model, EE, tmp_path, epochs=4)
     assert result.best_epoch == 2  # the earlier of two equals
@@ -327,7 +328,7 @@ def test_progress_survives_its_file(tmp_path):
     again = Progress((2,), lambda row, step: None)
     again.restore(tmp_path)
     assert again.pending == [[0.1], [0.2], [1 / 3]]
-    assert again.is_best([0.0], 1)
+    assert again.is_best([0.0], 1, [0.0])
 
 
 def fit_without_epochs(model, scratch):

@@ -159,7 +159,7 @@ def check_last_exit(exits: Sequence[int], layers: int) -> None:
 
 
 def start_from_layers(model: MultiExitModel, full: MultiExitModel, layers: Sequence[int]) -> None:
-    """Give a model the embeddings, some layers (0-based), the last head, the shared pooler and what removes tokens of another one."""
+    """Give a model another one's embeddings, some layers (0-based), last head, shared pooler and token reduction."""
     ours, theirs = model.backbone, full.backbone
     with torch.no_grad():
         for item, source in zip(ours.input_parameters(), theirs.input_parameters(), strict=True):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,12 +20,28 @@ if TYPE_CHECKING:
     from adaptive_inference.backbones.base import Backbone, Batch, Layers
     from adaptive_inference.exits.forward import EncoderForward, ExitAnswer
     from adaptive_inference.exits.model import MultiExitModel
+    from adaptive_inference.exits.outputs import ExitOutputs
     from adaptive_inference.settings.training import MethodTraining
+    from adaptive_inference.tasks.encode import Feature
 
     Batches = Iterable[tuple[Sequence[ExitAnswer], Tensor]]
 
 #: Makes the model of all layers of a kind: `Surgery.needs_full` says which.
 Whole = Callable[[str], "MultiExitModel"]
+
+
+class Route(NamedTuple):
+    """A loss and the parameters that learn by it; None: all that it depends on."""
+
+    loss: Tensor
+    parameters: Sequence[Tensor] | None = None
+
+
+class Scored(NamedTuple):
+    """What a model answers on the development split, and the quality of each exit."""
+
+    outputs: ExitOutputs
+    qualities: list[float]
 
 
 @dataclass(frozen=True)
@@ -146,6 +162,12 @@ class Objective:
         The model must have certainty heads.
     needs_reduction
         The model must have contribution predictors and thresholds, and the encoder must let single rows lose tokens.
+    one_exit
+        The model has one exit, after the encoder's last layer, whatever the backbone's section says.
+    needs_saliency
+        Each training row must say how salient its tokens are, in a column ``saliency``.
+    epochs
+        Of the training; set before `attach`.
     splits_rows
         In each epoch, one half of the rows trains the network and the other half something else.
     kinds
@@ -155,6 +177,9 @@ class Objective:
     surgery_class: ClassVar[type[Surgery]] = Surgery
     needs_certainty: bool = False
     needs_reduction: bool = False
+    needs_saliency: bool = False
+    one_exit: bool = False
+    epochs: int = 1
     splits_rows: bool = False
     kinds: tuple[str, ...] = ("classification", "regression")
 
@@ -205,6 +230,18 @@ class Objective:
         """Return the E scalar losses, in the order of the exits; overridden where exits depend on each other."""
         return [self.exit_loss(answer, labels_B) for answer in answers]
 
+    def routes(self, losses_E: Tensor) -> list[Route]:
+        """Return what is back-propagated after a batch, and into what.
+
+        It is the sum of the losses, and into everything, if nothing else is said.
+
+        Parameters
+        ----------
+        losses_E
+            (E,), of `losses`.
+        """
+        return [Route(losses_E.sum())]
+
     def after_step(self, taken: StepTaken) -> None:
         """Do what follows an optimiser step, such as learning the weights of the losses."""
 
@@ -218,6 +255,39 @@ class Objective:
     def report(self) -> dict[str, Any] | None:
         """Return what is worth keeping beside each row of the history, as plain JSON; None: nothing."""
         return None
+
+    def figures(self) -> dict[str, float]:
+        """Return what else a row of the history says of the training at this moment, by name."""
+        return {}
+
+    def merit(self, found: Scored, score: Callable[[MultiExitModel], Scored]) -> tuple[float, ...]:
+        """Return how good an epoch is: the greatest is kept, the earlier of two equal ones.
+
+        Parameters
+        ----------
+        found
+            Of the model as it is.
+        score
+            Scores another model on the same rows.
+        """
+        return (sum(found.qualities) / len(found.qualities),)
+
+    def verdict(self, merit: Sequence[float]) -> dict[str, float]:
+        """Return what the record says of an epoch of this merit, beside its qualities, by name."""
+        return {}
+
+    def warning(self, merit: Sequence[float]) -> str:
+        """Return what the user must be told of a training whose best epoch has this merit; empty: nothing."""
+        return ""
+
+    def check_rows(self, features: Sequence[Feature]) -> None:
+        """Refuse training rows that lack what the loss reads.
+
+        Raises
+        ------
+        UserError
+            Says what is missing, and where it comes from.
+        """
 
     def check_kind(self, kind: str) -> None:
         """Refuse a kind of task that the loss is not defined for.

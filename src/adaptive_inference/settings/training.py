@@ -158,7 +158,7 @@ class Removal(Section):
     )
     phi: Annotated[float, Field(ge=0.0)] = Field(
         0.0005,
-        description="Weight of the tokens left, summed over the layers; it trains thresholds alone. Shrink it as 1 / length.",
+        description="Weight of the tokens left in all layers; it trains thresholds alone. Shrink it as 1 / length.",
     )
     eta: Annotated[float, Field(ge=0.01, le=1.0)] = Field(
         0.25,
@@ -279,6 +279,11 @@ class MethodTraining(TrainingOverride):
         if self.objective in STATIC and len(self.exits or []) != 1:
             raise ValueError(
                 f"objective: {self.objective} makes a model of one exit; say after which layer by `exits`, e.g. [3]"
+            )
+        if self.objective == "adapler" and self.exits is not None:
+            raise ValueError(
+                f"exits {self.exits} have no meaning for objective: adapler, which trains the last exit alone; remove "
+                "them, or train exits with it by objective: adapler_joint"
             )
         for key, objectives in READ_BY.items():
             unset = getattr(self, key) == type(self).model_fields[key].default

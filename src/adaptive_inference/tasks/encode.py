@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 Feature = dict[str, Any]
 
 #: Per-token columns that a batch can hold, with what pads them (None: the tokenizer's padding id).
-TOKEN_COLUMNS: dict[str, int | None] = {"input_ids": None, "attention_mask": 0, "token_type_ids": 0}
+TOKEN_COLUMNS: dict[str, float | None] = {
+    "input_ids": None,
+    "attention_mask": 0,
+    "token_type_ids": 0,
+    "saliency": 0.0,
+}
 
 
 def encode(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Feature]:
@@ -73,7 +78,8 @@ def collate(features: Sequence[Feature], pad_token_id: int | None) -> dict[str, 
     Returns
     -------
     dict of Tensor
-        ``input_ids``, ``attention_mask`` and, where the rows have it, ``token_type_ids``: (B, N) int64;
+        ``input_ids``, ``attention_mask`` and, where the rows have it, ``token_type_ids``: (B, N) int64; ``saliency``
+        (B, N) float32 where the rows have it;
         ``labels`` (B,) int64 for classes, float32 for scores; ``ids`` (B,) int64.
     """
     import torch
@@ -85,7 +91,7 @@ def collate(features: Sequence[Feature], pad_token_id: int | None) -> dict[str, 
             continue
         pad = (pad_token_id or 0) if filler is None else filler
         rows = [list(feature[name]) + [pad] * (longest - len(feature[name])) for feature in features]
-        batch[name] = torch.tensor(rows, dtype=torch.long)
+        batch[name] = torch.tensor(rows, dtype=torch.float32 if isinstance(filler, float) else torch.long)
     if "label" in features[0]:
         labels = [feature["label"] for feature in features]
         scores = any(isinstance(label, float) for label in labels)

@@ -84,6 +84,8 @@ def fit(
         load_weights(model, scratch / BEST_FILE)
         objective.surgery.finish(model)
     progress.stop_clock()
+    if warning := objective.warning(progress.best_merit):
+        logger.warning(warning)
     return progress
 
 
@@ -99,7 +101,7 @@ def _as_it_is(model: MultiExitModel, rows: Rows, recipe: Recipe, on_log: OnLog) 
             f"{error}, though nothing was trained: the checkpoint is damaged; fetch it again"
         ) from error
     progress.write_row(0, 0.0, quality)
-    progress.is_best(quality, 0)
+    progress.is_best(quality, 0, quality)
     return progress
 
 
@@ -115,6 +117,7 @@ def check(model: MultiExitModel, objective: Objective, rows: Rows, recipe: Recip
     objective.check_kind(recipe.schema.kind)
     check_gradient(type(model.backbone), objective.gradient, model.exits)
     rows.check(recipe.schema.task)
+    objective.check_rows(rows.train)
     pick_device(recipe.runtime.device)
     check_precision(type(model.backbone), recipe.runtime.precision)
 

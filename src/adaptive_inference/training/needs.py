@@ -54,7 +54,7 @@ def model_and_objective(
         schema,
         seed,
         objective.needs_certainty,
-        exits,
+        full_exits(backbone) if objective.one_exit else exits,
         inner_head=method.inner_head,
         reduces=objective.needs_reduction or (given is not None and given.reduction is not None),
     )

@@ -19,7 +19,17 @@ Row = dict[str, float]
 OnLog = Callable[[Row, int], None]
 
 _FILE = "progress.json"
-_SAVED = ("history", "trajectory", "pending", "best_epoch", "best_quality", "quality", "steps_run", "seconds")
+_SAVED = (
+    "history",
+    "trajectory",
+    "pending",
+    "best_epoch",
+    "best_quality",
+    "best_merit",
+    "quality",
+    "steps_run",
+    "seconds",
+)
 
 
 @dataclass
@@ -39,14 +49,17 @@ class Progress:
         Losses are means over the steps since the row before.
     observe
         What else is worth keeping at each row; None: nothing.
+    figures
+        More columns of a row, by name.
     trajectory
         What `observe` returned, with its step.
     pending
         Losses per exit of each optimiser step since the last row.
     learning_rate
         Of the backbone, in the last step.
-    best_epoch, best_quality, quality
-        Epoch (from 1) of the highest mean development quality, that mean, and the quality per exit.
+    best_epoch, best_quality, best_merit, quality
+        Epoch (from 1) of the greatest merit (`Objective.merit`), its mean development quality, its merit, and its quality
+        per exit.
     steps_run, seconds
         Optimiser steps and wall-clock of all processes that worked on this training.
     """
@@ -55,11 +68,13 @@ class Progress:
     on_log: OnLog
     history: list[Row] = field(default_factory=list)
     observe: Callable[[], dict[str, Any] | None] = lambda: None
+    figures: Callable[[], Row] = dict
     trajectory: list[dict[str, Any]] = field(default_factory=list)
     pending: list[list[float]] = field(default_factory=list)
     learning_rate: float = 0.0
     best_epoch: int = 0
     best_quality: float = float("-inf")
+    best_merit: list[float] = field(default_factory=list)
     quality: list[float] = field(default_factory=list)
     steps_run: int = 0
     seconds: float = 0.0
@@ -80,9 +95,12 @@ class Progress:
         self._open = False
         self.steps_run += 1
 
-    def write_row(self, step: int, epoch: float, quality: Sequence[float] = ()) -> None:
-        """Close a row: mean losses since the last one and, where it was scored, the quality of each exit."""
+    def write_row(
+        self, step: int, epoch: float, quality: Sequence[float] = (), verdict: Row | None = None
+    ) -> None:
+        """Close a row: mean losses since the last one and, where it was scored, what that gave."""
         row: Row = {"step": step, "epoch": round(epoch, 6), "learning_rate": self.learning_rate}
+        row |= self.figures()
         if self.pending:
             means = [sum(column) / len(self.pending) for column in zip(*self.pending, strict=True)]
             row |= {"loss": sum(means)}
@@ -91,17 +109,18 @@ class Progress:
         if quality:
             row |= {f"development{layer}_quality": value for layer, value in self._by_layer(quality)}
             row["development_quality"] = sum(quality) / len(quality)
+            row |= verdict or {}
         self.history.append(row)
         self._report(row)
         if (observed := self.observe()) is not None:
             self.trajectory.append({"step": step} | observed)
 
-    def is_best(self, quality: Sequence[float], epoch: int) -> bool:
-        """Compare an epoch's mean quality with the best so far; the earlier epoch wins a tie."""
-        mean = sum(quality) / len(quality)
-        if mean <= self.best_quality:
+    def is_best(self, quality: Sequence[float], epoch: int, merit: Sequence[float]) -> bool:
+        """Compare an epoch's merit with the best so far; the earlier epoch wins a tie."""
+        if list(merit) <= self.best_merit:
             return False
-        self.best_epoch, self.best_quality, self.quality = epoch, mean, list(quality)
+        self.best_epoch, self.best_merit, self.quality = epoch, list(merit), list(quality)
+        self.best_quality = sum(quality) / len(quality)
         return True
 
     def exhausted(self, patience: int | None) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.outputs import collect_outputs
+from adaptive_inference.objectives.base import Scored
 from adaptive_inference.tasks.encode import Feature
 from adaptive_inference.tasks.quality import predict, quality
 from adaptive_inference.tasks.schema import Schema
@@ -16,7 +17,7 @@ from adaptive_inference.training.recipe import Recipe
 BATCH = 64
 
 
-def exit_qualities(model: MultiExitModel, features: list[Feature], schema: Schema) -> list[float]:
+def scored(model: MultiExitModel, features: list[Feature], schema: Schema) -> Scored:
     """Score every exit, forced on all rows, by the task's metric.
 
     Raises
@@ -28,7 +29,13 @@ def exit_qualities(model: MultiExitModel, features: list[Feature], schema: Schem
     if not np.isfinite(outputs.logits).all():
         raise FloatingPointError("the model's outputs are not finite")
     predictions_EN = predict(outputs.logits, schema.kind).T
-    return [float(quality(schema.metric, row, outputs.labels, schema.outputs)) for row in predictions_EN]
+    qualities = [float(quality(schema.metric, row, outputs.labels, schema.outputs)) for row in predictions_EN]
+    return Scored(outputs, qualities)
+
+
+def exit_qualities(model: MultiExitModel, features: list[Feature], schema: Schema) -> list[float]:
+    """Return the qualities of `scored` alone."""
+    return scored(model, features, schema).qualities
 
 
 def held_out_metrics(model: MultiExitModel, features: list[Feature], recipe: Recipe) -> dict[str, float]:

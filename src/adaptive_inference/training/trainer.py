@@ -20,7 +20,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits.forward import ExitAnswer
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.weights import save_weights
-from adaptive_inference.objectives.base import Objective, StepTaken
+from adaptive_inference.objectives.base import Objective, Scored, StepTaken
 from adaptive_inference.tasks.encode import collate
 from adaptive_inference.training.arguments import optimizer_steps, training_arguments
 from adaptive_inference.training.checkpoints import BEST_FILE, CheckpointedTrainer
@@ -30,7 +30,7 @@ from adaptive_inference.training.pace import Pace, QuietBar
 from adaptive_inference.training.progress import Progress
 from adaptive_inference.training.recipe import Recipe
 from adaptive_inference.training.rows import Rows
-from adaptive_inference.training.score import exit_qualities
+from adaptive_inference.training.score import scored
 
 logger = logging.getLogger("adaptive_inference")
 
@@ -88,11 +88,19 @@ class ExitTrainer(CheckpointedTrainer):
         self._lengths = [feature["length"] for feature in rows.train]
         self._other_half = OtherHalf(self._lengths, *self._order_settings)
         self._batches: list[dict[str, Tensor]] = []  # since the last step, where they are asked for again
+        objective.epochs = recipe.training.epochs
         objective.surgery.operate(model, args.seed, self._shuffled())
         objective.attach(model, args.seed)
-        progress.observe = objective.report
-        per_block = recipe.method.clip == "per_block"
-        self._clip_groups = model.blocks() if per_block else [list(model.parameters())]
+        progress.observe, progress.figures = objective.report, objective.figures
+        self._clip_groups = self._groups_to_clip()
+
+    def _groups_to_clip(self) -> list[list[nn.Parameter]]:
+        thresholds = self.model.threshold_parameters()
+        apart = {id(item) for item in thresholds}
+        per_block = self.recipe.method.clip == "per_block"
+        groups = self.model.blocks() if per_block else [list(self.model.parameters())]
+        groups = [[item for item in group if id(item) not in apart] for group in groups]
+        return [*groups, thresholds] if thresholds else groups
 
     # ------------------------------------------------------------------ data and optimiser
 
@@ -120,7 +128,7 @@ class ExitTrainer(CheckpointedTrainer):
         """See `training.optimizer`; norms and biases do not decay."""
         if self.optimizer is None:
             decaying = set(self.get_decay_parameter_names(self.model))
-            self.optimizer = adamw(self.model, self.recipe.training, decaying)
+            self.optimizer = adamw(self.model, self.recipe, decaying)
         return self.optimizer
 
     # ------------------------------------------------------------------ one step
@@ -150,7 +158,7 @@ class ExitTrainer(CheckpointedTrainer):
         return losses_E.sum() * share
 
     def _backward(self, inputs: dict[str, Tensor], share: float) -> Tensor:
-        """Back-propagate the sum of the exits' losses; return the losses, (E,).
+        """Back-propagate the exits' losses by the objective's routes; return the losses, (E,).
 
         With ``backward: block_local`` each loss is back-propagated as soon as it exists, which frees its block's
         activations before the next block runs (sweet.md 1.3): the same gradients, less memory.
@@ -159,7 +167,10 @@ class ExitTrainer(CheckpointedTrainer):
             with self._autocast():
                 answers = self.objective.start(self.model, inputs).answers()
                 losses_E = torch.stack(self.objective.losses(answers, inputs["labels"]))
-            self.accelerator.backward(losses_E.sum() * share)
+            routes = self.objective.routes(losses_E)
+            for place, (loss, parameters) in enumerate(routes, start=1):
+                more = place < len(routes)
+                self.accelerator.backward(loss * share, inputs=parameters, retain_graph=more)
             return losses_E.detach()
         losses = []
         with self._autocast():
@@ -213,18 +224,21 @@ class ExitTrainer(CheckpointedTrainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Score each exit on the development split and keep the weights where their mean is the best so far."""
         try:
-            qualities = exit_qualities(self.model, self.rows.development, self.recipe.schema)
+            found = self._score(self.model)
+            merit = self.objective.merit(found, self._score)
         except FloatingPointError as error:
             raise UserError(
                 f"{error} after step {self.state.global_step}; lower `training.learning_rate` or set "
                 "`training.max_grad_norm`"
             ) from error
-        self.progress.write_row(self.state.global_step, self.state.epoch, qualities)
-        if self.progress.is_best(qualities, round(self.state.epoch)):
+        qualities, verdict = found.qualities, self.objective.verdict(merit)
+        self.progress.write_row(self.state.global_step, self.state.epoch, qualities, verdict)
+        if self.progress.is_best(qualities, round(self.state.epoch), merit):
             save_weights(self.model, Path(self.args.output_dir) / BEST_FILE)
         named = ", ".join(
             f"{layer}: {value:.4f}" for layer, value in zip(self.model.exits, qualities, strict=True)
         )
+        named += "".join(f", {name} {value:.4g}" for name, value in verdict.items())
         logger.info(
             "epoch %d of %d: development %s by exit layer {%s}",
             round(self.state.epoch),
@@ -237,3 +251,6 @@ class ExitTrainer(CheckpointedTrainer):
             logger.info("no better epoch since epoch %d: stopping", self.progress.best_epoch)
             self.control.should_training_stop = True
         return {}
+
+    def _score(self, model: MultiExitModel) -> Scored:
+        return scored(model, self.rows.development, self.recipe.schema)
