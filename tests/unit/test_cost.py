@@ -36,6 +36,11 @@ def tiny(
     return build_model(params, SCHEMA, 0, certainty=certainty).eval()
 
 
+def one_by_one(model, lengths):
+    """Return the counts of each length by itself: nothing is interpolated."""
+    return [flops_by_exit(model, np.array([n]))[0] for n in lengths]
+
+
 def layer_flops(n: np.ndarray) -> np.ndarray:
     """Four projections, scores and mix, two feed-forward products; two FLOPs per multiply-add."""
     return 2 * (4 * n * WIDTH**2 + 2 * n**2 * WIDTH + 2 * n * WIDTH * INNER)
@@ -77,8 +82,7 @@ def test_certainty_heads_cost_only_those_who_read_them():
     without = flops_by_exit(model, LENGTHS)
     assert cost.certainty_flops(model).tolist() == [2 * WIDTH, 4 * WIDTH, 6 * WIDTH]
     assert cost.certainty_flops(tiny()).tolist() == [0, 0, 0]
-    twin = cost._meta_twin(model)
-    with_them = np.array([cost.count_flops(twin, int(n), certainty=True) for n in LENGTHS])
+    with_them = cost.FlopCount(model, certainty=True).by_exit(LENGTHS)
     np.testing.assert_array_equal(
         with_them - without, np.tile([2 * WIDTH, 4 * WIDTH, 6 * WIDTH], (len(LENGTHS), 1))
     )
@@ -89,10 +93,7 @@ def test_certainty_heads_cost_only_those_who_read_them():
 def test_interpolated_counts_equal_direct_ones(family):
     model = tiny(family)
     lengths = np.array([3, 8, 17, 23, 31, 40, 52, 64])
-    twin = cost._meta_twin(model)
-    np.testing.assert_array_equal(
-        flops_by_exit(model, lengths), [cost.count_flops(twin, int(n)) for n in lengths]
-    )
+    np.testing.assert_array_equal(flops_by_exit(model, lengths), one_by_one(model, lengths))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -105,7 +106,7 @@ def test_counting_alike_layers_once_equals_counting_every_layer(family):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward = twin.start({"input_ids": torch.zeros(1, 13, dtype=torch.long, device="meta")})
         every = [(forward.reach(k), counter.get_total_flops())[1] for k in range(3)]
-    assert cost.count_flops(twin, 13) == every
+    assert flops_by_exit(twin, np.array([13]))[0].tolist() == every
 
 
 def test_counts_that_are_no_parabola_are_taken_one_by_one():
@@ -139,10 +140,8 @@ def test_counts_with_one_kink_anywhere_are_exact_at_every_length(lengths, kink, 
 def test_deberta_with_fewer_relative_positions_than_tokens_is_counted_exactly():
     config = tiny_config("deberta", max_relative_positions=15)
     model = add_exits(adapter("deberta")(AutoModel.from_config(config)), (1, 2, 4), SCHEMA, 0)
-    lengths, twin = np.arange(4, 29), cost._meta_twin(model)
-    np.testing.assert_array_equal(
-        flops_by_exit(model, lengths), [cost.count_flops(twin, int(n)) for n in lengths]
-    )
+    lengths = np.arange(4, 29)
+    np.testing.assert_array_equal(flops_by_exit(model, lengths), one_by_one(model, lengths))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,10 +1,15 @@
-"""What leaving at an exit costs: layers run, and exact matrix-multiplication FLOPs at the row's true length.
+"""What leaving at an exit costs: layers run, and exact matrix-multiplication FLOPs at the row's true lengths.
 
 FLOPs are counted, not modelled: `torch.utils.flop_counter.FlopCounterMode` watches the stock layers work on the meta
 device (shapes only, no arithmetic), with eager attention so that every product is seen. Two per multiply-add; additions,
-softmax, norms and look-ups count nothing. The count of an encoder is a polynomial of second degree in the length, so
-three lengths give all of them. Some have a kink (DeBERTa's relative positions, where inputs are longer than their
-range): then every length is counted by itself.
+softmax, norms and look-ups count nothing. The count of each step is a polynomial of second degree in the length at which
+it runs, so three lengths give all of them. Some have a kink (DeBERTa's relative positions, where inputs are longer than
+their range): then every length is counted by itself.
+
+A row that loses tokens on the way pays for each step at the length it has there (adapler.md 3): the embeddings at its
+own; the predictor before a layer at the length before that removal; the layer, and a head after it, at what is left.
+
+Shapes: N rows, E exits, L layers.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +28,8 @@ if TYPE_CHECKING:
 
     from adaptive_inference.backbones.base import Backbone, Context
     from adaptive_inference.exits import MultiExitModel, MultiModel
+    from adaptive_inference.exits.forward import EncoderForward
+    from adaptive_inference.token_reduction.reduction import TokenReduction
 
     Model = MultiExitModel | MultiModel
 
@@ -45,27 +53,12 @@ def flops_speedup(full_flops: np.ndarray, flops: np.ndarray) -> np.ndarray:
     return full_flops.sum(dtype=np.float64) / flops.sum(-1, dtype=np.float64)
 
 
-def flops_by_exit(model: Model, lengths: np.ndarray) -> np.ndarray:
-    """Return the FLOPs of each row when it leaves at each exit.
+def flops_by_exit(model: Model, lengths: np.ndarray, survivors: np.ndarray | None = None) -> np.ndarray:
+    """Return the FLOPs of each row when it leaves at each exit, (N, E) int64; see `FlopCount.by_exit`.
 
-    Embeddings, the layers run, and the head of every exit passed are in (a cascade: every member started); certainty
-    heads are not, see `certainty_flops`.
-
-    Parameters
-    ----------
-    model
-        A `MultiExitModel` or `MultiModel`.
-    lengths
-        Tokens of each row, ``(N,)``.
-
-    Returns
-    -------
-    array of int64, ``(N, E)``
+    Certainty heads are not in, see `certainty_flops`.
     """
-    distinct, where = np.unique(np.asarray(lengths), return_inverse=True)
-    twin = _meta_twin(model)
-    counts = _by_length(lambda length: count_flops(twin, length), [int(n) for n in distinct])
-    return np.array([counts[int(n)] for n in distinct], dtype=np.int64)[where]
+    return FlopCount(model).by_exit(lengths, survivors)
 
 
 def certainty_flops(model: Model) -> np.ndarray:
@@ -73,55 +66,172 @@ def certainty_flops(model: Model) -> np.ndarray:
 
     They read the pooled vector that the classifier reads, so their cost does not depend on the length.
     """
-    twin = _meta_twin(model)
-    with_them, without = (
-        np.array(count_flops(twin, 2, certainty), dtype=np.int64) for certainty in (True, False)
-    )
+    length = np.array([2])
+    survivors = np.full((1, model.exits[-1]), 2) if _reduces(model) else None
+    with_them, without = (FlopCount(model, sure).by_exit(length, survivors)[0] for sure in (True, False))
     return with_them - without
 
 
-def count_flops(model: Model, length: int, certainty: bool = False) -> list[int]:
-    """Count the FLOPs of one row of ``length`` tokens up to each exit; fused attention kernels are not seen.
+class FlopCount:
+    """Counts what rows cost; a length that was counted once is not counted again.
+
+    Parameters
+    ----------
+    model
+        A `MultiExitModel` or `MultiModel`; nothing of it is changed.
+    certainty
+        Whether certainty heads are run at the exits passed.
+    """
+
+    def __init__(self, model: Model, certainty: bool = False) -> None:
+        self._twin, self._certainty = _meta_twin(model), certainty
+        # At each length, the steps of all members; a layer that was not run costs nothing.
+        self._known = {0: [0] * sum(_step_count(member) for member in _members(model))}
+
+    def by_exit(self, lengths: np.ndarray, survivors: np.ndarray | None = None) -> np.ndarray:
+        """Return the FLOPs of each row when it leaves at each exit.
+
+        Embeddings, the layers run and the predictors before them, and the head of every exit passed are in (a cascade:
+        every member started).
+
+        Parameters
+        ----------
+        lengths
+            Tokens of each row, ``(N,)``.
+        survivors
+            Tokens that each layer ran on, ``(N, L)``, of a model that removes tokens; None of any other. A row's exits
+            behind a layer with 0, one that was not run, have no meaning.
+
+        Returns
+        -------
+        array of int64, ``(N, E)``
+
+        Raises
+        ------
+        ValueError
+            Survivors lack, or are given for a model that removes nothing, or are of another shape.
+        """
+        lengths = np.asarray(lengths, dtype=np.int64)
+        layers = self._twin.exits[-1]
+        if (survivors is not None) != _reduces(self._twin):
+            raise ValueError("survivors go with a model that removes tokens, and with no other")
+        if survivors is not None and survivors.shape != (len(lengths), layers):
+            raise ValueError(f"survivors of shape {survivors.shape} are not ({len(lengths)}, {layers})")
+        total_N1, columns, start = np.zeros((len(lengths), 1), dtype=np.int64), [], 0
+        for member in _members(self._twin):
+            steps = self._steps(member, start, lengths, survivors)
+            columns.append(total_N1 + steps)
+            total_N1, start = columns[-1][:, -1:], start + _step_count(member)
+        return np.concatenate(columns, axis=1)
+
+    def _steps(
+        self, member: MultiExitModel, start: int, lengths: np.ndarray, survivors: np.ndarray | None
+    ) -> np.ndarray:
+        """Return what a member costs up to each of its exits, (N, E); its steps stand behind ``start`` others."""
+        depth, exits = member.exits[-1], np.array(member.exits)
+        after_NL = np.tile(lengths[:, None], depth) if survivors is None else survivors
+        before_NL = np.concatenate([lengths[:, None], after_NL[:, :-1]], axis=1)
+        at_NS = np.concatenate([lengths[:, None], before_NL, after_NL, after_NL[:, exits - 1]], axis=1)
+        distinct, where = np.unique(at_NS, return_inverse=True)
+        table = self._table([int(n) for n in distinct])[:, start : start + at_NS.shape[1]]
+        costs_NS = table[where.reshape(at_NS.shape), np.arange(at_NS.shape[1])]
+        layers_NL = costs_NS[:, 1 : 1 + depth] + costs_NS[:, 1 + depth : 1 + 2 * depth]
+        heads_NE = costs_NS[:, 1 + 2 * depth :]
+        return costs_NS[:, :1] + layers_NL.cumsum(1)[:, exits - 1] + heads_NE.cumsum(1)
+
+    def _table(self, lengths: list[int]) -> np.ndarray:
+        new = [n for n in lengths if n not in self._known]
+        self._known |= _by_length(self._count, new)
+        return np.array([self._known[n] for n in lengths], dtype=np.int64)
+
+    def _count(self, length: int) -> list[int]:
+        known: dict[tuple[object, ...], int] = {}
+        members = _members(self._twin)
+        return [step for member in members for step in _count_steps(member, length, self._certainty, known)]
+
+
+def _members(model: Model) -> list[MultiExitModel]:
+    return list(getattr(model, "members", [model]))
+
+
+def _reduces(model: Model) -> bool:
+    return getattr(model, "reduction", None) is not None
+
+
+def _step_count(member: MultiExitModel) -> int:
+    return 1 + 2 * member.exits[-1] + len(member.exits)
+
+
+def _count_steps(
+    member: MultiExitModel, length: int, certainty: bool, known: dict[tuple[object, ...], int]
+) -> list[int]:
+    """Count one row of ``length`` tokens, of which none goes; fused attention kernels are not seen.
 
     Of layers of one class with parameters of the same shapes, one is run and the others are given its count.
+
+    Returns
+    -------
+    list of int
+        FLOPs of the embeddings, of the predictor before each layer (0 where there is none), of each layer, and of the
+        head of each exit.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    batch = {"input_ids": torch.zeros(1, length, dtype=torch.long, device=model.device)}
-    known: dict[tuple[object, ...], int] = {}
-    counts, spared = [], 0
+    batch = {"input_ids": torch.zeros(1, length, dtype=torch.long, device=member.device)}
+    marks = []
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        for member in getattr(model, "members", [model]):
-            layers = _AlikeOnce(member.backbone, counter, known)
-            forward = member.start(batch, layers=layers)
-            for index in range(len(member.exits)):
-                forward.reach(index, certainty)
-                counts.append(counter.get_total_flops() + spared + layers.spared)
-            spared += layers.spared
-    return counts
+        layers = _AlikeOnce(member.backbone, counter, known)
+        predictors = None if member.reduction is None else _PredictorsAlone(member.reduction, counter)
+        forward = member.start(batch, layers=layers, removal=predictors)
+        embedding = counter.get_total_flops()
+        for index in range(len(member.exits)):
+            forward.advance(index)
+            marks.append(counter.get_total_flops())
+            forward.answer(index, certainty)
+            forward.release(index)
+            marks.append(counter.get_total_flops())
+    heads = [after - before for before, after in pairwise(marks)][::2]
+    predicted = [0] * len(layers.costs) if predictors is None else predictors.costs
+    return [embedding, *predicted, *layers.costs, *heads]
 
 
 class _AlikeOnce:
-    """The layers of a backbone, of which one of each kind is run; ``spared`` counts what the others would cost."""
+    """The layers of a backbone, of which one of each kind is run; ``costs`` are the counts of all of them."""
 
     def __init__(
         self, backbone: Backbone, counter: FlopCounterMode, known: dict[tuple[object, ...], int]
     ) -> None:
         self.backbone, self.counter, self.known = backbone, counter, known
         self.embed = backbone.embed
-        self.spared = 0
+        self.costs: list[int] = []
 
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
         shapes = (tuple(item.shape) for item in self.backbone.layer_parameters(index, index + 1))
         kind = (type(self.backbone), *shapes)
-        if kind in self.known:
-            self.spared += self.known[kind]
-            return hidden_BNH
-        before = self.counter.get_total_flops()
-        hidden_BNH = self.backbone.run_layer(index, hidden_BNH, context)
-        self.known[kind] = self.counter.get_total_flops() - before
+        if kind not in self.known:
+            before = self.counter.get_total_flops()
+            hidden_BNH = self.backbone.run_layer(index, hidden_BNH, context)
+            self.known[kind] = self.counter.get_total_flops() - before
+        self.costs.append(self.known[kind])
         return hidden_BNH
+
+
+class _PredictorsAlone:
+    """A removal that predicts and removes nothing: what goes depends on values, and here are shapes alone."""
+
+    def __init__(self, reduction: TokenReduction, counter: FlopCounterMode) -> None:
+        self.reduction, self.counter = reduction, counter
+        self.costs: list[int] = []
+
+    def before_layer(self, index: int, forward: EncoderForward) -> None:
+        """Count the predictor of a layer."""
+        before = self.counter.get_total_flops()
+        self.reduction.predictors[index](forward.hidden_BNH)
+        self.costs.append(self.counter.get_total_flops() - before)
+
+    def detach(self) -> None:
+        """Nothing is carried from layer to layer."""
 
 
 def _by_length(count: Callable[[int], list[int]], lengths: list[int]) -> dict[int, list[int]]:

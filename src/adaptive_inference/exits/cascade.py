@@ -66,6 +66,10 @@ class MultiModel(ExitModule):
         super().__init__()
         if not members or any(len(member.exits) != 1 for member in members):
             raise UserError("a multi-model needs members with one exit each")
+        if any(member.reduction is not None for member in members):
+            raise UserError(
+                "a member of a multi-model that removes tokens is not supported; train members without `removal`"
+            )
         self.members = nn.ModuleList(members)
         self.exits = tuple(member.exits[0] for member in members)
         if list(self.exits) != sorted(set(self.exits)):

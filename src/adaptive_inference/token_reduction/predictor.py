@@ -5,6 +5,8 @@ Shape suffixes: B rows, N tokens, H hidden width.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +31,9 @@ class ContributionPredictor(nn.Module):
 
     def forward(self, hidden_BNH: Tensor) -> Tensor:
         """Return logits (B, N) in fp32, under autocast too: thresholds lie close to the scores."""
-        with torch.autocast(hidden_BNH.device.type, enabled=False):
+        kind = hidden_BNH.device.type
+        known = torch.amp.is_autocast_available(kind)  # not of the meta device, on which costs are counted
+        with torch.autocast(kind, enabled=False) if known else nullcontext():
             return self.outer(nn.functional.gelu(self.inner(hidden_BNH.float()))).squeeze(-1)
 
 
