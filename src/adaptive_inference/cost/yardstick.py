@@ -51,7 +51,7 @@ class Yardstick:
         outputs: ExitOutputs,
     ) -> Yardstick:
         """Count what the rows of some outputs cost the full model and the one whose outputs they are."""
-        flops = flops_by_exit(model, outputs.lengths)
+        flops = flops_by_exit(model, outputs.lengths, outputs.survivors)
         full_flops = flops if model is full else flops_by_exit(full, outputs.lengths)
         sure = None if outputs.certainty is None else certainty_flops(model)
         return cls(schema.metric, schema.kind, schema.outputs, full.exits[-1], full_flops[:, -1], flops, sure)

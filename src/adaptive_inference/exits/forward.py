@@ -48,9 +48,12 @@ class Forward(ABC):
     ----------
     exits
         Layers before each exit, 1 to L.
+    survivors
+        Where tokens are removed on the way, for each layer run, the tokens of each row that it ran on, (B,) int64.
     """
 
     exits: tuple[int, ...]
+    survivors: Sequence[np.ndarray] = ()
 
     @abstractmethod
     def advance(self, index: int) -> None:
@@ -137,8 +140,6 @@ class EncoderForward(Forward):
         What the next layer reads.
     layers_run
         Layers run so far.
-    survivors
-        With a removal, for each layer run, the tokens of each row that it ran on, (B,) int64.
     """
 
     def __init__(

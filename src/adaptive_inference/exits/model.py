@@ -1,6 +1,6 @@
 """A backbone with exits.
 
-Shape suffixes: B rows, N tokens, H hidden width, E exits, C outputs.
+Shape suffixes: B rows, N tokens, H hidden width, E exits, C outputs, L layers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -28,10 +29,21 @@ from adaptive_inference.token_reduction.reduction import TokenReduction
 
 @dataclass
 class ExitBatch:
-    """Every exit's answer: ``logits`` (B, E, C) and ``certainty`` (B, E) or None."""
+    """What all exits answer.
+
+    Attributes
+    ----------
+    logits
+        (B, E, C).
+    certainty
+        (B, E), or None without certainty heads.
+    survivors
+        Tokens that each layer ran on, (B, L) int64, of a model that removes tokens; else None.
+    """
 
     logits: Tensor
     certainty: Tensor | None
+    survivors: np.ndarray | None = None
 
 
 class ExitModule(nn.Module, ABC):
@@ -90,11 +102,11 @@ class ExitModule(nn.Module, ABC):
     ) -> ExitBatch:
         """Return the answers of all exits; inputs are (B, N), other keys of a batch are ignored."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        logits, certainty = zip(
-            *((item.logits, item.certainty) for item in self.start(batch).answers()), strict=True
-        )
+        forward = self.start(batch)
+        logits, certainty = zip(*((item.logits, item.certainty) for item in forward.answers()), strict=True)
         stacked = None if certainty[0] is None else torch.stack(certainty, dim=1)
-        return ExitBatch(torch.stack(logits, dim=1), stacked)
+        survivors = np.stack(forward.survivors, axis=1) if forward.survivors else None
+        return ExitBatch(torch.stack(logits, dim=1), stacked, survivors)
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
@@ -248,6 +260,14 @@ class MultiExitModel(ExitModule):
     def threshold_parameters(self) -> list[nn.Parameter]:
         """Return what decides how much is removed: `TokenReduction.eta` and ``theta``."""
         return [] if self.reduction is None else [self.reduction.eta, self.reduction.theta]
+
+    def without_reduction(self) -> MultiExitModel:
+        """Return a model of the same weights that removes nothing; itself where nothing is removed."""
+        if self.reduction is None:
+            return self
+        sure = self._certainty if self.has_certainty else None
+        parts = self.backbone, self.exits, self._heads, self.pooler, sure
+        return MultiExitModel(*parts, self.schema, self.tokenizer)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """See `ExitModule.save_pretrained`."""

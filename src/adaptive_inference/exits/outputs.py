@@ -42,6 +42,8 @@ class ExitOutputs:
         ``(N,)``: row ids and token counts without padding.
     tiers
         ``(N,)`` difficulty tiers, where the task has them.
+    survivors
+        ``(N, L)`` int64, the tokens that each layer ran on, where the model removes tokens.
     """
 
     logits: np.ndarray
@@ -52,6 +54,7 @@ class ExitOutputs:
     ids: np.ndarray
     lengths: np.ndarray
     tiers: np.ndarray | None = None
+    survivors: np.ndarray | None = None
 
     def alone(self, k: int) -> ExitOutputs:
         """Return the outputs of exit index ``k`` as a model of one exit: a member of a cascade by itself."""
@@ -65,7 +68,7 @@ class ExitOutputs:
 
     def take(self, rows: np.ndarray) -> ExitOutputs:
         """Return the outputs of some rows, by their indices."""
-        columns = ("logits", "certainty", "labels", "ids", "lengths", "tiers")
+        columns = ("logits", "certainty", "labels", "ids", "lengths", "tiers", "survivors")
         found = {name: getattr(self, name) for name in columns}
         return replace(self, **{name: None if all_ is None else all_[rows] for name, all_ in found.items()})
 
@@ -94,7 +97,7 @@ def collect_outputs(
     import torch
 
     model.eval()
-    order, logits, certainty = [], [], []
+    order, logits, certainty, survivors = [], [], [], []
     with torch.inference_mode():
         for places, batch in batches_of_like_length(model, features, batch_size):
             out = model(**batch)
@@ -102,6 +105,8 @@ def collect_outputs(
             logits.append(out.logits.float().cpu().numpy())
             if out.certainty is not None:
                 certainty.append(out.certainty.float().cpu().numpy())
+            if out.survivors is not None:
+                survivors.append(out.survivors)
     back = np.argsort(np.concatenate(order))
     return ExitOutputs(
         logits=np.concatenate(logits)[back],
@@ -112,6 +117,7 @@ def collect_outputs(
         ids=np.array([feature["id"] for feature in features]),
         lengths=np.array([feature["length"] for feature in features]),
         tiers=None if tiers is None else np.asarray(tiers),
+        survivors=np.concatenate(survivors)[back] if survivors else None,
     )
 
 

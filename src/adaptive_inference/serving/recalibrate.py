@@ -143,7 +143,7 @@ def recalibrate(
 def _yardstick(model: ExitModule, raw: ExitOutputs) -> Yardstick:
     """Return what the rows are measured with; FLOPs only where the model's last exit is as deep as the full model."""
     last = getattr(model, "members", [model])[-1]  # of a cascade: what its last member costs alone
-    yardstick = Yardstick.of(model.schema, last, model, raw)
+    yardstick = Yardstick.of(model.schema, last.without_reduction(), model, raw)
     layers = (model.calibration or {}).get("num_layers", yardstick.num_layers)
     if layers == yardstick.num_layers:
         return yardstick

@@ -1,0 +1,103 @@
+"""Who is told what a row kept on its way: outputs, their files, yardsticks, engines and predictions."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_inference.calibration.answers import Answers
+from adaptive_inference.cost.flops import flops_by_exit
+from adaptive_inference.cost.yardstick import Yardstick
+from adaptive_inference.exits import build_model
+from adaptive_inference.exits.outputs import collect_outputs
+from adaptive_inference.serving.recalibrate import _yardstick
+from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.schema import Schema
+
+SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
+EXITS = (1, 2, 4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@functools.cache
+def model_of(family="bert", exits=EXITS, reduces=True):
+    section = Backbone(weights=f"random:{family}", exits=list(exits))
+    model = build_model(section, SCHEMA, 0, reduces=reduces).eval()
+    model.schema = SCHEMA
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for head in model.heads:  # untrained heads are all but undecided
+            head.classifier.weight.normal_(0, 0.5, generator=generator)
+        for predictor in model.reduction.predictors if reduces else []:  # scores far from uniform
+            predictor.outer.weight.mul_(200)
+    return model
+
+
+def features_of(count=24, longest=20):
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(2, longest, count)
+    return [
+        {
+            "id": place,
+            "label": place % 3,
+            "length": int(n),
+            "input_ids": draw.integers(5, 60, n).tolist(),
+            "attention_mask": [1] * int(n),
+        }
+        for place, n in enumerate(lengths)
+    ]
+
+
+def alone(model, feature):
+    """Return what each layer of a row by itself ran on."""
+    with torch.inference_mode():
+        return model(torch.tensor([feature["input_ids"]])).survivors[0].tolist()
+
+
+@pytest.mark.parametrize("family", ["bert", "albert", "mpnet"])
+def test_outputs_hold_what_each_row_keeps_by_itself(family):
+    model, features = model_of(family), features_of()
+    outputs = collect_outputs(model, features, 7)
+    assert outputs.survivors.dtype == np.int64
+    assert outputs.survivors.tolist() == [alone(model, feature) for feature in features]
+    assert (outputs.survivors[:, -1] < outputs.lengths).sum() > 12
+    assert outputs.take(np.array([3, 1])).survivors.tolist() == outputs.survivors[[3, 1]].tolist()
+
+
+def test_a_model_that_removes_nothing_has_no_survivors():
+    assert collect_outputs(model_of(reduces=False), features_of(3), 2).survivors is None
+
+
+def test_files_of_answers_keep_the_survivors_and_those_without_are_as_they_were(tmp_path):
+    full, model = model_of(exits=(4,), reduces=False), model_of()
+    outputs = collect_outputs(model, features_of(), 8)
+    made = Answers(outputs, Yardstick.of(SCHEMA, full, model, outputs))
+    made.save(tmp_path / "reduced")
+    back = Answers.load(tmp_path / "reduced")
+    np.testing.assert_array_equal(back.outputs.survivors, outputs.survivors)
+    np.testing.assert_array_equal(back.yardstick.flops, made.yardstick.flops)
+    replace(made, outputs=replace(outputs, survivors=None)).save(tmp_path / "plain")
+    assert Answers.load(tmp_path / "plain").outputs.survivors is None
+    assert b"survivors" not in (tmp_path / "plain").read_bytes()
+
+
+def test_the_yardstick_is_the_full_model_without_removal_and_each_rows_own_cost_with_it():
+    full, model = model_of(exits=(4,), reduces=False), model_of()
+    outputs = collect_outputs(model, features_of(), 8)
+    yardstick = Yardstick.of(SCHEMA, full, model, outputs)
+    np.testing.assert_array_equal(yardstick.full_flops, flops_by_exit(full, outputs.lengths)[:, 0])
+    np.testing.assert_array_equal(yardstick.flops, flops_by_exit(model, outputs.lengths, outputs.survivors))
+
+
+def test_calibrated_again_a_model_is_measured_against_itself_without_removal():
+    outputs = collect_outputs(model_of(), features_of(), 8)
+    yardstick = _yardstick(model_of(), outputs)
+    plain = flops_by_exit(model_of(reduces=False), outputs.lengths)[:, -1]
+    np.testing.assert_array_equal(yardstick.full_flops, plain)
+    assert yardstick.flops[:, -1].sum() < plain.sum()
