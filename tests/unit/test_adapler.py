@@ -41,9 +41,9 @@ def method_of(objective="adapler", gradient="shared", **removal):
 
 def rows_of(tokenizer, count=32, seed=0):
     features = encode(make_rows(count, seed), tokenizer, 32)
-    draw = np.random.default_rng(0)
+    telling = set(tokenizer.convert_tokens_to_ids(["good", "bad"]))
     for feature in features:
-        feature["saliency"] = draw.random(feature["length"])
+        feature["saliency"] = [1.0 if token in telling else 0.05 for token in feature["input_ids"]]
     return features
 
 
@@ -143,18 +143,18 @@ def test_thresholds_stay_in_their_range(full, tmp_path, phi, start, end):
 
 def test_a_higher_phi_leaves_no_more_tokens(full, tmp_path):
     left = []
-    for phi in (0.0, 0.05, 1.0):
-        method = method_of(phi=phi, threshold_learning_rate=0.05, max_loss=100.0)
-        model, _ = train(full, tmp_path / str(phi), method, epochs=3)
+    for phi in (0.0, 0.01, 1.0):
+        method = method_of(phi=phi, gamma=0.1, threshold_learning_rate=0.1, max_loss=100.0)
+        model, _ = train(full, tmp_path / str(phi), method, epochs=5, head_learning_rate=0.02)
         rows = rows_of(model.tokenizer, 20, 3)
-        forward_lengths = []
+        lengths = []
         for row in rows:
             forward = model.start({"input_ids": torch.tensor([row["input_ids"]])})
             forward.answers()
-            forward_lengths.append(np.mean([item.mean() for item in forward.survivors]))
-        left.append(float(np.mean(forward_lengths)))
-    assert left[0] >= left[1] >= left[2]
-    assert left[0] > left[2]
+            lengths.append(float(np.mean(forward.survivors)))
+        left.append(float(np.mean(lengths)))
+    assert left[0] >= left[1] >= left[2], left
+    assert left[0] > left[2], left
 
 
 @pytest.mark.parametrize("objective", ["adapler", "adapler_joint"])
