@@ -10,10 +10,13 @@ import torch
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.cost.flops import flops_by_exit
 from adaptive_inference.cost.yardstick import Yardstick
-from adaptive_inference.exits import build_model
+from adaptive_inference.engine import Engine
+from adaptive_inference.exits import MultiModel, build_model
+from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.serving.recalibrate import _yardstick
 from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.tasks.encode import collate
 from adaptive_inference.tasks.schema import Schema
 
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
@@ -101,3 +104,40 @@ def test_calibrated_again_a_model_is_measured_against_itself_without_removal():
     plain = flops_by_exit(model_of(reduces=False), outputs.lengths)[:, -1]
     np.testing.assert_array_equal(yardstick.full_flops, plain)
     assert yardstick.flops[:, -1].sum() < plain.sum()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("rule", ["confidence", "entropy", "patience", "voting", "fixed"])
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_decisions_of_a_batch_hold_what_each_row_keeps_by_itself_up_to_its_exit(family, rule, lazy):
+    model, features, left = model_of(family), features_of(), set()
+    whole = np.array([alone(model, feature) for feature in features])
+    costs = flops_by_exit(model, np.array([feature["length"] for feature in features]), whole)
+    for threshold in load_rule(rule).grid(3, 4, len(EXITS)):
+        engine = Engine(model, rule, float(threshold), lazy=lazy)
+        batch, single = (
+            [engine.run(collate(features[start : start + size], 0)) for start in range(0, 24, size)]
+            for size in (24, 1)
+        )
+        for decisions in (batch, single):
+            layers, survivors = (
+                np.concatenate([getattr(item, name) for item in decisions])
+                for name in ("exit_layers", "survivors")
+            )
+            run = np.arange(1, EXITS[-1] + 1) <= layers[:, None]
+            np.testing.assert_array_equal(survivors, np.where(run, whole, 0))
+            exits = np.concatenate([item.exit_indices for item in decisions])
+            lengths, rows = np.array([feature["length"] for feature in features]), np.arange(24)
+            np.testing.assert_array_equal(
+                flops_by_exit(model, lengths, survivors)[rows, exits], costs[rows, exits]
+            )
+        left |= set(batch[0].exit_layers.tolist())
+    assert len(left) > 1
+
+
+@pytest.mark.parametrize("cascade", [False, True])
+def test_decisions_of_a_model_that_removes_nothing_have_no_survivors(cascade):
+    model = model_of(reduces=False)
+    if cascade:
+        model = MultiModel([model_of(exits=(layer,), reduces=False) for layer in EXITS])
+    assert Engine(model, "confidence", 0.5).run(collate(features_of(), 0)).survivors is None

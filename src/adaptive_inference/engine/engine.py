@@ -4,7 +4,7 @@ What is left out matters as much as what is done: no mask for unpadded rows, no 
 transfer from the device per exit (that of the logits), and the rule itself in numpy on a few numbers. Rows that leave are
 taken out of the batch and the rest run on; each row gets the answer that it gets alone, up to rounding.
 
-Shapes: B rows, N tokens, C classes.
+Shapes: B rows, N tokens, C classes, L layers.
 """
 
 from __future__ import annotations
@@ -38,11 +38,15 @@ class Decisions:
         (B,), positions of the exits, from 0.
     exit_layers
         (B,), layers before the exits, 1 to L (of a multi-model: of the member that answered).
+    survivors
+        (B, L) int64, the tokens that each layer ran on, 0 for layers that were not run; None where the model removes
+        no tokens.
     """
 
     logits: np.ndarray
     exit_indices: np.ndarray
     exit_layers: np.ndarray
+    survivors: np.ndarray | None = None
 
 
 class Engine:
@@ -114,18 +118,21 @@ class Engine:
         """
         rows = len(features["input_ids"])
         with self.runner.start(features) as run:
-            return self._decide(self._look(run, rows), rows)
+            return self._decide(run, self._look(run, rows), rows)
 
-    def _decide(self, look: Look, rows: int) -> Decisions:
+    def _decide(self, run: Run, look: Look, rows: int) -> Decisions:
         exits, waiting = np.full(rows, self._last), np.arange(rows)
         answered: list[np.ndarray] = []  # logits of those who left, and who they were
         left: list[np.ndarray] = []
+        kept: list[np.ndarray | None] = []  # what they kept on their way
         for k in range(self._last):
             leaves = look.leaving(k)
             if not np.count_nonzero(leaves):
                 continue
             answered.append(look.logits(k)[leaves])
             left.append(waiting[leaves])
+            survivors = run.survivors
+            kept.append(None if survivors is None else survivors[leaves])
             exits[left[-1]] = k
             keep = np.flatnonzero(~leaves)
             waiting = waiting[keep]
@@ -135,10 +142,19 @@ class Engine:
         else:
             answered.append(look.logits(self._last))
             left.append(waiting)
+            kept.append(run.survivors)
         logits = answered[0]
         if len(left) > 1:
             logits = np.concatenate(answered)[np.argsort(np.concatenate(left))]
-        return Decisions(logits, exits, self._exits[exits])
+        return Decisions(logits, exits, self._exits[exits], self._survivors(left, kept))
+
+    def _survivors(self, left: list[np.ndarray], kept: list[np.ndarray | None]) -> np.ndarray | None:
+        if kept[0] is None:
+            return None
+        found = np.zeros((sum(map(len, left)), self._exits[-1]), dtype=np.int64)
+        for who, survivors in zip(left, kept, strict=True):
+            found[who, : survivors.shape[1]] = survivors
+        return found
 
     def _look(self, run: Run, rows: int) -> Look:
         runner, rule = self.runner, self.rule.online(self.threshold)

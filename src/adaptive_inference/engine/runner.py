@@ -20,7 +20,16 @@ class Answer(NamedTuple):
 
 
 class Run(Protocol):
-    """One batch under way. An exit that was passed is held until it has answered, once, or is released."""
+    """One batch under way. An exit that was passed is held until it has answered, once, or is released.
+
+    Attributes
+    ----------
+    survivors
+        Where tokens are removed on the way, the tokens that each layer run so far ran on, (B, layers) int64, of the rows
+        that are still there; else None.
+    """
+
+    survivors: np.ndarray | None
 
     def advance(self, index: int, answers: Sequence[int] = ()) -> dict[int, Answer]:
         """Run on to an exit, one of the runner's `cuts`, and return what some of the exits that are held answer."""

@@ -85,6 +85,11 @@ class TorchRun:
             index: Answer(item[:, :-1], item[:, -1]) for index, item in zip(indices, fetched, strict=True)
         }
 
+    @property
+    def survivors(self) -> np.ndarray | None:
+        """See `Run`."""
+        return np.stack(self._forward.survivors, axis=1) if self._forward.survivors else None
+
     def release(self, indices: Sequence[int]) -> None:
         """See `Run.release`."""
         for index in indices:
