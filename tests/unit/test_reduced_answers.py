@@ -8,14 +8,19 @@ import pytest
 import torch
 
 from adaptive_inference.calibration.answers import Answers
+from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.cost.flops import flops_by_exit
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.engine import Engine
-from adaptive_inference.exits import MultiModel, build_model
+from adaptive_inference.evaluation.candidate import Candidate
+from adaptive_inference.evaluation.points import check_agreement
+from adaptive_inference.evaluation.wallclock import WallClock
 from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.serving.recalibrate import _yardstick
 from adaptive_inference.settings.inputs import Backbone
+from adaptive_inference.settings.protocol import Evaluation
 from adaptive_inference.tasks.encode import collate
 from adaptive_inference.tasks.schema import Schema
 
@@ -141,3 +146,40 @@ def test_decisions_of_a_model_that_removes_nothing_have_no_survivors(cascade):
     if cascade:
         model = MultiModel([model_of(exits=(layer,), reduces=False) for layer in EXITS])
     assert Engine(model, "confidence", 0.5).run(collate(features_of(), 0)).survivors is None
+
+
+def test_a_row_that_rounding_moved_may_leave_elsewhere_and_more_than_a_few_are_a_defect():
+    model, rule = model_of(), load_rule("confidence")
+    outputs = collect_outputs(model, features_of(), 8)
+    exits = rule.exit_indices(outputs.logits, None, None, np.array([0.5]))[0]
+    answers = outputs.logits[np.arange(24), exits].argmax(-1)
+
+    def differing(exits, survivors):
+        return check_agreement(rule, 0.5, outputs, exits, answers, survivors=survivors)["differing"]
+
+    assert differing(exits, outputs.survivors) == 0
+    survivors, moved = outputs.survivors.copy(), exits.copy()
+    moved[5] = (exits[5] + 1) % 3
+    with pytest.raises(RuntimeError, match=r"left elsewhere .* \[5\]"):
+        differing(moved, survivors)
+    survivors[5, 0] += 1
+    assert differing(moved, survivors) == 1
+    survivors[7, 0] += 1
+    with pytest.raises(RuntimeError, match=r"other tokens .* 2 of 24 rows.*\[5, 7\]"):
+        differing(exits, survivors)
+    left = np.where(np.arange(1, 5) <= np.array(EXITS)[exits][:, None], outputs.survivors, 0)
+    assert differing(exits, left) == 0  # layers that were not run tell nothing
+
+
+def test_timed_engines_of_a_model_that_removes_tokens_agree_with_its_outputs():
+    model, full, features = model_of(), model_of(exits=(4,), reduces=False), features_of()
+    outputs, calibrator = collect_outputs(model, features, 8), Calibrator.identity(3)
+    yardstick = Yardstick.of(SCHEMA, full, model, outputs)
+    protocol = Evaluation(timed_examples=24, repeats=1, warmup=0, bootstrap=1)
+    clock = WallClock(Engine(full, "fixed"), features, protocol, 0)
+    candidate = Candidate("adapler", model, outputs, calibrator, yardstick)
+    ((_, agreement),) = clock.measure([(Engine(model, "confidence", 0.5), candidate)])
+    assert agreement["differing"] == 0
+    changed = replace(candidate, outputs=replace(outputs, survivors=outputs.survivors + 1))
+    with pytest.raises(RuntimeError, match="kept other tokens"):
+        clock.measure([(Engine(model, "confidence", 0.5), changed)])

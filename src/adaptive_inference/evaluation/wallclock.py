@@ -95,7 +95,9 @@ class WallClock:
         answers = predict(logits, candidate.yardstick.kind)
         outputs = candidate.outputs.take(self.rows)
         width = candidate.calibrator.certainty_width
-        return check_agreement(engine.rule, engine.threshold, outputs, exits, answers, width)
+        kept = [decision.survivors for decision in decisions if decision.survivors is not None]
+        survivors = np.concatenate(kept) if kept else None
+        return check_agreement(engine.rule, engine.threshold, outputs, exits, answers, width, survivors)
 
 
 def time_points(
