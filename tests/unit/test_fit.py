@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_training import (
     EE,
     LTE,
@@ -27,6 +28,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.objectives.base import Scored
 from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.settings.training import MethodTraining
 from adaptive_inference.training.fit import fit
 from adaptive_inference.training.progress import Progress
 from adaptive_inference.training.rows import length_quantiles
@@ -356,3 +358,21 @@ def test_a_checkpoint_that_answers_no_numbers_is_refused_though_nothing_is_train
     model.heads[0].classifier.weight.data[0, 0] = float("nan")
     with pytest.raises(UserError, match="not finite, though nothing was trained: the checkpoint is damaged"):
         fit_without_epochs(model, tmp_path)
+
+
+def test_the_weights_of_the_best_epochs_are_kept(tmp_path, monkeypatch):
+    from adaptive_inference.training import trainer
+
+    planned, seen = iter([0.5, 0.9, 0.7, 0.9, 0.1]), []
+
+    def scored(model, *rest):
+        seen.append(weights_of(model))
+        return Scored(None, [next(planned)])
+
+    monkeypatch.setattr(trainer, "scored", scored)
+    result = run_fit(make_model(exits=[4]), MethodTraining(keep_epochs=3), tmp_path, epochs=5)
+    assert result.best_epochs(3) == [2, 4, 3]
+    kept = {file.name: load_file(file) for file in tmp_path.glob("epoch-*")}
+    assert kept.keys() == {f"epoch-{epoch}.safetensors" for epoch in (2, 3, 4)}
+    for epoch in (2, 3, 4):
+        assert same_bits(kept[f"epoch-{epoch}.safetensors"], seen[epoch - 1])

@@ -219,6 +219,11 @@ class MethodTraining(TrainingOverride):
         min_length=1,
         description="Exit layers in place of the backbone's, e.g. [3]: the first 3 layers alone.",
     )
+    keep_epochs: Count = Field(
+        1,
+        description="`full` only: epochs of best development quality whose weights are kept, one model each; saliencies are "
+        "the mean over them (the paper: 3).",
+    )
     weights: Literal["uniform", "depth", "random"] = Field(
         "uniform",
         description="Of the exits' losses: 1 each (EE); the exit's layer over the sum of layers (PABEE); `random` "

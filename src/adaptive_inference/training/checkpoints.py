@@ -20,6 +20,11 @@ BEST_FILE = "best.safetensors"
 OBJECTIVE_FILE = "objective.safetensors"
 
 
+def epoch_file(epoch: int) -> str:
+    """Return where the weights of one of the best epochs lie, with ``keep_epochs`` above 1."""
+    return f"epoch-{epoch}.safetensors"
+
+
 class CheckpointedTrainer(Trainer):
     """`Trainer` whose checkpoints also hold a training's progress and the state of its objective; one is kept."""
 

@@ -25,7 +25,7 @@ _SAVED = (
     "pending",
     "best_epoch",
     "best_quality",
-    "best_merit",
+    "ranking",
     "quality",
     "steps_run",
     "seconds",
@@ -57,9 +57,10 @@ class Progress:
         Losses per exit of each optimiser step since the last row.
     learning_rate
         Of the backbone, in the last step.
-    best_epoch, best_quality, best_merit, quality
-        Epoch (from 1) of the greatest merit (`Objective.merit`), its mean development quality, its merit, and its quality
-        per exit.
+    best_epoch, best_quality, quality
+        Epoch (from 1) of the greatest merit (`Objective.merit`), its mean development quality, and its quality per exit.
+    ranking
+        Merit and epoch of each scoring, the best first, the earlier of two equal ones.
     steps_run, seconds
         Optimiser steps and wall-clock of all processes that worked on this training.
     """
@@ -74,7 +75,7 @@ class Progress:
     learning_rate: float = 0.0
     best_epoch: int = 0
     best_quality: float = float("-inf")
-    best_merit: list[float] = field(default_factory=list)
+    ranking: list[tuple[list[float], int]] = field(default_factory=list)
     quality: list[float] = field(default_factory=list)
     steps_run: int = 0
     seconds: float = 0.0
@@ -117,9 +118,10 @@ class Progress:
 
     def is_best(self, quality: Sequence[float], epoch: int, merit: Sequence[float]) -> bool:
         """Compare an epoch's merit with the best so far; the earlier epoch wins a tie."""
-        if list(merit) <= self.best_merit:
+        self.ranking = sorted([*self.ranking, (list(merit), epoch)], key=lambda entry: entry[0], reverse=True)
+        if self.ranking[0][1] != epoch:
             return False
-        self.best_epoch, self.best_merit, self.quality = epoch, list(merit), list(quality)
+        self.best_epoch, self.quality = epoch, list(quality)
         self.best_quality = sum(quality) / len(quality)
         return True
 
@@ -127,6 +129,15 @@ class Progress:
         """Return whether so many scorings in a row were no better than the best."""
         scored = [row["epoch"] for row in self.history if "development_quality" in row]
         return patience is not None and sum(epoch > self.best_epoch for epoch in scored) >= patience
+
+    @property
+    def best_merit(self) -> list[float]:
+        """Merit of the best epoch; empty before the first scoring."""
+        return self.ranking[0][0] if self.ranking else []
+
+    def best_epochs(self, count: int) -> list[int]:
+        """Return the epochs of greatest merit, the best first."""
+        return [epoch for _, epoch in self.ranking[:count]]
 
     @property
     def train_loss(self) -> float:
@@ -187,6 +198,7 @@ class Progress:
         body: dict[str, Any] = read_json(folder / _FILE)
         for name in _SAVED:
             setattr(self, name, body[name])
+        self.ranking = [(merit, epoch) for merit, epoch in self.ranking]
         if self.best_epoch == 0:
             self.best_quality = float("-inf")
         for row in self.history:

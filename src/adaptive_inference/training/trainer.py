@@ -23,7 +23,7 @@ from adaptive_inference.exits.weights import save_weights
 from adaptive_inference.objectives.base import Objective, Scored, StepTaken
 from adaptive_inference.tasks.encode import collate
 from adaptive_inference.training.arguments import optimizer_steps, training_arguments
-from adaptive_inference.training.checkpoints import BEST_FILE, CheckpointedTrainer
+from adaptive_inference.training.checkpoints import BEST_FILE, CheckpointedTrainer, epoch_file
 from adaptive_inference.training.optimizer import adamw
 from adaptive_inference.training.order import EpochOrder, OtherHalf, epoch_order
 from adaptive_inference.training.pace import Pace, QuietBar
@@ -235,6 +235,8 @@ class ExitTrainer(CheckpointedTrainer):
         self.progress.write_row(self.state.global_step, self.state.epoch, qualities, verdict)
         if self.progress.is_best(qualities, round(self.state.epoch), merit):
             save_weights(self.model, Path(self.args.output_dir) / BEST_FILE)
+        if self.recipe.method.keep_epochs > 1:
+            self._keep_best_epochs(round(self.state.epoch))
         named = ", ".join(
             f"{layer}: {value:.4f}" for layer, value in zip(self.model.exits, qualities, strict=True)
         )
@@ -251,6 +253,14 @@ class ExitTrainer(CheckpointedTrainer):
             logger.info("no better epoch since epoch %d: stopping", self.progress.best_epoch)
             self.control.should_training_stop = True
         return {}
+
+    def _keep_best_epochs(self, epoch: int) -> None:
+        home, best = Path(self.args.output_dir), self.progress.best_epochs(self.recipe.method.keep_epochs)
+        if epoch in best:
+            save_weights(self.model, home / epoch_file(epoch))
+        for earlier in range(1, epoch):
+            if earlier not in best:
+                (home / epoch_file(earlier)).unlink(missing_ok=True)
 
     def _score(self, model: MultiExitModel) -> Scored:
         return scored(model, self.rows.development, self.recipe.schema)
