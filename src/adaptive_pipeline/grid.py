@@ -19,7 +19,13 @@ from pydantic import AfterValidator
 from adaptive_inference.errors import UserError
 
 #: Stages that train methods, in the order of the graph.
-TRAINING_STAGES = ("train_sweet", "train_leebert", "train_multi_model")
+TRAINING_STAGES = (
+    "train_sweet",
+    "train_leebert",
+    "train_multi_model",
+    "train_adapler",
+    "train_adapler_exits",
+)
 
 
 def as_name(name: str) -> str:
@@ -39,7 +45,10 @@ Name = Annotated[str, AfterValidator(as_name)]
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid. ``method`` is empty for stages that serve all methods."""
+    """One point of the grid.
+
+    ``method`` is empty for stages that serve all methods; of scores of tokens, which serve all methods too, it is their kind.
+    """
 
     task: str
     backbone: str

@@ -240,7 +240,9 @@ def _row(
 
 
 def _write_train(folder: Path, params: Params, cell: Cell) -> None:
-    stage = next((s for s, names in params.trained_by.items() if cell.method in names), "finetune_backbone")
+    stage = next(
+        (s for s, names in params.trained_by.by_stage.items() if cell.method in names), "finetune_backbone"
+    )
     keys = ("training", f"methods.{cell.method}.train", f"backbones.{cell.backbone}", "runtime")
     trained = Cell(cell.task, cell.backbone, cell.seed, "" if cell.method == "full" else cell.method)
     _record(stage, trained, params, keys, exits=list(EXITS)).save(folder / "train")

@@ -216,7 +216,7 @@ def test_every_rule_and_objective_that_a_preset_names_is_a_dependency_of_its_sta
                 assert (
                     f"src/adaptive_inference/exit_rules/{rule.partition('(')[0]}.py" in stages[stage]["deps"]
                 )
-        for stage, names in params.trained_by.items():
+        for stage, names in params.trained_by.by_stage.items():
             for objective in {params.method(name).train.objective for name in names}:
                 assert f"src/adaptive_inference/objectives/{objective}.py" in stages[stage]["deps"]
 

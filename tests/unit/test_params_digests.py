@@ -1,7 +1,7 @@
 """What of `params.yaml` is in records: no default, so that neither a later key nor a written default changes a digest."""
 
 import pytest
-from smoke_params import SMOKE, changed
+from smoke_params import SMOKE, changed, without_removal
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.settings.inputs import Backbone, Generated, Task
@@ -33,6 +33,15 @@ def test_writing_out_a_default_changes_no_digest():
     key = "methods.sweet.train"
     plain, written = parse_params(SMOKE), parse_params(changed(f"{key}.clip", "global"))
     assert digest_params(plain.echo([key])) == digest_params(written.echo([key]))
+
+
+def test_a_training_stage_of_no_method_is_not_in_the_digest_of_a_choice_made_before_there_was_one():
+    lists = SMOKE["trained_by"]
+    older = {stage: names for stage, names in lists.items() if not stage.startswith("train_adapler")}
+    written = older | {"train_adapler": [], "train_adapler_exits": []}
+    bodies = (without_removal() | {"trained_by": given} for given in (older, written))
+    before, after = (parse_params(body).echo(["trained_by"]) for body in bodies)
+    assert before == after == {"trained_by": older}
 
 
 @pytest.mark.parametrize("section", ["weight_learning", "distillation"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 from torch import Tensor
@@ -16,9 +17,10 @@ from adaptive_inference.backbones.base import Batch
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.outputs import batches_of_like_length
+from adaptive_inference.settings.protocol import ScoreKind
 from adaptive_inference.tasks.encode import Feature
 
-KINDS = ("saliency", "integrated_gradients", "attention", "attention_rollout")
+KINDS: tuple[str, ...] = get_args(ScoreKind)
 logger = logging.getLogger("adaptive_inference")
 
 

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from adaptive_inference.settings.base import Count, OpenFraction, Section
 
+#: Kinds of scores of tokens; `attribution` makes them.
+ScoreKind = Literal["saliency", "integrated_gradients", "attention", "attention_rollout"]
+
 
 class Calibration(Section):
     """What is fitted on the calibration split."""
@@ -71,6 +74,25 @@ class Evaluation(Section):
         1000, description="Resamples of an interval; 0: no intervals."
     )
     batch_size: Count = Field(64, description="Rows per forward when all exits' logits are computed.")
+
+
+class Explanations(Section):
+    """How far scores of tokens agree with rationales, and which tokens survive; see docs/attribution.md."""
+
+    methods: list[str] = Field(
+        [],
+        description="`full`, whose model gives the other kinds of scores, and methods that remove tokens; []: none.",
+    )
+    rows: Count = Field(
+        200, description="Rows of the evaluation split, those with a rationale before all others."
+    )
+    integrated_gradients_rows: Annotated[int, Field(ge=0)] = Field(
+        50,
+        description="Of these, the rows that integrated gradients explain; 32 forwards and backwards a row.",
+    )
+    pictures: Annotated[int, Field(ge=0)] = Field(
+        6, description="Rows of which a picture shows the tokens that survive each layer."
+    )
 
 
 class Runtime(Section):

@@ -16,25 +16,25 @@ from adaptive_inference.calibration.operating_point import static_layers
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.settings.base import Section, Seed
 from adaptive_inference.settings.inputs import Backbone, Task
-from adaptive_inference.settings.protocol import Calibration, Evaluation, Goal, Runtime
+from adaptive_inference.settings.protocol import (
+    Calibration,
+    Evaluation,
+    Explanations,
+    Goal,
+    Runtime,
+    ScoreKind,
+)
 from adaptive_inference.settings.training import (
     EXITS_TOGETHER,
-    OURS,
     MethodTraining,
     TaskTraining,
     Training,
     effective,
 )
-from adaptive_pipeline.grid import TRAINING_STAGES, Grid, Name
+from adaptive_pipeline.grid import Grid, Name
 from adaptive_pipeline.params.messages import explain
+from adaptive_pipeline.params.trained_by import TrainedBy, check_reduction, check_stages
 from adaptive_pipeline.params.yaml_file import read_yaml
-
-#: Objectives that a stage depends on, where it is not every one of them; see dvc.yaml.
-STAGE_OBJECTIVES = {
-    "finetune_backbone": ("joint",),
-    "train_sweet": ("joint", "learning_to_exit"),
-    "train_multi_model": ("joint",),
-}
 
 
 class Method(Section):
@@ -62,11 +62,22 @@ class Params(Section):
     backbones: dict[Name, Backbone] = Field(min_length=1, description="Name -> backbone.")
     seeds: list[Seed] = Field(min_length=1, description="An axis of the grid; each 0 to 4294967295.")
     training: Training = Field(Training(), description="Optimisation.")
-    trained_by: dict[str, list[str]] = Field(description="Stage -> the methods that it trains.")
+    trained_by: TrainedBy = Field(description="Stage -> the methods that it trains.")
+    token_scores: list[ScoreKind] = Field(
+        [],
+        description="Kinds of scores of tokens that are extracted from the full model on the training rows; `train_adapler` "
+        "reads `saliency`.",
+    )
+    pruned_body: str = Field(
+        "", description="The method of `train_adapler` on whose model `train_adapler_exits` trains exits."
+    )
     methods: dict[Name, Method] = Field(min_length=1, description="Name -> method; `full` is always one.")
     calibration: Calibration = Field(Calibration(), description="Temperatures and thresholds.")
     goal: Goal = Field(Goal(), description="Operating points.")
     evaluation: Evaluation = Field(Evaluation(), description="Protocol.")
+    explanations: Explanations = Field(
+        Explanations(), description="Which scores of tokens are held against rationales."
+    )
     runtime: Runtime = Field(Runtime(), description="Threads, device, precision.")
 
     @model_validator(mode="after")
@@ -76,32 +87,9 @@ class Params(Section):
         self.grid.check_names()
         if "full" not in self.methods:
             raise ValueError("`methods` needs `full`, the model that every speed-up is measured against")
-        for stage in self.trained_by:
-            if stage not in TRAINING_STAGES:
-                raise ValueError(
-                    f"trained_by.{stage}: no such training stage; allowed: {', '.join(TRAINING_STAGES)}"
-                    f"{nearest(stage, list(TRAINING_STAGES))}"
-                )
-        missing_stages = [stage for stage in TRAINING_STAGES if stage not in self.trained_by]
-        if missing_stages:
-            raise ValueError(f"trained_by needs {', '.join(missing_stages)} too (an empty list: none)")
-        trained = [name for names in self.trained_by.values() for name in names]
-        for name in trained:
-            if name not in self.methods:
-                raise ValueError(
-                    f"trained_by names {name!r}, which `methods` lacks; allowed: {', '.join(self.methods)}"
-                    f"{nearest(name, list(self.methods))}"
-                )
-        stages = self.trained_by | {"finetune_backbone": ["full"]}
-        for stage, allowed in STAGE_OBJECTIVES.items():
-            for name in stages[stage]:
-                objective = self.methods[name].train.objective
-                if objective in OURS and objective not in allowed:
-                    raise ValueError(
-                        f"methods.{name}: stage {stage} trains {' and '.join(allowed)}, not objective: {objective}; list "
-                        "the method under trained_by.train_leebert (`full` is plain fine-tuning)"
-                    )
-        for name in ("full", *self.trained_by["train_multi_model"]):
+        check_stages(self.trained_by, {name: method.train.objective for name, method in self.methods.items()})
+        check_reduction(self.trained_by, self.token_scores, self.pruned_body, self.explanations.methods)
+        for name in ("full", *self.trained_by.train_multi_model):
             if self.methods[name].train.exits is not None:
                 raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
         for name, method in self.methods.items():
@@ -114,7 +102,7 @@ class Params(Section):
                         f"methods.{name}: objective: {method.train.objective} needs exits that learn from each other, and "
                         f"{where} has the exit {exits} alone; give `exits` an inner layer"
                     )
-        cascades = self.trained_by["train_multi_model"]
+        cascades = self.trained_by.train_multi_model
         if len(cascades) > 1:
             raise ValueError(
                 f"trained_by.train_multi_model: {cascades} would share the rows static_K; name one"
@@ -124,6 +112,7 @@ class Params(Section):
             self._check_static(name, cascades)
         for name in self.methods:
             self._check_references(name)
+        trained = [name for names in self.trained_by.by_stage.values() for name in names]
         for name in self.methods:
             wanted = 0 if name == "full" else 1
             if trained.count(name) != wanted:

@@ -132,7 +132,13 @@ def check_method(params: Params, name: str, kind: str) -> None:
     """
     from adaptive_inference.objectives import load_objective
 
-    searched = ["full", *(method for stage in SEARCHED for method in params.trained_by[stage])]
+    stages = params.trained_by
+    if name in (*stages.train_adapler, *stages.train_adapler_exits):
+        raise UserError(
+            f"method {name!r} learns from saliencies of the full model, which was trained on the rows that a fold holds out; "
+            "compare settings of its `removal` as methods of their own, on the calibration split (docs/methods/adapler.md)"
+        )
+    searched = ["full", *(method for stage in SEARCHED for method in params.trained_by.by_stage[stage])]
     if name not in searched:
         raise UserError(
             f"method {name!r} is not one encoder with exits, and only these can be searched: {', '.join(searched)}"
