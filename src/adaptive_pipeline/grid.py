@@ -47,7 +47,7 @@ Name = Annotated[str, AfterValidator(as_name)]
 class Cell:
     """One point of the grid.
 
-    ``method`` is empty for stages that serve all methods; of scores of tokens, which serve all methods too, it is their kind.
+    ``method`` is empty for stages that serve all methods; of scores of tokens, which do too, it is their kind.
     """
 
     task: str

@@ -35,9 +35,13 @@ REFERENCE = {
     "train_sweet": 95.0,
     "train_leebert": 95.0,
     "train_multi_model": 110.0,
+    "extract_saliencies": 30.0,
+    "train_adapler": 150.0,
+    "train_adapler_exits": 60.0,
     "collect_answers": 15.0,
     "calibrate_thresholds": 5.0,
     "evaluate_batch1": 25.0,
+    "score_rationales": 60.0,
     "recommend": 8.0,
     "evaluate_recommended": 15.0,
     "make_tables": 10.0,
@@ -176,7 +180,7 @@ def _announcement(plan: Plan, stages: int, unknown: bool) -> str:
 
 def label(stage: StageNode) -> str:
     """Return a stage's name as a person reads it, e.g. ``train_sweet tiers/minilm/sweet seed 0``."""
-    cell = [stage.argument(key) for key in ("task", "backbone", "method")]
+    cell = [stage.argument(key) for key in ("task", "backbone", "method", "scores")]
     seed = stage.argument("seed")
     words = [stage.family, "/".join(filter(None, cell)), f"seed {seed}" if seed else ""]
     return " ".join(filter(None, words))

@@ -13,7 +13,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.settings.inputs import weights_kind
 from adaptive_pipeline import presets
 from adaptive_pipeline.dvc_graph import CHECK, CHECKED, StageNode
-from adaptive_pipeline.grid import Cell
+from adaptive_pipeline.grid import TRAINING_STAGES, Cell
 from adaptive_pipeline.params import Params, own_code, preflight
 from adaptive_pipeline.runs.store import Runs, open_runs
 from adaptive_pipeline.runs.validity import why_unusable
@@ -25,9 +25,13 @@ RESOURCES = {
     "train_sweet": {"mem_mb": 6000, "runtime": 720},
     "train_leebert": {"mem_mb": 6000, "runtime": 720},
     "train_multi_model": {"mem_mb": 6000, "runtime": 1440},
+    "extract_saliencies": {"mem_mb": 4000, "runtime": 240},
+    "train_adapler": {"mem_mb": 6000, "runtime": 720},
+    "train_adapler_exits": {"mem_mb": 6000, "runtime": 720},
     "collect_answers": {"mem_mb": 4000, "runtime": 240},
     "calibrate_thresholds": {"mem_mb": 2000, "runtime": 60},
     "evaluate_batch1": {"mem_mb": 4000, "runtime": 240},
+    "score_rationales": {"mem_mb": 4000, "runtime": 240},
     "recommend": {"mem_mb": 2000, "runtime": 60},
     "evaluate_recommended": {"mem_mb": 4000, "runtime": 60},
     "make_tables": {"mem_mb": 2000, "runtime": 30},
@@ -35,13 +39,15 @@ RESOURCES = {
 SMALL_MB = 2000  # a stage with the packaged encoder, or a smaller one: 1.2 GB were measured
 ON_GPU = (
     "finetune_backbone",
-    "train_sweet",
-    "train_leebert",
-    "train_multi_model",
+    *TRAINING_STAGES,
+    "extract_saliencies",
     "collect_answers",
     "evaluate_batch1",
+    "score_rationales",
     "evaluate_recommended",
 )
+#: Families whose records a slice of a preset is run for.
+ENDS = ("evaluate_batch1", "score_rationales")
 #: Families that measure wall-clock.
 TIMED = ("evaluate_batch1", "evaluate_recommended")
 
@@ -114,7 +120,7 @@ def limit_memory(workflow: Any) -> None:
 
 
 def unkept(stages: list[StageNode], params: Params) -> set[str]:
-    """Return the evaluations that ``docs/results`` keeps no valid record of; all, if the params are no preset's.
+    """Return the evaluations and explanations that ``docs/results`` keeps no valid record of; all, if of no preset.
 
     A preset that takes hours is run in slices; a run starts with what is missing. A kept file that cannot be read keeps
     nothing, which is said: it decides no more than the order of a run.
@@ -127,7 +133,7 @@ def unkept(stages: list[StageNode], params: Params) -> set[str]:
     return {
         stage.name
         for stage in stages
-        if stage.family == "evaluate_batch1" and why_unusable(stage.family, _cell(stage), runs, params)
+        if stage.family in ENDS and why_unusable(stage.family, _cell(stage), runs, params)
     }
 
 

@@ -108,6 +108,7 @@ def run_stage(
     options: Sequence[str] = (),
     files: Sequence[str] = (),
     per_method: bool = False,
+    per_kind: bool = False,
     timings: bool = False,
     encoder: bool = True,
 ) -> None:
@@ -115,7 +116,8 @@ def run_stage(
 
     The output folder appears whole or not at all. A second process of the same stage waits for the first,
     because a killed scheduler leaves its child alive and DVC would start another one into the same folder.
-    ``files`` are written beside it (`layout.FILES`).
+    ``files`` are written beside it (`layout.FILES`). ``per_method`` and ``per_kind`` say what its cell is of: a method, or a
+    kind of scores of tokens.
     ``encoder`` says whether the stage uses the encoder or its tokenizer: an adapter of one's own is then loaded first.
     An input that was damaged since a stage wrote it is refused. A `UserError` is printed without traceback, exit
     status 2. No secret of the tracking store is printed.
@@ -124,14 +126,15 @@ def run_stage(
     mask_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     name = Path(script).stem
-    args = _parser(name, doc, inputs, options, files, per_method, timings).parse_args()
+    args = _parser(name, doc, inputs, options, files, per_method, per_kind, timings).parse_args()
     try:
         params = load_params(args.params)
-        cell = Cell(args.task, args.backbone, args.seed, args.method if per_method else "")
+        of = args.method if per_method else args.scores if per_kind else ""
+        cell = Cell(args.task, args.backbone, args.seed, of)
         params.task(cell.task), params.backbone(cell.backbone)
         if per_method:
             params.method(cell.method)
-        _fill_in(args, name, cell)
+        _fill_in(args, name, cell, params.pruned_body)
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         _keep_lock_files()
@@ -247,6 +250,7 @@ def _parser(
     options: Sequence[str],
     files: Sequence[str],
     per_method: bool,
+    per_kind: bool,
     timings: bool,
 ) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -256,6 +260,8 @@ def _parser(
     parser.add_argument("--seed", required=True, type=int, help="one of `seeds`")
     if per_method:
         parser.add_argument("--method", required=True, help="a key of `methods`")
+    if per_kind:
+        parser.add_argument("--scores", required=True, help="a kind of `token_scores`")
     for key in inputs:
         flag, known = f"--{key.replace('_', '-')}", key in layout.INPUTS
         parser.add_argument(flag, dest=key, required=not known, help="input path" + _PLACE * known)
@@ -279,9 +285,9 @@ def _parser(
 _PLACE = " (default: its place below runs/, as dvc.yaml has it)"
 
 
-def _fill_in(args: argparse.Namespace, name: str, cell: Cell) -> None:
+def _fill_in(args: argparse.Namespace, name: str, cell: Cell, pruned_body: str) -> None:
     """Set the paths that the command line leaves to the layout of ``runs``."""
-    places = {key: layout.input_path(key, cell) for key in layout.INPUTS}
+    places = {key: layout.input_path(key, cell, pruned_body) for key in layout.INPUTS}
     if name in layout.FOLDERS:
         places |= {"out": layout.out_path(name, cell), "timings": layout.timings_path(name, cell)}
         places |= {f"out_{key}": layout.file_path(key, cell) for key in layout.FILES}

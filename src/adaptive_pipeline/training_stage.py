@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from adaptive_inference.attribution.store import Origin
     from adaptive_inference.exits import MultiExitModel
     from adaptive_inference.training.folds import Fold
     from adaptive_inference.training.recipe import Recipe
@@ -70,15 +73,19 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     cell, recipe = stage.cell, recipe_of(stage, stage.cell.method)
     backbone = stage.params.backbone(cell.backbone)
     exits = full_exits(backbone) if cell.method == "full" else recipe.method.exits
-    full, wants = stage.inputs.get("full"), load_objective(recipe.method.objective, recipe.method).needs_full
-    if full is None and wants == "fine_tuned":
+    body = stage.inputs.get("pruned")  # the full model of a training that builds on another method's
+    full, wants = body or stage.inputs.get("full"), load_objective(recipe.method.objective, recipe.method)
+    if full is None and wants.needs_full == "fine_tuned":
         raise UserError(
             f"objective {recipe.method.objective!r} needs the full model, which this stage does not read; list the method "
             "under trained_by.train_leebert"
         )
     model, objective = model_and_objective(recipe, backbone, exits, full)
     rows = Rows.load(stage.inputs["data"], recipe.schema, model.tokenizer, fold)
-    record = stage.begin(*training_keys(cell), **({"fold": asdict(fold)} if fold else {}))
+    if "saliencies" in stage.inputs:
+        rows = _with_saliencies(rows, stage, model)
+    keys = (*training_keys(cell), *(["pruned_body"] if body else []))
+    record = stage.begin(*keys, **({"fold": asdict(fold)} if fold else {}))
 
     result = fit(model, objective, rows, recipe, stage.scratch, stage.tracker.log, record.record_id)
 
@@ -87,7 +94,26 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     record.exits, record.steps = list(model.exits), result.steps
     record.rows = rows.lengths(recipe.schema.max_length)
     record.builds_on_full = objective.needs_full == "fine_tuned"
+    record.built_on = stage.params.pruned_body if body else ""
     if result.loss_weights:
         record.loss_weights = LossWeights(**result.loss_weights)
     take_timings(stage, result.timings)
     return model, rows, recipe
+
+
+def scored_with(stage: Stage, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Origin:
+    """Return what scores of tokens are made of by a stage that reads the splits and the full model, or what one asks for."""
+    from adaptive_inference.attribution.store import Origin, tokenizer_digest
+    from adaptive_pipeline.runs.records import digest_path
+
+    made_from = {name: digest_path(stage.inputs[name]) for name in ("data", "full")}
+    return Origin(tokenizer_digest(tokenizer), max_length, made_from)
+
+
+def _with_saliencies(rows: Rows, stage: Stage, model: MultiExitModel) -> Rows:
+    """Attach the saliencies that the stage reads to the training rows that they are of."""
+    from adaptive_inference.attribution.store import Scores
+    from adaptive_inference.tasks.schema import load_schema
+
+    asked = scored_with(stage, model.tokenizer, load_schema(stage.inputs["data"]).max_length)
+    return rows.with_saliencies(Scores.load(stage.inputs["saliencies"]), asked)

@@ -76,10 +76,10 @@ def path_of(out):
 
 @pytest.mark.parametrize("stage", sorted(layout.FOLDERS))
 def test_a_stage_reads_and_writes_where_dvc_yaml_says(stage):
-    cell = Cell("T", "B", 7, "M" if "method" in STAGES[stage]["matrix"] else "")
-    fill = {"task": "T", "backbone": "B", "seed": "7", "method": "M"}
+    cell = Cell("T", "B", 7, "M" if {"method", "scores"} & set(STAGES[stage]["matrix"]) else "")
+    fill = {"task": "T", "backbone": "B", "seed": "7", "method": "M", "scores": "M", "pruned_body": "P"}
     deps, outs = (
-        {re.sub(r"\$\{item\.(\w+)\}", lambda found: fill[found[1]], path) for path in paths}
+        {re.sub(r"\$\{(?:item\.)?(\w+)\}", lambda found: fill[found[1]], path) for path in paths}
         for paths in (STAGES[stage]["deps"], map(path_of, STAGES[stage]["outs"]))
     )
     assert layout.out_path(stage, cell).as_posix() in outs
@@ -90,7 +90,7 @@ def test_a_stage_reads_and_writes_where_dvc_yaml_says(stage):
     beside.add(layout.timings_path(stage, cell).as_posix())
     assert outs - {layout.out_path(stage, cell).as_posix()} <= beside
     inputs = re.findall(r'"(\w+)"', re.search(r"inputs=\((.*?)\)", script)[1])
-    read = {layout.input_path(name, cell).as_posix() for name in inputs if name in layout.INPUTS}
+    read = {layout.input_path(name, cell, "P").as_posix() for name in inputs if name in layout.INPUTS}
     assert {dep for dep in deps if dep.startswith("runs/")} == read
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,6 +139,24 @@ class Scores:
                 )
             found.append(self.values[start:stop])
         return found
+
+    def summary(self) -> dict[str, float | int | None]:
+        """Return counts, the mean score, and which share of a row's scores its first and its largest token have on average.
+
+        The share of a uniform row would be ``mean_uniform_share``; rows whose scores are all 0 are left out of the shares.
+        """
+        rows = [self.values[start:stop] for start, stop in pairwise(self.offsets)]
+        shares = [row / row.sum() for row in rows if len(row) and row.sum() > 0]
+        means = {
+            "mean_score": self.values,
+            "mean_first_token_share": [row[0] for row in shares],
+            "mean_largest_share": [row.max() for row in shares],
+            "mean_uniform_share": [1 / len(row) for row in shares],
+        }
+        counts = {"rows": len(rows), "tokens": len(self.values), "rows_of_zeros": len(rows) - len(shares)}
+        return counts | {
+            name: float(np.mean(of, dtype=np.float64)) if len(of) else None for name, of in means.items()
+        }
 
     def save(self, file: Path) -> None:
         """Write one file."""

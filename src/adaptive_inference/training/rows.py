@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from adaptive_inference.training.folds import Fold
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from adaptive_inference.attribution.store import Origin, Scores
 
 #: Shares at which token lengths are reported.
 QUANTILES = (0.0, 0.5, 0.9, 0.99, 1.0)
@@ -42,6 +44,30 @@ class Rows:
         if fold is not None:
             found["train"], found["held_out"] = fold.split(found["train"])
         return cls(**{name: encode(split, tokenizer, schema.max_length) for name, split in found.items()})
+
+    def with_saliencies(self, scores: Scores, asked: Origin) -> Rows:
+        """Return the same rows; those of ``train`` have a column ``saliency``, a float for each token.
+
+        Parameters
+        ----------
+        scores
+            Saliencies of the training rows.
+        asked
+            What they must have been made of.
+
+        Raises
+        ------
+        UserError
+            They are scores of another kind or origin, or examples are missing; see `Scores.of`.
+        """
+        if scores.kind != "saliency":
+            raise UserError(
+                f"the token scores are of kind {scores.kind!r}, but methods that remove tokens learn from 'saliency'; give the "
+                "file that extract_saliencies wrote of that kind"
+            )
+        found = scores.of(self.train, asked)
+        train = [feature | {"saliency": row.tolist()} for feature, row in zip(self.train, found, strict=True)]
+        return replace(self, train=train)
 
     def check(self, task: str) -> None:
         """Refuse a split without rows.

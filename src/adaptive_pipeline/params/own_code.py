@@ -57,7 +57,7 @@ def check(use: Use, params: Params) -> None:
     ------
     UserError
         The file is missing, outside `FOLDER`, fails or gives something else; or an objective needs the full model and is
-        trained by a stage that does not read it; or it removes tokens, and is trained by a stage without saliencies.
+        trained by a stage that does not read it; or saliencies, likewise.
     """
     if not is_own(use.source):
         if use.kind == "backbones" and use.name:
@@ -83,17 +83,10 @@ def check(use: Use, params: Params) -> None:
 
         objective = load_objective(use.name, params.method(use.owner).train)
         stages = params.trained_by
-        if objective.needs_reduction != (use.owner in stages.train_adapler):
-            wanted = (
-                "learns to remove tokens; list the method under trained_by.train_adapler"
-                if objective.needs_reduction
-                else "removes no tokens (needs_reduction is False); list the method under trained_by.train_leebert"
-            )
-            raise UserError(f"{use.name} {wanted}")
-        if objective.needs_full == "fine_tuned" and use.owner not in [
-            *stages.train_leebert,
-            *stages.train_adapler,
-        ]:
+        if objective.needs_saliency and use.owner not in stages.train_adapler:
+            raise UserError(f"{use.name} needs saliencies; list the method under trained_by.train_adapler")
+        given_full = (*stages.train_leebert, *stages.train_adapler)
+        if objective.needs_full == "fine_tuned" and use.owner not in given_full:
             raise UserError(
                 f"{use.name} needs the full model; list the method under trained_by.train_leebert"
             )

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from markdown_it import MarkdownIt
 
+from adaptive_pipeline.grid import TRAINING_STAGES
 from adaptive_pipeline.reporting.figures.captions import CAPTIONS, ORDER
 from adaptive_pipeline.reporting.frame import Results
 
-TRAININGS = ("finetune_backbone", "train_sweet", "train_leebert", "train_multi_model")
+TRAININGS = ("finetune_backbone", *TRAINING_STAGES)
 #: Stage -> the stages whose outputs it reads, as in ``dvc.yaml`` (a test compares), and what it does.
 GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "prepare_data": ((), "draws the four splits"),
@@ -23,6 +24,18 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
         "trains what starts or learns from the full model",
     ),
     "train_multi_model": (("prepare_data", "finetune_backbone"), "trains a cascade of models"),
+    "extract_saliencies": (
+        ("prepare_data", "finetune_backbone"),
+        "scores every token of the training rows by how much the full model's answer hangs on it",
+    ),
+    "train_adapler": (
+        ("prepare_data", "finetune_backbone", "extract_saliencies"),
+        "trains models that remove tokens",
+    ),
+    "train_adapler_exits": (
+        ("prepare_data", "train_adapler"),
+        "trains exits on a model that removes tokens",
+    ),
     "collect_answers": (
         ("prepare_data", *TRAININGS),
         "lets every exit answer the calibration and evaluation rows",
@@ -31,6 +44,10 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "evaluate_batch1": (
         ("prepare_data", *TRAININGS, "collect_answers", "calibrate_thresholds"),
         "measures and times every operating point on the evaluation rows",
+    ),
+    "score_rationales": (
+        ("prepare_data", *TRAININGS),
+        "holds scores of tokens, and the tokens that survive, against rationales",
     ),
     "recommend": (("calibrate_thresholds",), "chooses one model, rule and threshold among all methods"),
     "evaluate_recommended": (
@@ -53,6 +70,8 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
             "evaluate_batch1",
             "recommend",
             "evaluate_recommended",
+            "extract_saliencies",
+            "score_rationales",
         ),
         "makes this page from the records of all",
     ),

@@ -33,7 +33,7 @@ from adaptive_pipeline.runs.store import (
     read_kept,
     write_kept,
 )
-from adaptive_pipeline.runs.validity import why_unusable
+from adaptive_pipeline.runs.validity import asked_for, why_unusable
 
 
 def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
@@ -53,7 +53,7 @@ def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
     fit = [
         _with_exit_answers(item)
         for (stage, cell), item in keepable.items()
-        if cell in params.grid
+        if asked_for(stage, cell, params)
         and (stage, cell) not in retrained
         and not why_unusable(stage, cell, runs, params)
     ]

@@ -9,8 +9,12 @@ from pathlib import Path
 from adaptive_pipeline.grid import TRAINING_STAGES, Cell
 
 RUNS = Path("runs")
-#: Where stages lie that serve a whole seed: beside the seeds, since one of them reads its seed's folder whole.
+#: What `extract_saliencies` writes into its folder, beside its record.
+SCORES_FILE = "scores.safetensors"
+#: Beside the seeds, since `evaluate_recommended` reads its seed's folder whole: what serves a whole seed, and what it must
+#: not depend on.
 _RECOMMENDED = "../recommended/seed{seed}"
+_TOKEN_SCORES = "../token_scores/seed{seed}"
 #: Input of a stage -> its path from the folder of task, backbone and seed.
 INPUTS = {
     "data": "data/splits",
@@ -22,6 +26,8 @@ INPUTS = {
     "candidates": "candidates",
     "choice": f"{_RECOMMENDED}/choice",
     "methods": "",
+    "saliencies": f"{_TOKEN_SCORES}/saliency/{SCORES_FILE}",
+    "pruned": "{pruned_body}/train/model",
 }
 #: An input of which a stage reads parts that it finds out: those it adds and digests itself.
 WHOLE = "methods"
@@ -34,14 +40,16 @@ FOLDERS = {
     "evaluate_batch1": "{method}/evaluation",
     "recommend": f"{_RECOMMENDED}/choice",
     "evaluate_recommended": f"{_RECOMMENDED}/evaluation",
+    "extract_saliencies": f"{_TOKEN_SCORES}/{{method}}",
+    "score_rationales": "../rationales/seed{seed}/{method}",
 }
 #: What a stage writes beside its folder, from there.
 FILES = {"candidates": "candidates/{method}.safetensors"}
 
 
-def input_path(name: str, cell: Cell) -> Path:
-    """Return what a stage reads under the name of an input."""
-    return _place(INPUTS[name], cell)
+def input_path(name: str, cell: Cell, pruned_body: str = "") -> Path:
+    """Return what a stage reads under the name of an input; ``pruned_body`` is that of the params."""
+    return _place(INPUTS[name], cell, pruned_body)
 
 
 def file_path(name: str, cell: Cell) -> Path:
@@ -60,6 +68,7 @@ def timings_path(stage: str, cell: Cell) -> Path:
     return out.with_name("timings.json" if out.name == "evaluation" else f"{out.name}_timings.json")
 
 
-def _place(pattern: str, cell: Cell) -> Path:
+def _place(pattern: str, cell: Cell, pruned_body: str = "") -> Path:
     folder = replace(cell, method="").folder(RUNS)
-    return Path(os.path.normpath(folder / pattern.format(method=cell.method, seed=cell.seed)))
+    names = {"method": cell.method, "seed": cell.seed, "pruned_body": pruned_body}
+    return Path(os.path.normpath(folder / pattern.format(**names)))

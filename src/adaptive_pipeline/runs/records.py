@@ -157,7 +157,9 @@ class TrainingRecord(Record):
     rows
         Token lengths of the splits that training saw.
     builds_on_full
-        The training starts from the full model or learns from it.
+        The training starts from the full model, learns from it, or builds on a model that did.
+    built_on
+        The method on whose model it builds; empty: on none but the full one, if on any.
     members
         Of a cascade, else empty.
     """
@@ -166,6 +168,7 @@ class TrainingRecord(Record):
     steps: int | None = None
     rows: dict[str, Any] = Field(default_factory=dict)
     builds_on_full: bool = False
+    built_on: str = ""
     members: list[Member] = Field(default_factory=list)
     gradient_conflict: list[Conflict] = Field(default_factory=list)
     loss_weights: LossWeights | None = None
@@ -174,6 +177,18 @@ class TrainingRecord(Record):
     def has_copy_of_full(self) -> bool:
         """Whether a member is the full model."""
         return any(member.copied_from_full for member in self.members)
+
+
+class ScoresRecord(Record):
+    """`extract_saliencies`; the kind of scores is the cell's method.
+
+    Attributes
+    ----------
+    scores
+        Digest of the file of scores, as a training's record has it among its inputs.
+    """
+
+    scores: str = ""
 
 
 class CalibrationRecord(Record):
@@ -353,7 +368,10 @@ FAMILIES: dict[str, type[Record]] = {
     "train_sweet": TrainingRecord,
     "train_leebert": TrainingRecord,
     "train_multi_model": TrainingRecord,
+    "train_adapler": TrainingRecord,
+    "train_adapler_exits": TrainingRecord,
     "train_fold": TrainingRecord,
+    "extract_saliencies": ScoresRecord,
     "calibrate_thresholds": CalibrationRecord,
     "evaluate_batch1": EvaluationRecord,
     "recommend": RecommendationRecord,

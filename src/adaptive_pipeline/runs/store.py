@@ -41,8 +41,10 @@ MADE_WHEN_KEPT = {"evaluate_batch1": ("exit_answers",)}
 KEPT = (
     "prepare_data",
     "train",
+    "extract_saliencies",
     "calibrate_thresholds",
     "evaluate_batch1",
+    "score_rationales",
     "recommend",
     "evaluate_recommended",
 )

@@ -11,27 +11,54 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import digest_own_code
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
-from adaptive_pipeline.runs.records import RecommendationRecord, RecommendedRecord, model_of
+from adaptive_pipeline.runs.records import (
+    RecommendationRecord,
+    RecommendedRecord,
+    Record,
+    ScoresRecord,
+    TrainingRecord,
+    model_of,
+)
 from adaptive_pipeline.runs.store import Key, Runs
 
 #: Stages of a whole seed: the choice among its methods, and the measuring of what was chosen.
 CHOICES = ("recommend", "evaluate_recommended")
 
 
-def chain(stage: str, cell: Cell) -> list[Key]:
+def asked_for(stage: str, cell: Cell, params: Params) -> bool:
+    """Whether the params ask for what a stage makes of a cell."""
+    if stage == "extract_saliencies":
+        return replace(cell, method="") in params.grid and cell.method in params.token_scores
+    if stage == "score_rationales" and cell.method not in params.explanations.methods:
+        return False
+    return cell in params.grid
+
+
+def chain(stage: str, cell: Cell, params: Params) -> list[Key]:
     """Return the keys of all records that a stage's record stands on, its own last."""
-    data, train = ("prepare_data", replace(cell, method="")), ("train", cell)
+    data, full = ("prepare_data", replace(cell, method="")), ("train", replace(cell, method="full"))
     if stage == "prepare_data":
         return [data]
     if stage == "train":
-        return [data, train]
-    if stage in CHOICES:
-        return [data, ("train", replace(cell, method="full")), (stage, cell)]
-    links = [data, ("train", replace(cell, method="full")), train]
+        return [data, *_trained_from(cell, params), ("train", cell)]
+    if stage in (*CHOICES, "extract_saliencies"):
+        return [data, full, (stage, cell)]
+    links = [data, full, *_trained_from(cell, params), ("train", cell)]
     if stage == "evaluate_batch1":
         links.append(("calibrate_thresholds", cell))
     links.append((stage, cell))
     return list(dict.fromkeys(links))
+
+
+def _trained_from(cell: Cell, params: Params) -> list[Key]:
+    """Return what a method's training stands on beyond the data: other records of the seed."""
+    full = ("train", replace(cell, method="full"))
+    saliencies = ("extract_saliencies", replace(cell, method="saliency"))
+    if cell.method in params.trained_by.train_adapler:
+        return [full, saliencies]
+    if cell.method in params.trained_by.train_adapler_exits:
+        return [full, saliencies, ("train", replace(cell, method=params.pruned_body))]
+    return []
 
 
 def _chosen_links(cell: Cell, runs: Runs) -> list[Key]:
@@ -79,7 +106,7 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
         done = [name for name in ("train", "calibrate_thresholds") if (name, cell) in runs.records]
         return f"not evaluated yet (done: {', '.join(done) or 'nothing'})"
     read: dict[str, str] = {}
-    links = chain(stage, cell)
+    links = chain(stage, cell, params)
     if stage == "evaluate_recommended":
         links = [*_chosen_links(cell, runs), *links]
     for key in links:
@@ -89,14 +116,31 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
         changed = changed_params(record.params, params.echo(record.params))
         if changed:
             return f"{record.stage} was run with other params ({', '.join(changed)}); run it again"
-        for name in ("data", "full", "model"):
+        if isinstance(record, ScoresRecord):
+            read["saliencies"] = record.scores
+        for name in ("data", "full", "model", "saliencies"):
             digest = record.inputs.get(name)
             if digest and read.setdefault(name, digest) != digest:
                 return f"{record.stage} read another {name} than the stages before it; run it again"
         for name, digest in record.inputs.items():
             if is_own(name) and digest != _digest_now(name, digest):
                 return f"{record.stage} ran {name} before it was edited; run it again"
+        if why := _why_not_the_body(record, runs):
+            return why
     return _why_not_the_choice(stage, cell, runs, params) if stage in CHOICES else ""
+
+
+def _why_not_the_body(record: Record, runs: Runs) -> str:
+    """Say why a training cannot be reported that built on a model of another method, if that is now another one.
+
+    The model's digest stands in the records of the stages that read it.
+    """
+    body = record.built_on if isinstance(record, TrainingRecord) else ""
+    read = runs.records.get(("calibrate_thresholds", replace(record.cell, method=body))) if body else None
+    model = read.inputs.get("model") if read else None
+    if model and record.inputs.get("pruned", model) != model:
+        return f"{record.stage} built on another model of {body} than was calibrated; run it again"
+    return ""
 
 
 def _digest_now(source: str, recorded: str) -> str:

@@ -135,8 +135,8 @@ def check_method(params: Params, name: str, kind: str) -> None:
     stages = params.trained_by
     if name in (*stages.train_adapler, *stages.train_adapler_exits):
         raise UserError(
-            f"method {name!r} learns from saliencies of the full model, which was trained on the rows that a fold holds out; "
-            "compare settings of its `removal` as methods of their own, on the calibration split (docs/methods/adapler.md)"
+            f"method {name!r} learns from saliencies of the full model, and that was trained on the rows that a fold holds "
+            "out; give each setting of `removal` a method of its own, which are compared on the calibration split"
         )
     searched = ["full", *(method for stage in SEARCHED for method in params.trained_by.by_stage[stage])]
     if name not in searched:

@@ -7,6 +7,7 @@ names of tasks, backbones and methods leave the keys, and defaults are filled in
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from adaptive_inference.settings.training import (
     effective,
 )
 from adaptive_pipeline.params import Params
+from adaptive_pipeline.runs import layout
 from adaptive_pipeline.runs.records import RECORD_FILE, Record, TrainingRecord
 from adaptive_pipeline.runs.store import TRAIN_STAGES, shown_cell
 
@@ -97,6 +99,9 @@ def training_beside(folder: Path, record: Record) -> TrainingRecord | None:
     if isinstance(record, TrainingRecord):
         return record
     beside = folder.parent / "train"
+    if record.stage in layout.FOLDERS:
+        own, model = layout.out_path(record.stage, record.cell), layout.input_path("model", record.cell)
+        beside = Path(os.path.normpath(folder / os.path.relpath(model.parent, own)))
     if not record.cell.method or not (beside / RECORD_FILE).is_file():
         return None
     found = Record.load(beside)

@@ -21,7 +21,7 @@ from adaptive_pipeline.presets import CURRENT, names, preset_of, preset_path, re
 from adaptive_pipeline.runs.layout import RUNS
 from adaptive_pipeline.runs.records import TrainingRecord
 from adaptive_pipeline.runs.store import Finished, Runs, read_finished
-from adaptive_pipeline.runs.validity import why_unusable
+from adaptive_pipeline.runs.validity import asked_for, why_unusable
 from adaptive_pipeline.tracking.given import Background, training_beside
 from adaptive_pipeline.tracking.live import tracking_off
 from adaptive_pipeline.tracking.secrets import mask_output
@@ -84,7 +84,7 @@ def _background(item: Finished, runs: Runs, asked: Asked | None) -> Background:
     else:
         beside = runs.finished.get(("train", item.key[1]))
         trained = beside.record if beside and isinstance(beside.record, TrainingRecord) else None
-    holds = asked and item.key[1] in asked.params.grid and not why_unusable(*item.key, runs, asked.params)
+    holds = asked and asked_for(*item.key, asked.params) and not why_unusable(*item.key, runs, asked.params)
     return Background(trained, asked.preset if asked and holds else None)
 
 
