@@ -90,7 +90,8 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
     result = fit(model, objective, rows, recipe, stage.scratch, stage.tracker.log, record.record_id)
 
     result.write(stage.out)
-    record.metrics |= result.metrics | {"parameters": model.parameter_count}
+    record.metrics |= result.metrics | objective.verdict(result.best_merit)
+    record.metrics["parameters"] = model.parameter_count
     record.exits, record.steps = list(model.exits), result.steps
     record.rows = rows.lengths(recipe.schema.max_length)
     record.builds_on_full = objective.needs_full == "fine_tuned"
