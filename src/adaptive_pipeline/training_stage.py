@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptive_inference.errors import UserError
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from adaptive_inference.training.rows import Rows
     from adaptive_pipeline.grid import Cell
     from adaptive_pipeline.stage import Stage
+
+#: Where the weights of the best epochs lie, beside the model's folder.
+EPOCHS = "epochs"
 
 
 def training_keys(cell: Cell) -> list[str]:
@@ -51,6 +56,7 @@ def take_timings(stage: Stage, timings: dict[str, Any]) -> None:
 
 def train_exits(stage: Stage) -> None:
     """Train a method's model by its objective and save it; a stage with the input ``full`` may start or learn from that."""
+    from adaptive_inference.training.checkpoints import epoch_file
     from adaptive_inference.training.gradient_conflict import ROWS, gradient_conflict
     from adaptive_pipeline.runs.records import Conflict
 
@@ -59,6 +65,14 @@ def train_exits(stage: Stage) -> None:
         conflict = gradient_conflict(model, rows.train[:ROWS])
         stage.record.gradient_conflict = [Conflict(**row) for row in conflict]
     model.save_pretrained(stage.out / "model")
+    for file in sorted(stage.scratch.glob(epoch_file("*"))):  # `keep_epochs` above 1
+        (stage.out / EPOCHS).mkdir(exist_ok=True)
+        shutil.copyfile(file, stage.out / EPOCHS / file.name)
+
+
+def best_epochs(full: Path) -> list[Path]:
+    """Return the weights of the best epochs that lie beside the full model; none where one epoch alone was kept."""
+    return sorted((full.parent / EPOCHS).glob("*.safetensors"))
 
 
 def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, Rows, Recipe]:

@@ -109,6 +109,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     assert {name: method[name] for name in method if method[name] is not None} == {
         "objective": "joint", "gradient": "shared", "clip": "global", "backward": "whole",
         "weights": "uniform", "alternate": False, "targets": "labels", "inner_head": "as_backbone", "drop_rate": 0.2,
+            "keep_epochs": 1,
     }  # fmt: skip
     assert section(Distillation) == {"teachers": "all", "temperature": 2.0, "detach": True}
     assert section(WeightLearning) == {

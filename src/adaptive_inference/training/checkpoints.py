@@ -20,8 +20,8 @@ BEST_FILE = "best.safetensors"
 OBJECTIVE_FILE = "objective.safetensors"
 
 
-def epoch_file(epoch: int) -> str:
-    """Return where the weights of one of the best epochs lie, with ``keep_epochs`` above 1."""
+def epoch_file(epoch: int | str) -> str:
+    """Return where the weights of one of the best epochs lie, with ``keep_epochs`` above 1; ``*``: of any."""
     return f"epoch-{epoch}.safetensors"
 
 

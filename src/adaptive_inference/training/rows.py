@@ -62,8 +62,8 @@ class Rows:
         """
         if scores.kind != "saliency":
             raise UserError(
-                f"the token scores are of kind {scores.kind!r}, but methods that remove tokens learn from 'saliency'; give the "
-                "file that extract_saliencies wrote of that kind"
+                f"the token scores are of kind {scores.kind!r}, but methods that remove tokens learn from 'saliency'; give "
+                "the file that extract_saliencies wrote of that kind"
             )
         found = scores.of(self.train, asked)
         train = [feature | {"saliency": row.tolist()} for feature, row in zip(self.train, found, strict=True)]

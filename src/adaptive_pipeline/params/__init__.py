@@ -93,6 +93,10 @@ class Params(Section):
             if self.methods[name].train.exits is not None:
                 raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
         for name, method in self.methods.items():
+            if name != "full" and method.train.keep_epochs > 1:
+                raise ValueError(
+                    f"methods.{name}: `keep_epochs` is for `full`, of which saliencies are taken; remove it"
+                )
             if method.train.epochs == 0:
                 self._check_untrained(name)
             for where, backbone in self.backbones.items():
