@@ -73,12 +73,12 @@ def dvc_edges(project):
 def test_one_run_executes_every_stage_once_and_shows_the_result(built):
     stages = yaml.safe_load((built.root / "dvc.yaml").read_text())["stages"]
     assert stages_of(built) == set(stages) - {CHECK}
-    assert len(built.first_executed) <= 28
-    assert "28 of 28 stages to run, about" in built.output
-    assert "28 of 28 stages done" in built.output
+    assert len(built.first_executed) <= 39
+    assert "39 of 39 stages to run, about" in built.output
+    assert "39 of 39 stages done" in built.output
     assert "\nRecommended for tiers with tiny: " in built.output
     assert "Select jobs" not in built.output
-    assert len(built.output.splitlines()) < 90
+    assert len(built.output.splitlines()) < 120
     assert not list((built.root / "runs").rglob(".*.partial")) + list(
         (built.root / "runs").rglob(".*.scratch")
     )
@@ -119,6 +119,42 @@ def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_ba
         params.write_text(text)
     assert "Nothing to be done" in built.run("snakemake", "-n")
     assert built.run("dvc", "status", "--json").strip().endswith("{}")
+
+
+ADAPLER = "adapler: {train: {objective: adapler, epochs: 3, removal: {phi: 0.01, start: fine_tuned}}, rules: [fixed]}"
+
+
+def test_another_weight_of_the_length_term_makes_no_saliencies_again(built):
+    params = built.root / "params.yaml"
+    text = params.read_text()
+    try:
+        params.write_text(text.replace("phi: 0.01", "phi: 0.02"))
+        status = direct(built.run("dvc", "status", "--json"))
+        assert status - {"make_tables"} == {"train_adapler@tiers-tiny-adapler-0"}
+        again = {name.partition("@")[0] for name in planned(built.run("snakemake", "-n"))}
+        assert {"train_adapler", "train_adapler_exits", "score_rationales"} < again
+        assert not again & {"extract_saliencies", "finetune_backbone", "train_sweet", "train_leebert"}
+    finally:
+        params.write_text(text)
+
+
+def test_a_method_more_that_removes_tokens_makes_no_cell_of_another_stale(built):
+    """Only what is chosen among all methods, and what shows them all, is made again."""
+    params = built.root / "params.yaml"
+    text = params.read_text()
+    assert ADAPLER in text
+    more = text.replace(
+        ADAPLER, f"{ADAPLER}\n  {ADAPLER.replace('adapler:', 'longer:').replace('0.01', '0.001')}"
+    )
+    try:
+        params.write_text(more.replace("train_adapler: [adapler]", "train_adapler: [adapler, longer]"))
+        status = direct(built.run("dvc", "status", "--json"))
+        assert {name for name in status if "longer" not in name} == {"recommend@tiers-tiny-0", "make_tables"}
+        assert {name.partition("@")[0] for name in status if "longer" in name} == {
+            "train_adapler", "collect_answers", "calibrate_thresholds", "evaluate_batch1",
+        }  # fmt: skip
+    finally:
+        params.write_text(text)
 
 
 def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
@@ -168,7 +204,7 @@ def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(
 
 @pytest.mark.parametrize(
     "family", ["check_params", "prepare_data", "finetune_backbone", "train_sweet", "train_leebert", "train_multi_model",
-               "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend", "evaluate_recommended",
+               "extract_saliencies", "train_adapler", "train_adapler_exits", "score_rationales", "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend", "evaluate_recommended",
                "make_tables", "train_fold", "choose_point"],
 )  # fmt: skip
 def test_a_stage_declares_the_modules_that_its_script_imports(built, family):
@@ -256,7 +292,7 @@ def test_the_report_and_dvcs_own_commands_show_the_result(built):
 
 def test_results_are_rebuilt_from_kept_records_alone(built):
     out = built.root / "docs/results/smoke"
-    assert "21 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
+    assert "30 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
     built.run("python", "-m", "adaptive_pipeline.presets", "results", "smoke")
     for name in ("tables/main.csv", "tables/main.md", "recommendation.json"):
         assert (out / name).is_file()
