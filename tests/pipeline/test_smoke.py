@@ -204,7 +204,8 @@ def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(
 
 @pytest.mark.parametrize(
     "family", ["check_params", "prepare_data", "finetune_backbone", "train_sweet", "train_leebert", "train_multi_model",
-               "extract_saliencies", "train_adapler", "train_adapler_exits", "score_rationales", "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend", "evaluate_recommended",
+               "extract_saliencies", "train_adapler", "train_adapler_exits", "score_rationales",
+               "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend", "evaluate_recommended",
                "make_tables", "train_fold", "choose_point"],
 )  # fmt: skip
 def test_a_stage_declares_the_modules_that_its_script_imports(built, family):
