@@ -14,6 +14,7 @@ from adaptive_inference.attribution.saliency import from_embeddings, gold_answer
 from adaptive_inference.backbones.base import Batch
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.model import MultiExitModel
+from adaptive_inference.tasks.encode import special_ids
 
 
 @dataclass(frozen=True)
@@ -98,10 +99,8 @@ def _baseline(model: MultiExitModel, batch: Batch) -> Tensor:
             "integrated gradients need the model's tokenizer, to tell words from special tokens, and it was saved "
             "without one; build the model with its tokenizer"
         )
-    names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
-    special = {getattr(tokenizer, name) for name in names} - {None}
     ids_BN = batch["input_ids"]
-    word_BN = ~torch.isin(ids_BN, ids_BN.new_tensor(sorted(special)))
+    word_BN = ~torch.isin(ids_BN, ids_BN.new_tensor(special_ids(tokenizer)))
     emptied_BN = ids_BN.masked_fill(word_BN, tokenizer.pad_token_id or 0)
     # At the words' embedding, not in the batch: RoBERTa and MPNet would give other tokens other positions.
     words = model.backbone.model.get_input_embeddings()

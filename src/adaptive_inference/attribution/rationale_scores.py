@@ -83,8 +83,8 @@ def score_kept(kept: Sequence[np.ndarray], labels: Labels) -> Agreement:
     return Agreement(len(counts), len(labels) - len(counts), micro, macro)
 
 
-def score_as_many(scores: Sequence[np.ndarray], kept: Sequence[np.ndarray], labels: Labels) -> Agreement:
-    """Score the best tokens by a score, as many in each row as a kept set has: a fair baseline for it.
+def as_many(scores: Sequence[np.ndarray], kept: Sequence[np.ndarray], labels: Labels) -> list[np.ndarray]:
+    """Choose the best tokens by a score, as many in each row as a kept set has, among those that are scored.
 
     Parameters
     ----------
@@ -93,23 +93,28 @@ def score_as_many(scores: Sequence[np.ndarray], kept: Sequence[np.ndarray], labe
     kept
         Per row ``(..., N)`` bool; tokens that are not scored do not count.
     labels
-        Per row ``(N,)``, or None.
+        Per row ``(N,)``; of a row without labels the kept set itself is returned.
 
     Returns
     -------
-    Agreement
-        As `score_kept` gives it.
+    list of arrays
+        Per row ``(..., N)`` bool.
     """
     chosen = []
     for row, (of_row, gold) in enumerate(zip(kept, labels, strict=True)):
         if gold is None:
-            chosen.append(of_row)  # left out below
+            chosen.append(of_row)
             continue
         _check_tokens(scores[row], gold, row)
         _check_tokens(of_row, gold, row)
         count = (of_row & (gold >= 0)).sum(-1)
         chosen.append(_best(np.broadcast_to(scores[row], of_row.shape), gold >= 0, count))
-    return score_kept(chosen, labels)
+    return chosen
+
+
+def score_as_many(scores: Sequence[np.ndarray], kept: Sequence[np.ndarray], labels: Labels) -> Agreement:
+    """Score the tokens of `as_many`, a fair baseline for a kept set: as `score_kept` does."""
+    return score_kept(as_many(scores, kept, labels), labels)
 
 
 def mean_average_precision(scores: Sequence[np.ndarray], labels: Labels) -> tuple[np.ndarray, int]:

@@ -65,6 +65,12 @@ def encode_texts(
     ]
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of tokens that stand for no word: those that begin, separate, end and pad; an unknown word is one."""
+    names = ("cls_token_id", "sep_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+    return sorted({getattr(tokenizer, name) for name in names} - {None})
+
+
 def collate(features: Sequence[Feature], pad_token_id: int | None) -> dict[str, Tensor]:
     """Stack features into one batch, padded on the right to the longest of them.
 

@@ -45,7 +45,12 @@ class HardRemoval:
         if tokens_BN is None:
             tokens_BN = torch.ones(hidden_BNH.shape[:2], dtype=torch.bool, device=hidden_BNH.device)
         score_BN = contributions(self._predictors[index](hidden_BNH), tokens_BN)
-        forward.keep_tokens(kept_tokens(score_BN, tokens_BN, self._eta_L[index]))
+        kept_BN = kept_tokens(score_BN, tokens_BN, self._eta_L[index])
+        self.decided(score_BN, tokens_BN, kept_BN)
+        forward.keep_tokens(kept_BN)
+
+    def decided(self, score_BN: Tensor, tokens_BN: Tensor, kept_BN: Tensor) -> None:
+        """Take note of what a layer's removal decided, of the tokens that are still there; see `kept_tokens`."""
 
     def detach(self) -> None:
         """See `exits.forward.Removal`: nothing is carried from layer to layer but the state itself."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from adaptive_inference.token_reduction.hard import HardRemoval
 from adaptive_inference.token_reduction.predictor import ContributionPredictor
+from adaptive_inference.token_reduction.recorded import RecordedRemoval
 from adaptive_inference.token_reduction.soft import SoftRemoval
 
 #: Thresholds at the start, as a share of the uniform contribution (adapler.md 1.3).
@@ -51,6 +52,10 @@ class TokenReduction(nn.Module):
     def hard(self) -> HardRemoval:
         """Return what takes tokens out of one batch."""
         return HardRemoval(self._predictors, self.eta)
+
+    def recorded(self) -> RecordedRemoval:
+        """Return what takes tokens out of one batch and remembers which."""
+        return RecordedRemoval(self._predictors, self.eta)
 
     def soft(self, sharpness: float) -> SoftRemoval:
         """Return what fades the tokens of one training batch; the gradient of its probe arrives at `theta`."""
