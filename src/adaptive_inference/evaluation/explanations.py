@@ -26,7 +26,7 @@ from adaptive_inference.attribution.rationale_scores import (
 )
 from adaptive_inference.attribution.survival import Survival, survivals
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.faithfulness import Faithfulness
+from adaptive_inference.evaluation.faithfulness import Faithfulness, word_tokens
 from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.tasks.encode import Feature, encode
@@ -111,6 +111,8 @@ class Picture:
         Of the example.
     tokens
         N tokens as readers see them.
+    words_N
+        ``(N,)`` bool: no special tokens.
     rationale_N
         ``(N,)`` bool; None: not known.
     label, prediction
@@ -121,6 +123,7 @@ class Picture:
 
     id: int
     tokens: tuple[str, ...]
+    words_N: np.ndarray
     rationale_N: np.ndarray | None
     label: str
     prediction: str
@@ -351,4 +354,5 @@ def _picture(
         f"{value:.3g}" if names is None else names[int(value)] for value in (example.label, answer)
     )
     rationale_N = None if gold is None else gold == 1
-    return Picture(example.id, tokens, rationale_N, label, prediction, lines)
+    (words_N,) = word_tokens(model, [feature])
+    return Picture(example.id, tokens, words_N, rationale_N, label, prediction, lines)

@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from adaptive_pipeline.grid import TRAINING_STAGES
 from adaptive_pipeline.reporting.figures.captions import CAPTIONS, ORDER
 from adaptive_pipeline.reporting.frame import Results
+from adaptive_pipeline.reporting.text.html import page
 
 TRAININGS = ("finetune_backbone", *TRAINING_STAGES)
 #: Stage -> the stages whose outputs it reads, as in ``dvc.yaml`` (a test compares), and what it does.
@@ -89,8 +90,6 @@ figcaption { color: #555; }
 summary { cursor: pointer; margin: 0.5rem 0; }
 pre { background: #f6f6f6; padding: 0.6rem; overflow-x: auto; }
 """
-#: A browser runs no script and loads nothing, whatever stands in a name of the params or a label of the data.
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -117,21 +116,7 @@ def report_page(
     }
     links = " ".join(f'<a href="#{name}">{name}</a>' for name in parts)
     sections = "\n".join(f'<section id="{name}">\n{body}\n</section>' for name, body in parts.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<title>Results of adaptive-inference</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<nav>{links}</nav>
-{sections}
-</body>
-</html>
-"""
+    return page("Results of adaptive-inference", STYLE, f"<nav>{links}</nav>\n{sections}")
 
 
 def _figures(results: Results, names: Sequence[str], folder: Path) -> Iterator[str]:

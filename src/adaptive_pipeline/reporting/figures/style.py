@@ -128,10 +128,14 @@ def canvas(
         yield figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
-def save(figure: Figure, folder: Path, name: str) -> str:
+#: Kind of file -> what would differ from run to run, left out.
+_UNDATED = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+def save(figure: Figure, folder: Path, name: str, kinds: Iterable[str] = tuple(_UNDATED)) -> str:
     """Write ``name.png`` and ``name.svg`` without dates, so that equal figures are equal bytes; return the name."""
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+    for kind in kinds:
         stream = io.BytesIO()
-        figure.savefig(stream, format=kind, metadata=metadata, bbox_inches="tight", pad_inches=0.06)
+        figure.savefig(stream, format=kind, metadata=_UNDATED[kind], bbox_inches="tight", pad_inches=0.06)
         (folder / f"{name}.{kind}").write_bytes(stream.getvalue())
     return name
