@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from named_goals import named_goal
 from synthetic_choices import ENVIRONMENT, FULL, Chosen, write_choice
 
 from adaptive_inference.calibration.operating_point import OperatingPoint, Seen, Setting, static_layers
+from adaptive_inference.evaluation.explained import ALL_LAYERS, BASELINES, CONTRIBUTIONS, Measured
 from adaptive_inference.exits.layout import FORMAT, MULTI_EXIT, MULTI_MODEL
 from adaptive_inference.files import write_json
 from adaptive_inference.tasks.schema import Schema
@@ -185,6 +187,28 @@ def write_cell(
     if answers:
         write_json(folder / "evaluation" / "predictions.json", _answers(rows))
     write_json(folder / "timings.json", {"environment": ENVIRONMENT, "rows": timings})
+
+
+#: Layer -> false-positive rate of what a method keeps there, and of as many tokens by saliency; invented.
+KEPT_RATES = {"1": (1.0, 1.0), "2": (0.6, 0.7), "3": (0.2, 0.4), ALL_LAYERS: (0.6, 0.7)}
+
+
+def write_explained(root: Path, params: Params, cell: Cell, reduces: bool = True, **changes: Any) -> None:
+    """Write the record of `score_rationales`: of a method that reduces, or with every kind alone."""
+    rows = [Measured(kind, "", 40, 40, 0.4, comprehensiveness=0.2, sufficiency=0.1) for kind in BASELINES]
+    if reduces:
+        rows = [
+            Measured(
+                kind, layer, 40, 40, 0.3 + place / 10, 0.4, 0.5, 0.45, rates[place], 0.2,
+                **({} if place else {"comprehensiveness": 0.3, "sufficiency": 0.2}),
+                **({"fpr_difference": rates[0] - rates[1], "fpr_low": -0.25, "fpr_high": 0.05} if place else {}),
+            )
+            for place, kind in enumerate((CONTRIBUTIONS, *BASELINES))
+            for layer, rates in {key: (*pair, *pair) for key, pair in KEPT_RATES.items()}.items()
+        ]  # fmt: skip
+    rows = [replace(row, **changes) for row in rows]
+    record = _record("score_rationales", cell, params, ("evaluation.bootstrap", "runtime"), explained=rows)
+    record.save(cell.folder(root) / "rationales")
 
 
 def _answers(rows: list[dict[str, Any]]) -> dict[str, Any]:

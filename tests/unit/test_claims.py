@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from synthetic_records import PROJECT, QUALITY, invented_params, write_run
+from synthetic_records import PROJECT, QUALITY, invented_params, write_explained, write_run
 
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.reporting.claims.judged import Judged, Kept, judge_claims, read_kept_presets
@@ -18,6 +18,7 @@ from adaptive_pipeline.reporting.claims.page import claims_page, remark
 from adaptive_pipeline.reporting.claims.trials import (
     AgainstFull,
     Exits,
+    FalsePositives,
     Gradients,
     Points,
     Speed,
@@ -222,6 +223,36 @@ def test_gradients_have_an_interval_over_seeds_alone(runs, tmp_path):
     assert (
         Gradients("sweet").measure(collect(tmp_path / "runs", invented_params())).startswith("no gradients")
     )
+
+
+def with_kept_tokens(root, differences, seeds):
+    """Write explanations of SWEET, as if it removed tokens, with a difference of each seed; return the results."""
+    params = invented_params(seeds=list(seeds))
+    for seed, difference in zip(seeds, differences, strict=True):
+        ends = {"fpr_difference": difference, "fpr_low": difference - 0.1, "fpr_high": difference + 0.1}
+        write_explained(root, params, Cell("tiers", "minilm", seed, "sweet"), **ends)
+    return collect(root, params)
+
+
+def test_kept_tokens_have_the_interval_of_the_rows_and_the_spread_of_the_seeds(runs, tmp_path):
+    import shutil
+
+    shutil.copytree(runs, tmp_path / "runs")
+    trial = FalsePositives("sweet", "saliency")
+    assert trial.measure(collect(tmp_path / "runs", invented_params())).startswith("no kept tokens")
+    one = trial.measure(with_kept_tokens(tmp_path / "runs", [-0.2], [0]))
+    assert (one.mean, one.low, one.high, one.seeds, one.rows) == (-0.2, *approx(-0.3, -0.1), 1, 40)
+    assert judge(one, "below") == Verdict.HOLDS
+    two = trial.measure(with_kept_tokens(tmp_path / "runs", [-0.2, -0.3], [0, 1]))
+    assert two.mean == pytest.approx(-0.25)
+    assert two.high - two.mean == pytest.approx(math.hypot(0.1, 12.706 * 0.05), rel=1e-3)
+    assert judge(two, "below") == Verdict.UNTOLD
+    other = FalsePositives("sweet", "attention").measure(with_kept_tokens(tmp_path / "runs", [0.2], [0]))
+    assert judge(other, "below") == Verdict.DOES_NOT
+
+
+def approx(*values):
+    return [pytest.approx(value) for value in values]
 
 
 def conflicts(*cosines):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from adaptive_inference.attribution.rationale_scores import BINS, score_as_many
 from adaptive_inference.attribution.survival import Survival, survivals
 from adaptive_inference.errors import UserError
-from adaptive_inference.evaluation.explanations import ALL_LAYERS, BASELINES, CONTRIBUTIONS, explain
+from adaptive_inference.evaluation.explained import ALL_LAYERS, BASELINES, CONTRIBUTIONS
+from adaptive_inference.evaluation.explanations import explain
 from adaptive_inference.evaluation.faithfulness import Faithfulness, word_tokens
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.outputs import collect_outputs

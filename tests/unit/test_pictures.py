@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from adaptive_inference.evaluation.explanations import Line, Picture
+from adaptive_inference.evaluation.explained import Line, Picture
 from adaptive_pipeline.reporting.pictures import TOKENS, picture_page, strength, write_pictures
 
 KEPT = np.array([[1, 1, 1, 1, 1], [1, 0, 1, 1, 1], [1, 0, 0, 1, 0]], bool)

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
+from adaptive_inference.evaluation.explained import MEASURES
 from adaptive_inference.settings.training import WeightLearning
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.frame import PAIR, Results, machine_name
-from adaptive_pipeline.reporting.measures import CELL, KEY, first, joined, mean, over_seeds
+from adaptive_pipeline.reporting.measures import CELL, KEY, first, highest, joined, lowest, mean, over_seeds
 from adaptive_pipeline.reporting.names import natural_key
 
 #: One training: what is measured once of each.
@@ -224,3 +226,27 @@ def _learning(params: Params, cell: Cell) -> dict[str, str]:
         return {}
     settings = train.weight_learning or WeightLearning()
     return {"scheme": settings.scheme, "parametrisation": settings.parametrisation}
+
+
+# ---- explanations ----------------------------------------------------------------------------------------------------
+
+
+def rationales(results: Results) -> pd.DataFrame:
+    """Return how scores of tokens, and tokens that are kept, agree with rationales and with the model, over seeds.
+
+    ``method`` is the one whose model was explained, or whose kept tokens others stand beside; the interval of the
+    difference of false-positive rates is the widest of the seeds'.
+    """
+
+    def read(cell: Cell) -> Iterable[dict[str, Any]]:
+        return (asdict(item) for item in results.explained(cell))
+
+    figures = [name for name in MEASURES if name not in ("fpr_low", "fpr_high")]
+    counts = ["rows", "rationales"]
+    found = _per_cell(results, read, "kind", "layer", *counts, *MEASURES)
+    ends = {"fpr_low": lowest, "fpr_high": highest}
+    carried = dict.fromkeys(counts, "sum") | ends
+    table = over_seeds(
+        found.astype(dict.fromkeys(MEASURES, float)), [*CELL, "kind", "layer"], figures, **carried
+    )
+    return table[[name for name in table if name not in ends] + list(ends)]

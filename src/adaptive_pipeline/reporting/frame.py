@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import Cost, static_layers
+from adaptive_inference.evaluation.explained import Measured
 from adaptive_inference.serving.card import metric_name
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
@@ -26,6 +27,7 @@ from adaptive_pipeline.runs.records import (
     CalibrationRecord,
     DataRecord,
     EvaluationRecord,
+    ExplanationRecord,
     PointRow,
     TrainingRecord,
 )
@@ -135,6 +137,13 @@ class Results:
     def evaluation(self, cell: Cell) -> EvaluationRecord:
         """Return the record of a cell's evaluation."""
         return self.runs.records["evaluate_batch1", cell]  # type: ignore[return-value]
+
+    def explained(self, cell: Cell) -> list[Measured]:
+        """Return what is known of how a cell's model is explained; nothing where that was not asked or does not hold."""
+        record = self.runs.records.get(("score_rationales", cell))
+        if not isinstance(record, ExplanationRecord):
+            return []
+        return [] if why_unusable("score_rationales", cell, self.runs, self.params) else record.explained
 
     def curves(self, cell: Cell) -> Mapping[str, Mapping[str, list[float]]]:
         """Return, per rule, thresholds, quality and speed-ups at each of them."""

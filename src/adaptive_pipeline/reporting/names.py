@@ -59,6 +59,21 @@ RULES = {
 }
 
 
+#: Kind of scores of tokens -> name.
+KINDS = {
+    "contributions": "Contribution predictors",
+    "saliency": "Saliency",
+    "integrated_gradients": "Integrated gradients",
+    "attention": "Attention",
+    "attention_rollout": "Attention rollout",
+}
+
+
+def kind_name(kind: str) -> str:
+    """Return how a kind of scores of tokens is shown."""
+    return KINDS[kind]
+
+
 def method_name(method: str) -> str:
     """Return how a method is shown."""
     layers = static_layers(method)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptive_inference.evaluation.explanations import Line, Picture
+from adaptive_inference.evaluation.explained import Line, Picture
 from adaptive_inference.files import write_text
 from adaptive_pipeline.reporting.figures.style import canvas, save
 from adaptive_pipeline.reporting.text.html import page

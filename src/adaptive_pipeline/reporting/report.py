@@ -10,9 +10,9 @@ import pandas as pd
 
 from adaptive_inference.files import write_json, write_text
 from adaptive_pipeline.params import Params
-from adaptive_pipeline.reporting.breakdowns import cost
+from adaptive_pipeline.reporting import breakdowns
 from adaptive_pipeline.reporting.choice import Choice, recommend
-from adaptive_pipeline.reporting.figures import analysis, exits, weights
+from adaptive_pipeline.reporting.figures import analysis, exits, rationales, weights
 from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.figures.headline import draw_speed
 from adaptive_pipeline.reporting.frame import Results, collect
@@ -27,6 +27,7 @@ from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, 
 from adaptive_pipeline.reporting.tables.latex import main_latex
 from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown, cost_markdown
+from adaptive_pipeline.reporting.tables.rationales import rationales_markdown
 from adaptive_pipeline.reporting.text.recommendation import as_json, as_markdown
 
 #: What a report owns in its folder; anything else there (kept records, a page about them) stays.
@@ -44,6 +45,7 @@ FIGURES = {
     "conflict": analysis.draw_conflict,
     "overthinking": analysis.draw_overthinking,
     "weights": weights.draw_weights,
+    "rationales": rationales.draw_rationales,
 }
 
 
@@ -77,7 +79,8 @@ def _write(results: Results, runs: Path, out: Path, shown_as: str) -> None:
 
 def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -> dict[str, str]:
     """Return every table that has something to say: file name -> text."""
-    curves, published, costs = areas(results), side_by_side(results), cost(results)
+    curves, published = areas(results), side_by_side(results)
+    costs, explained = breakdowns.cost(results), breakdowns.rationales(results)
     texts = csv_tables(results) | {
         "main.md": main_markdown(results, choices, comparisons),
         "main.tex": main_latex(results, choices),
@@ -88,6 +91,8 @@ def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -
     }
     if len(costs):
         texts["cost.md"] = cost_markdown(costs)
+    if len(explained):
+        texts["rationales.md"] = rationales_markdown(explained)
     if len(published):  # a task and a method that papers have numbers of
         texts |= {
             "published.csv": csv_text(published, PUBLISHED),

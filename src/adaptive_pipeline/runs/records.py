@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adaptive_inference.calibration.operating_point import OperatingPoint, Seen, Setting
 from adaptive_inference.errors import UserError
+from adaptive_inference.evaluation.explained import Measured
 from adaptive_inference.files import digest_json, plain, read_json, write_json
 from adaptive_pipeline.grid import Cell
 
@@ -361,6 +362,12 @@ class RecommendedRecord(Record):
     agreement: dict[str, int] | None = None
 
 
+class ExplanationRecord(Record):
+    """`score_rationales`; no text of the data is in it."""
+
+    explained: list[Measured] = Field(default_factory=list)
+
+
 #: Stage -> its model.
 FAMILIES: dict[str, type[Record]] = {
     "prepare_data": DataRecord,
@@ -376,6 +383,7 @@ FAMILIES: dict[str, type[Record]] = {
     "evaluate_batch1": EvaluationRecord,
     "recommend": RecommendationRecord,
     "evaluate_recommended": RecommendedRecord,
+    "score_rationales": ExplanationRecord,
 }
 
 

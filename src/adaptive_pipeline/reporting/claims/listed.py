@@ -1,6 +1,6 @@
 """The claims: what each paper says and where, and how it is tested here.
 
-Numbers are the papers', as `reporting/published/*.yaml` has them. A claim of AdapLeR, FREE or CALM is added here when its
+Numbers are the papers', as `reporting/published/*.yaml` has them. A claim of FREE or CALM is added here when its
 method is.
 """
 
@@ -9,7 +9,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from adaptive_pipeline.reporting.claims.trials import AgainstFull, Exits, Gradients, Points, Speed
+from adaptive_pipeline.reporting.claims.trials import (
+    AgainstFull,
+    Exits,
+    FalsePositives,
+    Gradients,
+    Points,
+    Speed,
+)
 from adaptive_pipeline.reporting.claims.verdict import Side
 
 #: SWEET's paper names no speeds: fast is as fast as a run goes, slow is about 1.5 times.
@@ -44,7 +51,7 @@ class Claim:
     title: str
     says: str
     source: str
-    trial: Exits | Points | AgainstFull | Gradients
+    trial: Exits | Points | AgainstFull | Gradients | FalsePositives
     side: Side = "above"
     note: str = ""
 
@@ -70,6 +77,11 @@ def _patience(method: str, other: str) -> Points:
 _ABSTRACT = "abstract, as public indexes quote it; the body was not at hand"
 _TABLE_1 = "Table 1, GLUE dev, ALBERT-base, mean of 5 seeds"
 _TABLE_4 = "Table 4, GLUE dev, ALBERT-base; its cells of MRPC alone can be read for certain"
+
+_TOKENS = (
+    "How the paper chooses how many tokens saliency and attention name is not known; here they name as many as each layer "
+    "keeps, and the figure is the mean over the layers."
+)
 
 PAPERS = (
     Paper(
@@ -260,6 +272,32 @@ PAPERS = (
                 "section 4.6 and Figure 3, MRPC",
                 Exits("leebert_uniform", "early_exit"),
                 note="Both with uniform weights, so that distillation alone differs.",
+            ),
+        ),
+    ),
+    Paper(
+        "AdapLeR",
+        "Modarressi, Mohebbi, Pilehvar: AdapLeR, ACL 2022",
+        "attribution.md",
+        (
+            Claim(
+                "A1",
+                "What AdapLeR keeps holds fewer tokens beside the rationale than saliency names.",
+                "On ERASER's rationales its false-positive rate is lower than that of gradient-based saliency; no number "
+                "was found.",
+                _ABSTRACT,
+                FalsePositives("adapler", "saliency"),
+                "below",
+                _TOKENS,
+            ),
+            Claim(
+                "A2",
+                "What AdapLeR keeps holds fewer tokens beside the rationale than attention names.",
+                "As A1, of attention.",
+                _ABSTRACT,
+                FalsePositives("adapler", "attention"),
+                "below",
+                _TOKENS,
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""How a claim is tested on one task and backbone: exits alone, operating points of equal speed, gradients.
+"""How a claim is tested on one task and backbone: exits alone, operating points of equal speed, gradients, kept tokens.
 
 Each trial is asked with the results of one task and backbone. It answers with an `Effect`, or with the reason why there is
 none.
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from adaptive_inference.evaluation.explained import ALL_LAYERS
 from adaptive_inference.evaluation.statistics import LEVEL
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.reporting.breakdowns import exit_points
@@ -269,6 +270,44 @@ class Gradients:
             half = float(stdtrit(seeds - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(seeds)
         layers = len(known[0])
         return Effect(middle, middle - half, middle + half, spread, seeds, 0, f"{layers} layers")
+
+
+@dataclass(frozen=True)
+class FalsePositives:
+    """The false-positive rate of the tokens that a method keeps, less that of as many tokens by another kind of scores.
+
+    Of rows with a rationale: the share of the other words' tokens that are kept, the mean over all layers and rows.
+    """
+
+    method: str
+    kind: str
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What a run must hold."""
+        return (self.method,)
+
+    def measure(self, results: Results) -> Effect | str:
+        """Return the mean over seeds; its interval is the rows', and over seeds Student's with it."""
+        from scipy.special import stdtrit
+
+        rows = [
+            row
+            for cell in results.cells
+            if cell.method == self.method
+            for row in results.explained(cell)
+            if (row.kind, row.layer) == (self.kind, ALL_LAYERS) and row.fpr_difference is not None
+        ]
+        if not rows:
+            return "no kept tokens were held against rationales"
+        values = [row.fpr_difference for row in rows]
+        seeds, spread, middle = len(values), std(values), mean(values)
+        half = mean((row.fpr_high - row.fpr_low) / 2 if row.fpr_low is not None else None for row in rows)
+        if seeds > 1:
+            half = math.hypot(half, float(stdtrit(seeds - 1, (1 + LEVEL) / 2)) * spread / math.sqrt(seeds))
+        return Effect(
+            middle, middle - half, middle + half, spread, seeds, rows[0].rationales, "false-positive rates"
+        )
 
 
 def _rows(results: Results) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Kind -> one sentence. A figure's name is ``TASK-BACKBONE-KIND``, or ``TASK-BACKBONE-KIND-METHOD`` of the last two.
+#: Kind -> one sentence. A figure's name is ``TASK-BACKBONE-KIND``, or ``TASK-BACKBONE-KIND-METHOD`` of the last three.
 CAPTIONS = {
     "headline": (
         "Quality against measured speed at batch 1, around the goal: up and to the right is better; the ring marks the "
@@ -29,6 +29,10 @@ CAPTIONS = {
     "conflict": "Whether the exits' gradients pull a layer the same way (1), in unrelated ways (0) or against each other.",
     "reliability": "How far confidence can be trusted, exit by exit, before and after temperature scaling.",
     "weights": "How the learned weights of the losses moved during training.",
+    "rationales": (
+        "What the predictors say and what each layer keeps, against the words that people marked; other scores beside it, "
+        "on the right at as many tokens as the layer keeps."
+    ),
 }
 #: The order in which a reader is shown them.
 ORDER: tuple[str, ...] = tuple(CAPTIONS)

@@ -74,6 +74,7 @@ def csv_tables(results: Results) -> dict[str, str]:
         "conflict.csv": breakdowns.conflict(results),
         "overthinking.csv": breakdowns.overthinking(results),
         "weights.csv": breakdowns.weights(results),
+        "rationales.csv": breakdowns.rationales(results),
     }
     return {
         "main.csv": main_csv(results),
