@@ -134,6 +134,19 @@ def test_live_and_later_logging_give_equal_runs(project, tmp_path_factory, monke
     assert live[5] == ["curves.csv", "history.jsonl", "metrics.json", "timings.json"]
 
 
+def test_pictures_of_examples_are_files_of_the_run(project):
+    record = a_record()
+    folder = a_folder(project, record, {})
+    for name in ("7.html", "7.png"):
+        write_text(folder / "pictures" / name, name)
+    start_tracking(a_record()).finish(finished(folder, record, {}))
+    names = ["7.html", "7.png"]
+    store = Store()
+    (run,) = store.runs_of(record)
+    found = [item.path for item in store.client.list_artifacts(run.info.run_id, "pictures")]
+    assert found == [f"pictures/{name}" for name in names]
+
+
 def test_what_was_logged_live_but_not_kept_does_not_stay(project):
     record = a_record(quality=0.9)
     folder = a_folder(project, record, {})

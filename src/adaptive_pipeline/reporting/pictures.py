@@ -17,8 +17,6 @@ from adaptive_inference.files import write_text
 from adaptive_pipeline.reporting.figures.style import canvas, save
 from adaptive_pipeline.reporting.text.html import page
 
-#: Folder of a stage's output.
-PICTURES = "pictures"
 #: Tokens that an image shows, and characters of each; a page shows all.
 TOKENS, CHARACTERS = 80, 16
 STRONG, GONE, RATIONALE = (0, 114, 178), "#f0f0f0", "#B03A00"

@@ -30,6 +30,8 @@ from adaptive_pipeline.tracking.view import VIEW_TAG, saved_view
 
 #: What of a stage's folder goes into the run: small files only, since weights are DVC's.
 SMALL_FILES = ("metrics.json", "history.jsonl", "weights.jsonl", "calibration.json")
+#: Subfolder of a stage's folder whose files go there too: pictures of single examples.
+PICTURES = "pictures"
 #: What of a results folder goes into the run of results: what MLflow can show.
 RESULT_FILES = ("recommendation.*", "tables/*.md", "tables/*.csv", "figures/*.png")
 RESULTS = "results"  #: experiment and stage of these runs
@@ -144,6 +146,8 @@ class Store:
             for name in SMALL_FILES:
                 if (item.folder / name).is_file():
                     self.client.log_artifact(run_id, str(item.folder / name))
+            for path in sorted(item.folder.glob(f"{PICTURES}/*")):
+                self.client.log_artifact(run_id, str(path), PICTURES)
         else:
             self.client.log_dict(run_id, item.record.to_json(), "metrics.json")
         if curves := curves_table(item):
