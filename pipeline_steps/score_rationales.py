@@ -18,33 +18,35 @@ from adaptive_pipeline.stage import Stage, run_stage
 def main(stage: Stage) -> None:
     """Explain, compare, draw."""
     from adaptive_inference.evaluation.explanations import explain
-    from adaptive_pipeline.reporting.pictures import PICTURES, write_pictures
-
-    from adaptive_inference.exits import MultiExitModel
+    from adaptive_inference.exits import load_model
     from adaptive_inference.exits.outputs import pick_device
     from adaptive_inference.tasks.schema import load_split
+    from adaptive_pipeline.reporting.pictures import write_pictures
+    from adaptive_pipeline.tracking.store import PICTURES
 
     params, device = stage.params, pick_device(stage.params.runtime.device)
-    full = MultiExitModel.from_pretrained(stage.inputs["full"]).to(device)
-    model = (
-        full
-        if stage.cell.method == "full"
-        else MultiExitModel.from_pretrained(stage.inputs["model"]).to(device)
-    )
+    full = load_model(stage.inputs["full"]).to(device)
+    model = full if stage.cell.method == "full" else load_model(stage.inputs["model"]).to(device)
     asked = ("rows", "integrated_gradients_rows", "pictures")
-    record = stage.begin(*(f"explanations.{key}" for key in asked), "evaluation.batch_size", "runtime")
+    keys = (
+        *(f"explanations.{key}" for key in asked),
+        "evaluation.batch_size",
+        "evaluation.bootstrap",
+        "runtime",
+    )
+    record = stage.begin(*keys)
     explained = explain(
         model,
         full,
         load_split(stage.inputs["data"], "evaluation"),
         **{key: getattr(params.explanations, key) for key in asked},
         batch_size=params.evaluation.batch_size,
+        resamples=params.evaluation.bootstrap,
         seed=stage.cell.seed,
     )
-    record.explained = list(explained.measured)
-    record.metrics |= explained.metrics
+    record.explained, record.metrics = explained.measured, explained.metrics
     write_pictures(explained.pictures, stage.out / PICTURES)
 
 
 if __name__ == "__main__":
-    run_stage(main, __doc__, inputs=("data", "full", "model"), per_method=True)
+    run_stage(main, __doc__ or "", inputs=("data", "full", "model"), per_method=True)

@@ -22,6 +22,8 @@ COMMON = (
     "src/adaptive_inference/calibration/__init__.py",
     "src/adaptive_inference/calibration/operating_point.py",  # for the form of records
     "src/adaptive_inference/errors.py",
+    "src/adaptive_inference/evaluation/__init__.py",
+    "src/adaptive_inference/evaluation/explained.py",  # as operating_point.py
     "src/adaptive_inference/files.py",
     "src/adaptive_inference/own_code.py",
     "src/adaptive_inference/settings",
@@ -184,7 +186,8 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
         ("adaptive_inference/selection/families.py", {"calibrate_thresholds"}),
         ("adaptive_inference/selection/drift.py", {"evaluate_recommended"}),
         ("adaptive_inference/serving/__init__.py", {"make_tables"}),
-        ("adaptive_pipeline/reporting/__init__.py", {"make_tables"}),
+        ("adaptive_pipeline/reporting/__init__.py", {"make_tables", "score_rationales"}),
+        ("adaptive_inference/evaluation/faithfulness.py", {"score_rationales"}),
         ("adaptive_pipeline/runs/validity.py", {"make_tables"}),
         ("adaptive_pipeline/runs/layout.py", set()),
         ("adaptive_pipeline/params/messages.py", set()),

@@ -6,8 +6,10 @@ Shape suffix: N tokens of a row.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 #: Kind of what the contribution predictors say; the others are `attribution.extract.KINDS`.
 CONTRIBUTIONS = "contributions"

@@ -84,7 +84,8 @@ class Explanations(Section):
         description="`full`, whose model gives the other kinds of scores, and methods that remove tokens; []: none.",
     )
     rows: Count = Field(
-        200, description="Rows of the evaluation split, those with a rationale before all others."
+        200,
+        description="Rows of the evaluation split: the first with a rationale; of a task without, the first.",
     )
     integrated_gradients_rows: Annotated[int, Field(ge=0)] = Field(
         50,
