@@ -192,6 +192,36 @@ def test_rounding_of_a_certainty_is_excused_in_its_exits_range_and_more_is_a_def
     assert 1 <= agreement["differing"] <= agreement["near_threshold"] < 12
 
 
+def test_the_batches_are_the_timed_rows_in_order_padded_to_their_longest_and_all_run_by_both():
+    model, features = model_of(certainty=False), features_of(24)
+    engine, ran = Engine(model, "confidence", 0.6), []
+    clock = WallClock(
+        Engine(model, "fixed"), features, Evaluation(timed_examples=20, repeats=2, warmup=1, bootstrap=1), 0
+    )
+    assert [len(batch["input_ids"]) for batch in clock.batches] == [16, 4]
+    rows = [features[i]["input_ids"] for i in clock.rows]
+    kept = [
+        ids[mask.bool()].tolist()
+        for batch in clock.batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert kept == rows
+    assert [batch["input_ids"].shape[1] for batch in clock.batches] == [
+        max(map(len, some)) for some in (rows[:16], rows[16:])
+    ]
+    assert not any("attention_mask" in example for example in clock.examples)
+    for who in (engine, clock.baseline):
+        answer = who.run
+        who.run = lambda batch, answer=answer: (ran.append(len(batch["input_ids"])), answer(batch))[1]
+    candidate = Candidate("method", model, collect_outputs(model, features, 8), engine.calibrator, YARDSTICK)
+    ((row, _),) = clock.measure([(engine, candidate)])
+    assert (ran.count(16), ran.count(4)) == (
+        2 * 2 + 2,
+        2 * 2,
+    )  # two rounds of both; the first batch once untimed
+    assert 0 < row["wallclock_speedup_batch16"] < np.inf
+
+
 def test_outputs_are_in_row_order_whatever_the_batch_and_leave_dropout_off():
     model, features = model_of(), features_of()
     model.train()

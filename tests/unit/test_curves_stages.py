@@ -46,6 +46,7 @@ def test_every_operating_point_has_a_row_and_a_timing(folder, tmp_path, monkeypa
     assert [row.point for row in record.rows] == points
     qualified = names(p for p in points if p.qualifies and p.setting.rule != "oracle")
     assert [(row["rule"], row["operating_point"]) for row in timings["rows"]] == qualified
+    assert all(0 < row["wallclock_speedup_batch16"] < np.inf for row in timings["rows"])
     assert names(item.point for item in record.agreement) == qualified
     assert [row.attainable for row in record.rows] == [True] * 4 + [False] * 2
     assert {row.added_parameters for row in record.rows} == {2 * HEAD + 3 * CERTAINTY}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from statistics import fmean
 
@@ -18,7 +20,7 @@ from adaptive_pipeline.reporting.measures import MEASURES, exit_share, joined, m
 from adaptive_pipeline.reporting.statistics.comparisons import compare
 from adaptive_pipeline.reporting.statistics.curve_area import band
 from adaptive_pipeline.reporting.statistics.paired import Scored, paired_bootstrap
-from adaptive_pipeline.reporting.tables.csv import MAIN_COLUMNS
+from adaptive_pipeline.reporting.tables.csv import LATER_COLUMNS, MAIN_COLUMNS, main_csv
 from adaptive_pipeline.reporting.tables.main import main_markdown
 
 numbers = st.lists(st.floats(-10, 10), min_size=2, max_size=6)
@@ -85,8 +87,35 @@ def test_every_measure_is_a_column_and_every_heading_stands_in_the_readable_tabl
     params = invented_params(seeds=[0])
     write_run(tmp_path, params)
     results = collect(tmp_path, params)
-    assert [measure.name for measure in MEASURES] == MAIN_COLUMNS[5:]
-    assert set(MAIN_COLUMNS) <= set(results.main)
+    assert [measure.name for measure in MEASURES if not measure.later] == MAIN_COLUMNS[5:]
+    assert {*MAIN_COLUMNS, *LATER_COLUMNS} <= set(results.main)
     text = main_markdown(results, recommend(results), compare(results))
     header = next(line for line in text.splitlines() if line.startswith("| Method | Rule | Seeds"))
-    assert {m.header for m in MEASURES if m.header} <= set(header.removesuffix(" |").split(" | "))
+    shown = set(header.removesuffix(" |").split(" | "))
+    assert {m.header for m in MEASURES if m.header and not m.later} <= shown
+    assert not {m.header for m in MEASURES if m.later} & shown
+
+
+@pytest.mark.parametrize("cost", ["layers", "flops"])
+def test_a_later_measure_is_the_last_column_where_a_record_has_it_and_no_column_where_none_has(
+    tmp_path, cost
+):
+    def edit(cell, rows, timings):
+        for row in timings if batched else ():
+            row["wallclock_speedup_batch16"] = row["wallclock_speedup"] / 2
+
+    params = invented_params(seeds=[0], goal={"cost": cost})
+    texts = []
+    for batched in (False, True):
+        write_run(tmp_path, params, edit=edit)
+        results = collect(tmp_path, params)
+        texts.append(list(csv.DictReader(io.StringIO(main_csv(results)))))
+        markdown = main_markdown(results, recommend(results), compare(results, 10))
+        assert ("Wall-clock ×, batch 16" in markdown) is batched  # noqa: RUF001
+    before, after = (list(rows[0]) for rows in texts)
+    assert after == [*before, "wallclock_speedup_batch16"]
+    for old, row in zip(*texts, strict=True):
+        assert float(row.pop("wallclock_speedup_batch16")) == pytest.approx(
+            float(row["wallclock_speedup"]) / 2, 1e-4
+        )
+        assert row == old

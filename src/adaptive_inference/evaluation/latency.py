@@ -1,4 +1,4 @@
-"""Batch-1 wall-clock of several models, interleaved example by example in one process.
+"""Wall-clock of several models, interleaved example by example (a row, or a batch) in one process.
 
 Milliseconds of different processes, or of minutes apart, do not compare: clocks, caches and neighbours change. So the
 full model and all that is compared with it answer the same example one right after the other, in random order, and only

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.engine import Engine
+from adaptive_inference.engine.torch_runner import INPUTS
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
 from adaptive_inference.evaluation.points import Row, check_agreement, row_key
@@ -19,6 +21,15 @@ from adaptive_inference.tasks.quality import predict
 
 if TYPE_CHECKING:
     from adaptive_inference.settings.protocol import Evaluation
+
+
+#: Rows of a batch in the figures named ``..._batch16``.
+BATCH = 16
+#: What is told of batches too; milliseconds are then of one batch.
+PER_BATCH = (
+    "wallclock_speedup", "wallclock_low", "wallclock_high", "wallclock_median_speedup",
+    "median_ms", "p5_ms", "p95_ms", "full_median_ms",
+)  # fmt: skip
 
 
 def draw_rows(total: int, count: int, seed: int) -> np.ndarray:
@@ -40,6 +51,15 @@ class WallClock:
         Rows, rounds, warm-up, resamples.
     seed
         Draws the rows and every random order.
+
+    Attributes
+    ----------
+    rows
+        Indices of the timed rows.
+    examples
+        Of each a batch of its own, unpadded.
+    batches
+        The same rows in their order, `BATCH` at a time, padded to the longest; the last batch may be smaller.
     """
 
     baseline: Engine
@@ -48,12 +68,10 @@ class WallClock:
     seed: int
 
     def __post_init__(self) -> None:
-        """Draw the rows and put them on the device, one unpadded batch each: only the model is timed."""
+        """Draw the rows and put them on the device: only the model is timed."""
         self.rows = draw_rows(len(self.features), self.protocol.timed_examples, self.seed)
         device = self.baseline.model.device
-        names = ("input_ids", "token_type_ids")  # a row without padding needs no mask
-        batches = [collate([self.features[i]], None) for i in self.rows]
-        self.examples = [{n: batch[n].to(device) for n in names if n in batch} for batch in batches]
+        self.examples, self.batches = self._batches(1), self._batches(BATCH)
         self.synchronize: Callable[[], None] | None = None
         if device.type == "cuda":
             import torch
@@ -64,6 +82,8 @@ class WallClock:
         self, points: Sequence[tuple[Engine, Candidate]]
     ) -> list[tuple[dict[str, Any], dict[str, int]]]:
         """Return for each operating point its timing row, and how the engine agrees with the offline sweep.
+
+        The row holds what `latency.summarise` says of single rows, and of batches under names that end in ``_batch16``.
 
         Parameters
         ----------
@@ -77,16 +97,36 @@ class WallClock:
             A row leaves elsewhere than the sweep says, and not by rounding.
         """
         agreements = [self._agreement(engine, candidate) for engine, candidate in points]
+        engines = [engine for engine, _ in points]
+        single = self._time(engines, self.examples, self.protocol.warmup)
+        batched = self._time(engines, self.batches, math.ceil(self.protocol.warmup / BATCH))
+        rows = [
+            alone | {f"{name}_batch{BATCH}": figure for name, figure in together.items() if name in PER_BATCH}
+            for alone, together in zip(single, batched, strict=True)
+        ]
+        return list(zip(rows, agreements, strict=True))
+
+    def _time(
+        self, engines: Sequence[Engine], batches: Sequence[Mapping[str, Any]], warmup: int
+    ) -> list[dict[str, Any]]:
         full, *rest = time_interleaved(
-            [engine.run for engine in (self.baseline, *(engine for engine, _ in points))],
-            self.examples,
+            [engine.run for engine in (self.baseline, *engines)],
+            batches,
             self.protocol.repeats,
-            self.protocol.warmup,
+            warmup,
             self.seed,
             self.synchronize,
         )
-        rows = [summarise(Timing(full, method), self.protocol.bootstrap, self.seed) for method in rest]
-        return list(zip(rows, agreements, strict=True))
+        return [summarise(Timing(full, method), self.protocol.bootstrap, self.seed) for method in rest]
+
+    def _batches(self, size: int) -> list[dict[str, Any]]:
+        model = self.baseline.model
+        names = [name for name in INPUTS if size > 1 or name != "attention_mask"]  # a row alone needs no mask
+        pad, found = getattr(model.tokenizer, "pad_token_id", None), []
+        for start in range(0, len(self.rows), size):
+            batch = collate([self.features[i] for i in self.rows[start : start + size]], pad)
+            found.append({name: batch[name].to(model.device) for name in names if name in batch})
+        return found
 
     def _agreement(self, engine: Engine, candidate: Candidate) -> dict[str, int]:
         decisions = [engine.run(example) for example in self.examples]

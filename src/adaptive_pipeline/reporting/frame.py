@@ -38,7 +38,9 @@ from adaptive_pipeline.runs.validity import why_unusable
 PAIR = ["task", "backbone"]
 #: What calibration saw, and what the clock gives, of a point.
 SEEN = ("quality", "layers_speedup", "flops_speedup")
-TIMED = ("wallclock_speedup", "wallclock_low", "wallclock_high", "median_ms", "full_median_ms")
+TIMED = (
+    "wallclock_speedup", "wallclock_low", "wallclock_high", "median_ms", "full_median_ms", "wallclock_speedup_batch16"
+)  # fmt: skip
 #: Columns of `Results.points`: every field of a record's row is one.
 POINTS = [
     *KEY, "seed", "cell", "goal", "threshold", "qualifies", *(name for name in PointRow.model_fields if name != "method"),

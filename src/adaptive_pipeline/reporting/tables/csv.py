@@ -17,7 +17,8 @@ from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import CELL, KEY, MEASURES
 from adaptive_pipeline.reporting.statistics.comparisons import COLUMNS as COMPARISON_COLUMNS
 
-MAIN_COLUMNS = [*KEY, *(measure.name for measure in MEASURES)]
+MAIN_COLUMNS = [*KEY, *(measure.name for measure in MEASURES if not measure.later)]
+LATER_COLUMNS = [measure.name for measure in MEASURES if measure.later]
 DIGITS = {"threshold": 9}  #: significant digits; else 6
 
 
@@ -45,9 +46,9 @@ def csv_text(frame: pd.DataFrame, columns: list[str] | None = None) -> str:
 
 def main_csv(results: Results) -> str:
     """Return ``main.csv``; goals in another currency than layers are named."""
-    if results.cost == "layers":
-        return csv_text(results.main, MAIN_COLUMNS)
-    return csv_text(results.main.assign(goal_cost=results.cost), [*MAIN_COLUMNS, "goal_cost"])
+    currency = [] if results.cost == "layers" else ["goal_cost"]
+    later = [name for name in LATER_COLUMNS if results.main[name].notna().any()]
+    return csv_text(results.main.assign(goal_cost=results.cost), [*MAIN_COLUMNS, *currency, *later])
 
 
 def comparisons_csv(comparisons: pd.DataFrame, cost: Cost = "layers") -> str:
