@@ -23,6 +23,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.operating_point import OperatingPoint
     from adaptive_inference.engine import Engine
     from adaptive_inference.evaluation.candidate import Candidate
+    from adaptive_inference.evaluation.overhead import nothing_removed
     from adaptive_inference.evaluation.overthinking import overthinking
     from adaptive_inference.evaluation.points import headlines, measure_point
     from adaptive_inference.evaluation.predictions import point_predictions, predictions_text
@@ -56,6 +57,10 @@ def main(stage: Stage) -> None:
     write_json(stage.out / "curves.json", {name: curve.to_json() for name, curve in curves.items()})
     points = [OperatingPoint.from_json(item) for item in calibration["operating_points"]]
     answering = [(point, own.answering(point)) for point in points]
+    schema = load_schema(data)
+    features = encode(load_split(data, "evaluation"), model.tokenizer, schema.max_length)
+    if raw.survivors is not None:
+        answering.append(nothing_removed(own, features, protocol.batch_size))
     predictions = [point_predictions(point, candidate) for point, candidate in answering]
     write_text(stage.out / "predictions.json", predictions_text(own, predictions))
 
@@ -63,8 +68,6 @@ def main(stage: Stage) -> None:
     rows = [measure_point(*item, parameters, protocol.bootstrap, seed) for item in answering]
     timed, agreement = [], []
     if seed in protocol.timed_seeds:
-        schema = load_schema(data)
-        features = encode(load_split(data, "evaluation"), model.tokenizer, schema.max_length)
         clock = WallClock(baseline, features, protocol, seed)
         timed, agreement = time_points(clock, answering, Engine)
     if calibration["recommended"]:

@@ -15,7 +15,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.files import check_form
 
 Cost = Literal["layers", "flops"]
-Kind = Literal["max_loss", "min_speedup", "risk", "full", "whole", "member"]
+Kind = Literal["max_loss", "min_speedup", "risk", "full", "whole", "member", "nothing_removed"]
 
 ROUNDING = 1e-9  #: a goal met up to float rounding is met
 COST_WORDS: dict[str, str] = {"layers": "layers", "flops": "FLOPs"}
@@ -45,7 +45,8 @@ class Goal:
         ``max_loss``: the cheapest that loses at most ``value`` points (hundredths) against the full model;
         ``min_speedup``: the best quality at a cost at least ``value`` times lower; ``risk``: the cheapest whose risk is
         certified to be at most ``value``. Without a choice: ``full``, the full model; ``whole``, a model of one exit;
-        ``member``, the member of ``value`` layers of a cascade, alone.
+        ``member``, the member of ``value`` layers of a cascade, alone; ``nothing_removed``, a model that removes tokens, run
+        through all layers without removing any.
     value
         The number in the goal; None where the kind has none.
     cost
@@ -73,7 +74,8 @@ class Goal:
             return f"≥ {number}× fewer {COST_WORDS[self.cost]}"  # noqa: RUF001 - a sign that readers see
         if self.kind == "risk":
             return f"risk ≤ {number}"
-        return {"full": "all layers", "whole": "the whole model", "member": "member alone"}[self.kind]
+        words = {"full": "all layers", "whole": "the whole model", "member": "member alone"}
+        return words.get(self.kind, "nothing removed")
 
     @property
     def chosen(self) -> bool:
@@ -87,8 +89,8 @@ class Goal:
 
     @property
     def order(self) -> tuple[int, float, str]:
-        """Sort key: by kind in the order above, then by number."""
-        kinds = ("full", "max_loss", "member", "min_speedup", "risk", "whole")
+        """Sort key: by kind, then by number."""
+        kinds = ("full", "max_loss", "member", "min_speedup", "risk", "whole", "nothing_removed")
         return kinds.index(self.kind), self.value or 0.0, self.cost
 
     def to_json(self) -> dict[str, Any]:
@@ -162,7 +164,7 @@ class OperatingPoint:
     qualifies
         Whether the setting meets the goal on the calibration split.
     seen
-        None where no threshold reaches the goal.
+        None where no threshold reaches the goal, or calibration did not measure the point.
     evidence
         Of a certified risk: ``epsilon``, ``risk``, ``rows``, ``p_value``; else empty.
     """
@@ -176,7 +178,7 @@ class OperatingPoint:
     @property
     def reached(self) -> bool:
         """Whether there is a setting to answer with."""
-        return self.seen is not None
+        return self.setting.threshold is not None
 
     def method(self, own: str) -> str:
         """Return the key of its row in tables: the method's own, or ``static_K`` of a member alone."""

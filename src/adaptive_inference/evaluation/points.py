@@ -14,6 +14,7 @@ from adaptive_inference.calibration.operating_point import OperatingPoint, best_
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.statistics import bootstrap
+from adaptive_inference.evaluation.survival import survival
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exit_rules.base import TOLERANCE, ExitRule, near_tie
 from adaptive_inference.exits.outputs import ExitOutputs
@@ -74,6 +75,7 @@ def measure_point(
         "quality_high": high,
         "exit_counts": _counts(exits, outputs),
         "tiers": _by_tier(outputs, curve, exits, yardstick),
+        "survival": None if outputs.survivors is None else survival(outputs, exits),
     }
 
 

@@ -161,15 +161,15 @@ def time_points(
         for point, candidate in answering
         if point.reached and load_rule(point.setting.rule).attainable
     ]
-    settings = {point.setting: candidate for point, candidate in timed}
+    settings = {(point.setting, candidate.model): candidate for point, candidate in timed}
     engines = [
-        (make(who.model, load_rule(setting.rule), setting.threshold, who.calibrator), who)
-        for setting, who in settings.items()
+        (make(model, load_rule(setting.rule), setting.threshold, who.calibrator), who)
+        for (setting, model), who in settings.items()
     ]
     found = dict(zip(settings, clock.measure(engines) if engines else [], strict=True))
     timings, agreements = [], []
     for point, candidate in timed:
-        timing, agreement = found[point.setting]
+        timing, agreement = found[point.setting, candidate.model]
         key = row_key(point, candidate.method) | {"threshold": point.setting.threshold}
         timings.append(key | timing)
         agreements.append({"method": candidate.method, "point": point} | agreement)

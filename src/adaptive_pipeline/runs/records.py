@@ -201,6 +201,14 @@ class CalibrationRecord(Record):
     reliability: dict[str, list[dict[str, Any]]] = Field(default_factory=dict)
 
 
+class Survival(Part):
+    """What a model that removes tokens had left of its rows when they left; see `evaluation.survival`."""
+
+    kept: float
+    kept_at_exit: dict[str, list[int]]
+    exit_correlation: float | None
+
+
 class PointRow(Part):
     """A method at one operating point, measured on the reported split; null where no threshold reaches the goal.
 
@@ -212,6 +220,8 @@ class PointRow(Part):
         False: the rule looks at labels.
     tiers
         Difficulty tier -> quality, mean exit layer, count and exit counts; None where the task has none.
+    survival
+        None of a model that keeps all tokens.
     """
 
     method: str
@@ -226,6 +236,7 @@ class PointRow(Part):
     flops_speedup: float | None = None
     exit_counts: dict[str, int] | None = None
     tiers: dict[str, dict[str, Any]] | None = None
+    survival: Survival | None = None
 
 
 class Agreement(Part):

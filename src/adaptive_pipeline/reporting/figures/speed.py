@@ -62,7 +62,10 @@ class SpeedPlot:
     """What is drawn of one task and backbone: each method with one rule, plus the recommended model."""
 
     def __init__(self, results: Results, choice: Choice) -> None:
-        self.results, self.rows, self.marked = results, (rows := results.main), choice.marked
+        rows = results.main[
+            [goal.kind != "nothing_removed" for goal in results.main.goal]
+        ]  # an overhead, no offer
+        self.results, self.rows, self.marked = results, rows, choice.marked
         self.known = choice.known
         measured = rows[(rows.method == "full") & rows.quality_mean.notna()]
         self.full = next(measured.itertuples(), None)
