@@ -22,6 +22,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.curves import calibrate, exit_quality
     from adaptive_inference.calibration.operating_point import OperatingPoint
     from adaptive_inference.engine import Engine
+    from adaptive_inference.evaluation.as_published import speedup_as_published
     from adaptive_inference.evaluation.candidate import Candidate
     from adaptive_inference.evaluation.overhead import nothing_removed
     from adaptive_inference.evaluation.overthinking import overthinking
@@ -75,6 +76,9 @@ def main(stage: Stage) -> None:
     record.metrics, goals = headlines(rows, record.recommended, timed)
     stage.timings |= {"environment": environment(device.type), "rows": timed, "goals": goals}
 
+    published = speedup_as_published(model, features, protocol.batch_size)
+    if published is not None:
+        record.metrics["published_speedup"] = published
     record.calibrated_on = calibration["calibrated_on"]
     record.rows = [PointRow(**row) for row in rows]
     record.agreement = [Agreement(**item) for item in agreement]

@@ -23,7 +23,7 @@ BACKBONE = {"weights": "random:bert", "exits": [1, 2, 4]}
 WORDS = ["good", "bad", "film", "plot", "not", "very", "the", "a", "movie", "dull", "great"]
 
 
-EXITS = {"static_2": [2], "pkd": [2]}  # of methods that make a model of one exit
+EXITS = {"static_2": [2], "pkd": [2], "adapler": [4]}  # of methods that make a model of one exit
 
 
 def params_of(method: str, rules: list[str], kind: str, **sections: dict):
@@ -74,11 +74,18 @@ def make_folder(root: Path) -> Path:
             ("sweet", [1, 2, 4], True),
             ("static_2", [2], False),
             ("pkd", [2], False),
+            ("adapler", [4], False),
+            ("adapler_early_exit", [1, 2, 4], False),
         )
         for name, exits, certainty in made:
-            model = build_model(Backbone(**BACKBONE), schema, 0, certainty=certainty, exits=exits)
+            reduces = name.startswith("adapler")
+            model = build_model(
+                Backbone(**BACKBONE), schema, 0, certainty=certainty, exits=exits, reduces=reduces
+            )
             for head in model.heads:
                 torch.nn.init.normal_(head.classifier.weight, generator=torch.Generator().manual_seed(1))
+            for predictor in model.reduction.predictors if reduces else ():  # scores far from uniform
+                predictor.outer.weight.data *= 200
             model.save_pretrained(home / name)
         members = [build_model(Backbone(**BACKBONE), schema, 0, exits=[k]) for k in (1, 2, 4)]
         MultiModel(members).save_pretrained(home / "multi_model")

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from calibrated_stages import make_folder, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
+from adaptive_inference.backbones import _tiny
 from adaptive_inference.calibration import operating_point
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.choose import choose_points
 from adaptive_inference.calibration.curves import calibrate
 from adaptive_inference.calibration.operating_point import OperatingPoint, Setting
+from adaptive_inference.cost.published import published_speedup
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.engine import Engine
+from adaptive_inference.evaluation import as_published
 from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.overhead import nothing_removed, without_removal
 from adaptive_inference.evaluation.points import measure_point
@@ -30,6 +35,7 @@ from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.protocol import Evaluation, Goal
 from adaptive_inference.tasks.schema import Schema
+from adaptive_pipeline.runs.records import EvaluationRecord
 
 SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
 WHOLE = OperatingPoint(operating_point.Goal("whole"), Setting("fixed", 0.0), False)
@@ -200,3 +206,75 @@ def test_a_goal_in_flops_counts_what_removal_saves_and_a_goal_in_layers_does_not
     assert by_layers.seen.flops_speedup > by_layers.seen.layers_speedup
     row = measure_point(point, own, 1000, 10, 0)
     assert row["flops_speedup"] == pytest.approx(point.seen.flops_speedup)  # the same rows here
+
+
+# ---- as the paper would count ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def deep(monkeypatch):
+    """A tiny model of 12 layers, taken for BERT-base: the accounting is of that alone."""
+    monkeypatch.setattr(_tiny, "LAYERS", 12)
+    model = model_of.__wrapped__((12,))
+    monkeypatch.setattr(as_published, "SHAPE", (12, 32, model.backbone.config.intermediate_size))
+    return model
+
+
+def test_the_paper_counts_scores_on_entry_to_the_next_layer_and_the_last_by_eta_itself(deep):
+    features = features_of(9)
+    counted = as_published.count_as_published(deep, features, 4)
+    survivors = collect_outputs(deep, features, 4).survivors
+    assert counted.shape == survivors.shape == (9, 12)
+    with torch.inference_mode():
+        for row, feature in enumerate(features):
+            hidden_BNH, context = deep.backbone.embed({"input_ids": torch.tensor([feature["input_ids"]])})
+            for layer, predictor in enumerate(deep.reduction.predictors):
+                logits = predictor(hidden_BNH)
+                scores = logits.softmax(-1)[0]
+                if layer:  # a peaked predictor may count fewer than were computed, never more
+                    assert counted[row, layer - 1] == (scores > 1e-6).sum() <= survivors[row, layer - 1]
+                if layer == 11:
+                    assert counted[row, 11] == (scores > 0.25).sum()
+                keep = scores >= 0.25 / len(scores)
+                keep[0] = True
+                hidden_BNH = deep.backbone.run_layer(layer, hidden_BNH[:, keep], context)
+    assert counted[:, 11].sum() < survivors[:, 11].sum()  # the error
+    lengths = np.array([feature["length"] for feature in features])
+    assert as_published.speedup_as_published(deep, features, 4) == published_speedup(lengths, counted, 3)
+
+
+def test_no_other_model_has_a_published_figure(deep, monkeypatch):
+    features = features_of(3)
+    assert as_published.speedup_as_published(model_of.__wrapped__((4, 12)), features, 4) is None
+    assert as_published.speedup_as_published(model_of.__wrapped__((12,), reduces=False), features, 4) is None
+    monkeypatch.undo()
+    assert as_published.speedup_as_published(deep, features, 4) is None  # 32 wide
+
+
+# ---- the stage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "rules"), [("adapler", ("fixed",)), ("adapler_early_exit", ("confidence",))]
+)
+def test_the_stage_tells_of_overhead_survivors_and_batches(tmp_path, monkeypatch, method, rules):
+    folder = make_folder(tmp_path / "models")
+    goal = {"cost": "flops", "max_loss": 60.0, "min_speedup": [1.01]}
+    calibration, record, _, timings = run(folder, tmp_path, monkeypatch, method, rules, goal=goal)
+    *chosen, overhead = record.rows
+    assert [row.point for row in chosen] == [
+        OperatingPoint.from_json(p) for p in calibration["operating_points"]
+    ]
+    assert (overhead.point.goal.kind, overhead.survival.kept, overhead.layers_speedup) == (
+        "nothing_removed",
+        1.0,
+        1.0,
+    )
+    assert overhead.flops_speedup < 1.0
+    assert all(row.survival.kept < 1.0 for row in chosen)
+    assert all(sum(sum(c) for c in row.survival.kept_at_exit.values()) == 24 for row in record.rows)
+    assert all(row.flops_speedup > row.layers_speedup for row in chosen)
+    assert timings["rows"][-1]["operating_point"] == "nothing_removed"
+    assert len(timings["rows"]) == len(record.rows)
+    assert "published_speedup" not in record.metrics
+    assert EvaluationRecord.from_json(json.loads(json.dumps(record.to_json())), "record") == record
