@@ -183,6 +183,15 @@ def test_a_tasks_training_comes_after_the_general_and_before_the_methods_own():
     assert (training.epochs, method.weight_learning) == (2, None)
 
 
+def test_the_weight_of_a_token_left_may_be_a_tasks_own():
+    body = changed("tasks.tiers.training", {"removal": {"phi": 0.5, "gamma": 0.25}})
+    body["methods"]["adapler"]["train"]["removal"] = {"gamma": 1.0}
+    params = parse_params(body)
+    removal = params.training_of("tiers", "adapler")[1].removal
+    assert (removal.phi, removal.gamma, removal.eta) == (0.5, 1.0, 0.25)
+    assert params.training_of("tiers", "adapler_early_exit")[1].removal is None
+
+
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "tasks: 3\n"])
 def test_a_file_of_another_shape_is_one_clear_error(tmp_path, text):
     (tmp_path / "params.yaml").write_text(text)

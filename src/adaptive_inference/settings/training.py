@@ -181,11 +181,24 @@ class WeightLearningOverride(Section):
     learning_rate: Positive | None = Field(None, description="See `weight_learning.learning_rate`.")
 
 
+class RemovalOverride(Section):
+    """Keys of `removal` that one task sets otherwise: how much a token left weighs goes with the length of its texts."""
+
+    gamma: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `removal.gamma`.")
+    phi: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `removal.phi`.")
+    threshold_learning_rate: Positive | None = Field(
+        None, description="See `removal.threshold_learning_rate`."
+    )
+
+
 class TaskTraining(TrainingOverride):
     """How the methods are trained on one task, where papers tune per task; a method's own keys come before these."""
 
     weight_learning: WeightLearningOverride | None = Field(
         None, description="For the methods that learn the weights of their losses."
+    )
+    removal: RemovalOverride | None = Field(
+        None, description="For the methods that learn which tokens to remove."
     )
 
 
@@ -328,10 +341,12 @@ def effective(
     for section in (by_task, own):
         changes = section.model_dump(include=set(Training.model_fields), exclude_none=True)
         training = training.model_copy(update=changes)
-    if by_task.weight_learning and own.objective == "weight_learning":
-        learning = own.weight_learning or WeightLearning()
-        changes = by_task.weight_learning.model_dump(exclude_none=True, exclude=learning.model_fields_set)
-        own = own.model_copy(update={"weight_learning": learning.model_copy(update=changes)})
+    for key, kind in (("weight_learning", WeightLearning), ("removal", Removal)):
+        task_keys = getattr(by_task, key)
+        if task_keys and own.objective in READ_BY[key]:
+            section = getattr(own, key) or kind()
+            changes = task_keys.model_dump(exclude_none=True, exclude=section.model_fields_set)
+            own = own.model_copy(update={key: section.model_copy(update=changes)})
     return training, own
 
 
