@@ -31,7 +31,10 @@ def test_the_params_of_a_fresh_clone_are_the_default_preset():
 
 def test_the_default_is_as_large_as_promised():
     params = load_params(presets.preset_path("default"))
-    assert set(params.methods) == {"full", "early_exit", "sweet", "multi_model", "pabee", "leebert"}
+    exits = {"full", "early_exit", "sweet", "multi_model", "pabee", "leebert"}
+    assert set(params.methods) == exits | {"adapler", "adapler_early_exit"}
+    assert params.explanations.methods == ["full", "adapler"]
+    assert params.explanations.integrated_gradients_rows == 50
     assert params.goal.cost == "flops"
     assert params.training.epochs >= 2
     assert params.backbones["minilm"].exits == [2, 4, 6]
@@ -42,7 +45,7 @@ def test_the_default_is_as_large_as_promised():
     ("name", "says"), [("smok", "did you mean 'smoke'"), ("", "NAME="), ("../params", "no preset")]
 )
 def test_an_unknown_preset_is_refused_with_the_nearest_name(name, says):
-    with pytest.raises(UserError, match="allowed: classifiers, default, glue-small-cola") as told:
+    with pytest.raises(UserError, match=r"allowed: adapler-minilm, .*, classifiers, default, glue-small-cola") as told:
         presets.preset_path(name)
     assert says in str(told.value)
 
