@@ -170,6 +170,23 @@ def test_a_method_that_starts_from_the_full_model_took_its_training_too(tmp_path
     assert {row.training_seconds for row in results.main.itertuples() if row.method == "pabee"} == {100.5}
 
 
+def test_exits_on_a_model_that_another_method_trained_took_its_training_too(tmp_path, params):
+    write_run(tmp_path, params)
+    for seed in params.seeds:
+        folder = tmp_path / FOLDER / f"seed{seed}"
+        change_record(folder / "full/train", steps=30)
+        change_record(folder / "sweet/train", steps=20)
+        change_record(folder / "pabee/train", steps=10, builds_on_full=True, built_on="sweet")
+    rows = {row["method"]: row for row in table(analysis_tables(collect(tmp_path, params)), "cost.csv")}
+    row = rows["pabee"]
+    assert (row["training_steps"], row["training_seconds_mean"]) == ("60", "301.5")
+    assert (row["training_ratio_mean"], row["with_full"]) == ("3", "yes")
+    elsewhere = {"environment": ENVIRONMENT | {"cpu": "another"}, "seconds": 7.0}
+    write_json(tmp_path / FOLDER / "seed0/sweet/train_timings.json", elsewhere)
+    rows = {row["method"]: row for row in table(analysis_tables(collect(tmp_path, params)), "cost.csv")}
+    assert rows["pabee"]["training_seconds_mean"] == ""  # seconds of two machines are no sum
+
+
 def test_nothing_is_a_multiple_of_the_training_of_a_full_model_that_came_fine_tuned(tmp_path, params):
     write_run(tmp_path, params)
     for seed in params.seeds:

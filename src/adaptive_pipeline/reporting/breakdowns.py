@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pandas as pd
@@ -138,24 +138,35 @@ def calibration(results: Results) -> pd.DataFrame:
 def cost(results: Results) -> pd.DataFrame:
     """Return what each method adds in parameters, and its training's steps and time over the full model's.
 
-    The full model's training counts in where it is a part of the method's. A ratio is of one seed and of trainings on
-    one machine; where one of the two times is missing, or of another machine, there is none.
+    The full model's training counts in where it is a part of the method's, and so does that of the method on whose model it
+    builds. A ratio is of one seed and of trainings on one machine; where one of the times is missing, or of another machine,
+    there is none.
     """
 
     def read(cell: Cell) -> Iterable[dict[str, Any]]:
         record, timings = results.training(cell), results.runs.companion("train", cell, "timings")
         steps = [record.steps, *(member.steps for member in record.members)]
         known = [count for count in steps if count is not None]
+        machine, body_steps, body_seconds = machine_name(timings.get("environment", {})), 0, 0.0
+        if record.built_on:
+            body = replace(cell, method=record.built_on)
+            body_timings = results.runs.companion("train", body, "timings")
+            there = machine_name(body_timings.get("environment", {})) == machine
+            body_steps = results.training(body).steps or 0
+            body_seconds = body_timings.get("seconds", math.nan) if there else math.nan
         yield {
-            "steps": float(sum(known)) if known else None,
+            "steps": float(sum(known) + body_steps) if known else None,
+            "body_seconds": body_seconds,
             "builds": record.builds_on_full,
             "with_full": record.builds_on_full or record.has_copy_of_full,
-            "machine": machine_name(timings.get("environment", {})),
+            "machine": machine,
         }
 
     own = results.points[results.points.method == [cell.method for cell in results.points.cell]]
     points = own[[*SEED, "added_parameters", "training_seconds"]].drop_duplicates(SEED)
-    found = _per_cell(results, read, "steps", "builds", "with_full", "machine").merge(points, on=SEED)
+    names = ["steps", "body_seconds", "builds", "with_full", "machine"]
+    found = _per_cell(results, read, *names).merge(points, on=SEED)
+    found.training_seconds += found.body_seconds
     full = found[found.method == "full"][[*PAIR, "seed", "steps", "training_seconds", "machine"]]
     found = found.merge(full, how="left", on=[*PAIR, "seed"], suffixes=("", "_of_full"))
     # with the full model's time already, where a member is its copy
