@@ -22,7 +22,7 @@ def nothing_removed(
 ) -> tuple[OperatingPoint, Candidate]:
     """Return the point at which a model runs all layers on all tokens, and who answers there.
 
-    No goal can choose it: calibration has not seen it, and it saves nothing.
+    It qualifies, since nothing is asked of it; no goal can choose it, since calibration has not seen it.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def nothing_removed(
     model = without_removal(candidate.model)  # type: ignore[arg-type]
     raw = collect_outputs(model, list(map(dict, features)), batch_size, candidate.outputs.tiers)
     flops = flops_by_exit(model, raw.lengths, raw.survivors)
-    point = OperatingPoint(Goal("nothing_removed"), Setting("fixed", len(raw.exits) - 1.0), False)
+    point = OperatingPoint(Goal("nothing_removed"), Setting("fixed", len(raw.exits) - 1.0), True)
     who = replace(
         candidate,
         model=model,

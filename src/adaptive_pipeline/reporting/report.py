@@ -12,9 +12,11 @@ from adaptive_inference.files import write_json, write_text
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting import breakdowns
 from adaptive_pipeline.reporting.choice import Choice, recommend
+from adaptive_pipeline.reporting.combined import combined
 from adaptive_pipeline.reporting.figures import analysis, exits, rationales, weights
 from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.figures.headline import draw_speed
+from adaptive_pipeline.reporting.figures.survivors import draw_exit_survivors
 from adaptive_pipeline.reporting.frame import Results, collect
 from adaptive_pipeline.reporting.handout import hand_out
 from adaptive_pipeline.reporting.headline import metrics_json
@@ -23,6 +25,7 @@ from adaptive_pipeline.reporting.published.side_by_side import COLUMNS as PUBLIS
 from adaptive_pipeline.reporting.published.side_by_side import published_markdown, side_by_side
 from adaptive_pipeline.reporting.statistics.areas import areas
 from adaptive_pipeline.reporting.statistics.comparisons import compare, unanswered
+from adaptive_pipeline.reporting.tables.combined import combined_markdown
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, csv_text
 from adaptive_pipeline.reporting.tables.latex import main_latex
 from adaptive_pipeline.reporting.tables.main import main_markdown
@@ -46,6 +49,7 @@ FIGURES = {
     "overthinking": analysis.draw_overthinking,
     "weights": weights.draw_weights,
     "rationales": rationales.draw_rationales,
+    "exit_survivors": draw_exit_survivors,
 }
 
 
@@ -93,6 +97,10 @@ def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -
         texts["cost.md"] = cost_markdown(costs)
     if len(explained):
         texts["rationales.md"] = rationales_markdown(explained)
+    both = combined(results)
+    if len(both):
+        goals = [goal.name for goal in both.goal]
+        texts |= {"combined.csv": csv_text(both.assign(goal=goals)), "combined.md": combined_markdown(both)}
     if len(published):  # a task and a method that papers have numbers of
         texts |= {
             "published.csv": csv_text(published, PUBLISHED),

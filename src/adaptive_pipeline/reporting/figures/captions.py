@@ -28,6 +28,7 @@ CAPTIONS = {
     "overthinking": "Rows that an inner exit gets right and the last one wrong, and the reverse.",
     "conflict": "Whether the exits' gradients pull a layer the same way (1), in unrelated ways (0) or against each other.",
     "reliability": "How far confidence can be trusted, exit by exit, before and after temperature scaling.",
+    "exit_survivors": "Where rows leave, by the share of their tokens that is left there; removal and early exit together.",
     "weights": "How the learned weights of the losses moved during training.",
     "rationales": (
         "What the predictors say and what each layer keeps, against the words that people marked; other scores beside it, "

@@ -13,6 +13,7 @@ import pandas as pd
 
 from adaptive_inference.calibration.operating_point import Cost
 from adaptive_pipeline.reporting import breakdowns
+from adaptive_pipeline.reporting.combined import exit_survivors
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.measures import CELL, KEY, MEASURES
 from adaptive_pipeline.reporting.statistics.comparisons import COLUMNS as COMPARISON_COLUMNS
@@ -76,6 +77,7 @@ def csv_tables(results: Results) -> dict[str, str]:
         "overthinking.csv": breakdowns.overthinking(results),
         "weights.csv": breakdowns.weights(results),
         "rationales.csv": breakdowns.rationales(results),
+        "exit_survivors.csv": exit_survivors(results),
     }
     return {
         "main.csv": main_csv(results),

@@ -68,12 +68,13 @@ def _everything(results: Results, signed: Mapping[tuple[str, ...], Mapping[str, 
 
 
 def _by_goal(main: pd.DataFrame) -> Iterator[tuple[str, list[Any]]]:
-    """Yield the rows of each goal under its words, first those without a threshold to choose."""
+    """Yield the rows of each goal under its words, first those without a threshold to choose, last the overhead alone."""
     rows = list(main.itertuples())
-    given = [row for row in rows if not row.goal.chosen]
+    named = {row.goal for row in rows if row.goal.chosen or row.goal.kind == "nothing_removed"}
+    given = [row for row in rows if row.goal not in named]
     if given:
         yield "no threshold to choose", given
-    for goal in sorted({row.goal for row in rows if row.goal.chosen}, key=lambda goal: goal.order):
+    for goal in sorted(named, key=lambda goal: goal.order):
         yield goal.words, [row for row in rows if row.goal == goal]
 
 
