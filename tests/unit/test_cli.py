@@ -75,7 +75,7 @@ def test_text_lines_in_json_lines_out(ask, run_folder):
     assert status == 0
     assert [row["line"] for row in out] == [1, 3, 4], "a blank line is skipped, and counted"
     for row in out:
-        assert list(row) == ["line", "label", "probability", "probabilities", "exit_layer", "cut"]
+        assert list(row) == ["line", "label", "probability", "probabilities", "exit_layer", "cut", "flops"]
         assert row["probability"] == max(row["probabilities"].values()) == row["probabilities"][row["label"]]
         assert row["exit_layer"] == 1
 
@@ -119,7 +119,7 @@ def test_a_pair_task_reads_its_columns_and_answers_a_score(ask, pair_folder):
     given = b'{"premise": "a film", "hypothesis": "a movie"}\n'
     status, out, _ = ask("predict", pair_folder, "--rule", "fixed", given=given)
     assert status == 0
-    assert list(out[0]) == ["line", "score", "exit_layer", "cut"]
+    assert list(out[0]) == ["line", "score", "exit_layer", "cut", "flops"]
 
 
 @pytest.mark.parametrize(

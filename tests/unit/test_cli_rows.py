@@ -138,9 +138,16 @@ def test_answers_can_be_a_table(ask, model, tmp_path, form, mark):
     _, out, _ = ask(model, file, "--format", form)
     rows = list(csv.reader(io.StringIO(out), delimiter=mark))
     objects = [json.loads(line) for line in ask(model, file)[1].splitlines()]
-    assert rows[0] == ["line", "label", "probability", "exit_layer", "cut"]
+    assert rows[0] == ["line", "label", "probability", "exit_layer", "cut", "flops"]
     assert rows[1:] == [
-        [str(row["line"]), row["label"], str(row["probability"]), str(row["exit_layer"]), "no"]
+        [
+            str(row["line"]),
+            row["label"],
+            str(row["probability"]),
+            str(row["exit_layer"]),
+            "no",
+            str(row["flops"]),
+        ]
         for row in objects
     ]
 

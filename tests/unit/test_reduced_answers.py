@@ -1,6 +1,9 @@
 """Who is told what a row kept on its way: outputs, their files, yardsticks, engines and predictions."""
 
+import csv
 import functools
+import io
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,8 @@ import torch
 
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.calibrator import Calibrator
-from adaptive_inference.cost.flops import flops_by_exit
+from adaptive_inference.cli.answers import writer
+from adaptive_inference.cost.flops import certainty_flops, flops_by_exit
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.engine import Engine
 from adaptive_inference.evaluation.candidate import Candidate
@@ -18,6 +22,7 @@ from adaptive_inference.evaluation.wallclock import WallClock
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.outputs import collect_outputs
+from adaptive_inference.serving.predictor import Predictor
 from adaptive_inference.serving.recalibrate import _yardstick
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.protocol import Evaluation
@@ -183,3 +188,60 @@ def test_timed_engines_of_a_model_that_removes_tokens_agree_with_its_outputs():
     changed = replace(candidate, outputs=replace(outputs, survivors=outputs.survivors + 1))
     with pytest.raises(RuntimeError, match="kept other tokens"):
         clock.measure([(Engine(model, "confidence", 0.5), changed)])
+
+
+TEXTS = ["a good film", "the plot was awful , but the music is lovely", "no", "very slow and very dull music"]
+
+
+def encoded(model, text):
+    return np.array(model.tokenizer(text)["input_ids"])
+
+
+@pytest.mark.parametrize("rule", ["fixed", "confidence"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_predictions_say_what_each_text_kept_and_cost(rule, batch_size):
+    model = model_of()
+    found = Predictor(model, rule, None if rule == "fixed" else 0.8).predict(TEXTS, batch_size)
+    for text, layer, survivors, flops in zip(
+        TEXTS, found.exit_layers, found.survivors, found.flops, strict=True
+    ):
+        ids = encoded(model, text)
+        kept = np.array(alone(model, {"input_ids": ids.tolist()}))
+        costs = flops_by_exit(model, np.array([len(ids)]), kept[None])[0]
+        assert survivors == kept[:layer].tolist()
+        assert flops == costs[EXITS.index(layer)]
+    assert len(set(found.exit_layers.tolist())) > (rule == "confidence")
+
+
+def test_predictions_without_removal_cost_their_length_and_what_their_rule_reads():
+    model = model_of(reduces=False)
+    found = Predictor(model, "fixed", 1.0).predict(TEXTS)
+    lengths = np.array([len(encoded(model, text)) for text in TEXTS])
+    assert found.survivors is None
+    np.testing.assert_array_equal(found.flops, flops_by_exit(model, lengths)[:, 1])
+    section = Backbone(weights="random:bert", exits=list(EXITS))
+    sure = build_model(section, SCHEMA, 0, certainty=True).eval()
+    found = Predictor(sure, "learning_to_exit", 0.0).predict(TEXTS)
+    layers = [EXITS.index(layer) for layer in found.exit_layers]
+    costs = flops_by_exit(sure, lengths) + certainty_flops(sure)
+    np.testing.assert_array_equal(found.flops, costs[np.arange(len(TEXTS)), layers])
+
+
+def test_no_texts_have_no_survivors_and_no_cost():
+    found = Predictor(model_of()).predict([])
+    assert (found.survivors, found.flops.tolist()) == ([], [])
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "tsv"])
+def test_written_answers_hold_survivors_and_flops(form):
+    answer, out = Predictor(model_of()).answer(TEXTS[1]), io.StringIO()
+    writer(form, SCHEMA, out)(1, answer)
+    text = out.getvalue()
+    if form == "jsonl":
+        told = json.loads(text)
+        assert (told["flops"], told["survivors"]) == (answer.flops, answer.survivors)
+        return
+    (told,) = csv.DictReader(io.StringIO(text), delimiter="," if form == "csv" else "\t")
+    assert told["flops"] == str(answer.flops)
+    assert told["survivors"] == " ".join(map(str, answer.survivors))
+    assert len(answer.survivors) == 4

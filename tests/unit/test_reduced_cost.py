@@ -6,13 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel
 
+from adaptive_inference.backbones._tiny import tiny_config
 from adaptive_inference.backbones.load import adapter
 from adaptive_inference.cost import flops as cost
 from adaptive_inference.cost.flops import FlopCount, certainty_flops, flops_by_exit
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiExitModel, MultiModel, build_model
+from adaptive_inference.exits.build import add_exits
 from adaptive_inference.exits.head import ExitHead
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
@@ -71,7 +73,7 @@ def test_bert_base_costs_what_the_note_says(base, counted):
 
 
 @settings(deadline=None, max_examples=30)
-@given(length=st.integers(1, 512), data=st.data())
+@given(length=st.integers(1, 511), data=st.data())
 def test_a_run_costs_the_formula_at_its_own_lengths_and_more_with_each_token(counted, length, data):
     drawn = data.draw(st.lists(st.integers(1, length), min_size=12, max_size=12))
     survivors = sorted(drawn, reverse=True)
@@ -130,6 +132,27 @@ def test_a_length_is_counted_once(monkeypatch):
     again = counter.by_exit(np.array([9, 5]), np.array([[7, 5, 5, 2], [5, 5, 2, 2]]))
     assert sorted(asked) == [2, 5, 7, 9]
     assert again[0].tolist() == first[0].tolist()
+
+
+@pytest.mark.parametrize("certainty", [False, True])
+def test_up_to_a_longest_length_six_counts_give_all_others(certainty, monkeypatch):
+    model, asked, count = build(certainty=True), [], cost._count_steps
+    lengths, survivors = np.array([30, 31, 17, 40]), np.array([[29, 9, 9, 4]] * 4)
+    direct = FlopCount(model, certainty).by_exit(lengths, survivors)
+    monkeypatch.setattr(
+        cost, "_count_steps", lambda member, n, *more: (asked.append(n), count(member, n, *more))[1]
+    )
+    found = FlopCount(model, certainty, longest=32).by_exit(lengths, survivors)
+    np.testing.assert_array_equal(found, direct)
+    assert sorted(asked) == [1, 2, 3, 30, 31, 32, 40]
+
+
+def test_up_to_a_longest_length_a_kink_is_counted_exactly():
+    config = tiny_config("deberta", max_relative_positions=15)
+    model = add_exits(adapter("deberta")(AutoModel.from_config(config)), (1, 2, 4), SCHEMA, 0)
+    lengths = np.array([5, 14, 22])
+    direct = flops_by_exit(model, lengths)
+    np.testing.assert_array_equal(FlopCount(model, longest=28).by_exit(lengths), direct)
 
 
 @pytest.mark.parametrize(

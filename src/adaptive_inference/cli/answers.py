@@ -42,6 +42,8 @@ def writer(form: str, schema: Schema, out: TextIO) -> Writer:
         body = _fields(line, answer, schema)
         body.pop("probabilities", None)
         body["cut"] = "yes" if answer.cut else "no"
+        if answer.survivors is not None:
+            body["survivors"] = " ".join(map(str, answer.survivors))
         if not begun:
             table.writerow(body)
             begun = True
@@ -58,4 +60,5 @@ def _fields(line: int, answer: Prediction, schema: Schema) -> dict[str, Any]:
         row = [round(float(value), 6) for value in answer.probabilities]
         told |= {"label": answer.label, "probability": max(row)}
         told["probabilities"] = dict(zip(schema.labels, row, strict=True))
-    return told | {"exit_layer": answer.exit_layer, "cut": answer.cut}
+    told |= {"exit_layer": answer.exit_layer, "cut": answer.cut, "flops": answer.flops}
+    return told if answer.survivors is None else told | {"survivors": answer.survivors}

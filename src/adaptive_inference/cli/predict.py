@@ -33,8 +33,9 @@ object per line. A task of two texts needs a table or JSON objects. Blank lines,
 skipped.
 
 Each answer has the line of its text (of a Parquet file, the row), the label and its probability (or the score), the
-exit layer, and whether the text was cut because it is longer than the model reads. JSON lines have the probabilities of
-all labels too. The closing summary, progress and errors go to standard error. Nothing to answer is an error: status 2.
+exit layer, whether the text was cut because it is longer than the model reads, and the FLOPs that it took; of a model
+that removes tokens also how many each layer ran on. JSON lines have the probabilities of all labels too. The closing
+summary, progress and errors go to standard error. Nothing to answer is an error: status 2.
 
 With --format glue the input is a test file of a GLUE task (its labels are not looked at) and the output the TSV that
 the GLUE server takes."""

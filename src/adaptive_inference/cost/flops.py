@@ -15,7 +15,7 @@ Shapes: N rows, E exits, L layers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from adaptive_inference.token_reduction.reduction import TokenReduction
 
     Model = MultiExitModel | MultiModel
+    Count = Callable[[int], list[int]]
+
+#: So many lengths are counted each by itself.
+_DIRECT = 6
 
 
 def layers_speedup(num_layers: int, layers_run: np.ndarray) -> np.ndarray:
@@ -81,12 +85,18 @@ class FlopCount:
         A `MultiExitModel` or `MultiModel`; nothing of it is changed.
     certainty
         Whether certainty heads are run at the exits passed.
+    longest
+        Where lengths come a few at a time: the longest, up to which they are interpolated as many at once are.
     """
 
-    def __init__(self, model: Model, certainty: bool = False) -> None:
+    def __init__(self, model: Model, certainty: bool = False, longest: int = 0) -> None:
         self._twin, self._certainty = _meta_twin(model), certainty
         # At each length, the steps of all members; a layer that was not run costs nothing.
         self._known = {0: [0] * sum(_step_count(member) for member in _members(model))}
+        self._longest, self._between = longest, None
+        if longest > _DIRECT:
+            seen, self._between = _parabola(self._count, range(1, longest + 1))
+            self._known |= seen
 
     def by_exit(self, lengths: np.ndarray, survivors: np.ndarray | None = None) -> np.ndarray:
         """Return the FLOPs of each row when it leaves at each exit.
@@ -141,6 +151,9 @@ class FlopCount:
 
     def _table(self, lengths: list[int]) -> np.ndarray:
         new = [n for n in lengths if n not in self._known]
+        if self._between is not None:
+            self._known |= {n: self._between(n) for n in new if n <= self._longest}
+            new = [n for n in new if n > self._longest]
         self._known |= _by_length(self._count, new)
         return np.array([self._known[n] for n in lengths], dtype=np.int64)
 
@@ -234,26 +247,35 @@ class _PredictorsAlone:
         """Nothing is carried from layer to layer."""
 
 
-def _by_length(count: Callable[[int], list[int]], lengths: list[int]) -> dict[int, list[int]]:
-    """Return the counts at sorted lengths: by interpolation where the first and last three lie on one parabola.
-
-    This is exact with one kink too. Where the kink lies between the first and the last three, these lie on two different
-    parabolas, which share two points at most; where it lies among them, all others lie on the parabola of the far three.
-    """
-    if len(lengths) <= 6:
+def _by_length(count: Count, lengths: Sequence[int]) -> dict[int, list[int]]:
+    """Return the counts at sorted lengths, by interpolation where they lie on a parabola."""
+    if len(lengths) <= _DIRECT:
         return {length: count(length) for length in lengths}
+    seen, between = _parabola(count, lengths)
+    if between is None:
+        return {length: seen.get(length) or count(length) for length in lengths}
+    return {length: between(length) for length in lengths}
+
+
+def _parabola(count: Count, lengths: Sequence[int]) -> tuple[dict[int, list[int]], Count | None]:
+    """Return the counts at the first and last three of sorted lengths, and the parabola that these lie on, or None.
+
+    It is exact at all lengths, with one kink too. Where the kink lies between the first and the last three, these lie on
+    two different parabolas, which share two points at most; where it lies among them, all others lie on the parabola of
+    the far three.
+    """
     nodes, checks = lengths[:3], lengths[-3:]
     seen = {length: count(length) for length in (*nodes, *checks)}
+    turns = [(node, *(other for other in nodes if other != node)) for node in nodes]
 
-    def parabola(length: int) -> list[int]:
-        turns = (nodes, nodes[1:] + nodes[:1], nodes[2:] + nodes[:2])
+    def exact(length: int) -> list[Fraction]:
         weights = [Fraction((length - b) * (length - c), (a - b) * (a - c)) for a, b, c in turns]
         values = zip(*(seen[node] for node in nodes), strict=True)
         return [sum(w * v for w, v in zip(weights, value, strict=True)) for value in values]
 
-    if any(parabola(check) != seen[check] for check in checks):
-        return {length: seen.get(length) or count(length) for length in lengths}
-    return {length: [int(value) for value in parabola(length)] for length in lengths}
+    if any(exact(check) != seen[check] for check in checks):
+        return seen, None
+    return seen, lambda length: [int(value) for value in exact(length)]
 
 
 def _meta_twin(model: Model) -> Model:

@@ -1,6 +1,6 @@
 """Answer texts with a saved model: which rule, at which threshold, and what comes out. Loads torch with a model only.
 
-Shapes: N texts, C classes.
+Shapes: N texts, C classes, L layers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from adaptive_inference.tasks.encode import collate, encode_texts
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
 if TYPE_CHECKING:
+    from adaptive_inference.engine import Decisions
     from adaptive_inference.exits.model import ExitModule
 
 Text = str | Sequence[str]
@@ -44,6 +45,10 @@ class Prediction:
         Layers run in all: those of a cascade's earlier members are in.
     cut
         Whether the text was longer than the model reads, so that its end was left out.
+    flops
+        Of the matrix products, as tables count them, see `cost.flops`.
+    survivors
+        Tokens that each layer ran on, from the first to the exit; None where the model removes none.
     """
 
     label: str | float
@@ -51,6 +56,8 @@ class Prediction:
     exit_layer: int
     layers_run: int
     cut: bool
+    flops: int
+    survivors: list[int] | None = None
 
 
 @dataclass
@@ -68,12 +75,18 @@ class Predictions:
         (N,), layers run before the exit that answered.
     cut
         (N,), whether a text was longer than the model reads, so that its end was left out.
+    flops
+        (N,) int64, of the matrix products, as tables count them, see `cost.flops`.
+    survivors
+        For each text the tokens that each layer ran on, from the first to its exit; None where the model removes none.
     """
 
     labels: list[str] | list[float]
     probabilities: np.ndarray | None
     exit_layers: np.ndarray
     cut: np.ndarray
+    flops: np.ndarray
+    survivors: list[list[int]] | None = None
 
 
 class Predictor:
@@ -94,6 +107,7 @@ class Predictor:
     """
 
     def __init__(self, model: ExitModule, rule: str | None = None, threshold: float | None = None) -> None:
+        from adaptive_inference.cost.flops import FlopCount
         from adaptive_inference.engine import Engine
 
         needed = {SCHEMA_FILE: model.schema, "tokenizer_config.json": model.tokenizer}
@@ -105,6 +119,7 @@ class Predictor:
         self.model, self.schema = model, model.schema
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
         self.engine = Engine(model, setting.rule, setting.threshold)
+        self._cost = FlopCount(model, self.engine.rule.needs_certainty, model.schema.max_length)
 
     @property
     def full_layers(self) -> int:
@@ -150,10 +165,14 @@ class Predictor:
         layers = np.array([answer.exit_layer for answer in answers], dtype=np.int64)
         cut = np.array([answer.cut for answer in answers], dtype=bool)
         labels = [answer.label for answer in answers]
-        if self.schema.labels is None:
-            return Predictions(labels, None, layers, cut)
-        probabilities = np.array([answer.probabilities for answer in answers])
-        return Predictions(labels, probabilities.reshape(-1, len(self.schema.labels)), layers, cut)
+        probabilities = None
+        if self.schema.labels is not None:
+            probabilities = np.array([answer.probabilities for answer in answers])
+            probabilities = probabilities.reshape(-1, len(self.schema.labels))
+        flops = np.array([answer.flops for answer in answers], dtype=np.int64)
+        reduces = getattr(self.model, "reduction", None) is not None
+        survivors = [answer.survivors for answer in answers] if reduces else None
+        return Predictions(labels, probabilities, layers, cut, flops, survivors)
 
     def _answers(self, texts: Sequence[Text], batch_size: int) -> list[Prediction]:
         """Answer texts in batches of like length; the answers are in the texts' order."""
@@ -174,10 +193,11 @@ class Predictor:
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
             decisions = self.engine.run(collate([rows[place] for place in places], tokenizer.pad_token_id))
-            for place, logits, index, layer in zip(
-                places, decisions.logits, decisions.exit_indices, decisions.exit_layers, strict=True
+            lengths = np.array([rows[place]["length"] for place in places])
+            for number, (place, flops) in enumerate(
+                zip(places, self._flops(lengths, decisions), strict=True)
             ):
-                found[place] = self._prediction(logits, int(index), int(layer), place in cut)
+                found[place] = self._prediction(decisions, number, int(flops), place in cut)
         return [found[place] for place in range(len(rows))]
 
     def _cut(self, texts: Sequence[Sequence[str]], lengths: Sequence[int]) -> set[int]:
@@ -189,12 +209,22 @@ class Predictor:
         whole = encode_texts([texts[place] for place in full], self.model.tokenizer, None)
         return {place for place, row in zip(full, whole, strict=True) if row["length"] > limit}
 
-    def _prediction(self, logits: np.ndarray, index: int, layer: int, cut: bool) -> Prediction:
+    def _flops(self, lengths: np.ndarray, decisions: Decisions) -> np.ndarray:
+        costs = self._cost.by_exit(lengths, decisions.survivors)
+        return costs[np.arange(len(lengths)), decisions.exit_indices]
+
+    def _prediction(self, decisions: Decisions, number: int, flops: int, cut: bool) -> Prediction:
+        """Return the answer to one of the texts that were decided on together."""
+        logits, index = decisions.logits[number], int(decisions.exit_indices[number])
+        layer, survivors = int(decisions.exit_layers[number]), None
+        if decisions.survivors is not None:
+            survivors = decisions.survivors[number, :layer].tolist()
+        label, probabilities = float(logits[0]), None
+        if self.schema.labels is not None:
+            label = self.schema.labels[int(logits.argmax())]
+            probabilities = softmax(self.engine.calibrator.logits(logits, index))
         layers_run = int(self.model.layers_cost[index])
-        if self.schema.labels is None:
-            return Prediction(float(logits[0]), None, layer, layers_run, cut)
-        probabilities = softmax(self.engine.calibrator.logits(logits, index))
-        return Prediction(self.schema.labels[int(logits.argmax())], probabilities, layer, layers_run, cut)
+        return Prediction(label, probabilities, layer, layers_run, cut, flops, survivors)
 
 
 def load_predictor(
