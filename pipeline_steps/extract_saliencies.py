@@ -28,7 +28,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.exits.weights import load_weights
     from adaptive_inference.tasks.encode import encode
     from adaptive_inference.tasks.schema import load_schema, load_split
-    from adaptive_pipeline.runs.records import digest_path
+    from adaptive_pipeline.runs.digests import digest_path
 
     data, kind = stage.inputs["data"], stage.cell.method
     schema, model = load_schema(data), MultiExitModel.from_pretrained(stage.inputs["full"])

@@ -30,7 +30,8 @@ from adaptive_pipeline.params.own_code import check_loaded
 from adaptive_pipeline.presets import preset_of
 from adaptive_pipeline.runs import layout
 from adaptive_pipeline.runs.checksums import refuse_damaged, write_checksums
-from adaptive_pipeline.runs.records import FAMILIES, Record, code_digest, digest_path
+from adaptive_pipeline.runs.digests import code_digest, digest_path
+from adaptive_pipeline.runs.records import FAMILIES, Record
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.tracking.given import Background, training_beside
 from adaptive_pipeline.tracking.live import Tracker, start_tracking

@@ -119,7 +119,7 @@ def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, R
 def scored_with(stage: Stage, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Origin:
     """Return what scores of tokens are made of by a stage that reads the splits and the full model, or what one asks for."""
     from adaptive_inference.attribution.store import Origin, tokenizer_digest
-    from adaptive_pipeline.runs.records import digest_path
+    from adaptive_pipeline.runs.digests import digest_path
 
     made_from = {name: digest_path(stage.inputs[name]) for name in ("data", "full")}
     return Origin(tokenizer_digest(tokenizer), max_length, made_from)

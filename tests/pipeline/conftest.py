@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from adaptive_pipeline.runs.records import TIMING_OUTPUTS, digest_path
+from adaptive_pipeline.runs.digests import TIMING_OUTPUTS, digest_path
 
 ROOT = Path(__file__).parents[2]
 TRACE = """

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from adaptive_pipeline.dvc_graph import CHECK
-from adaptive_pipeline.runs.records import digest_path
+from adaptive_pipeline.runs.digests import digest_path
 
 pytestmark = pytest.mark.pipeline
 PAGE = (Path(__file__).parents[2] / "docs/your_method.md").read_text()

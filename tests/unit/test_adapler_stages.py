@@ -17,8 +17,8 @@ from adaptive_inference.tasks.schema import save_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.params.preflight import check_encoders
+from adaptive_pipeline.runs.digests import digest_path
 from adaptive_pipeline.runs.layout import SCORES_FILE
-from adaptive_pipeline.runs.records import digest_path
 from adaptive_pipeline.runs.store import Finished, Runs
 from adaptive_pipeline.runs.validity import asked_for, chain, why_unusable
 from adaptive_pipeline.search.plan import check_method

@@ -25,7 +25,7 @@ from adaptive_inference.exit_rules import load_rule, load_rules
 from adaptive_inference.files import plain
 from adaptive_inference.tasks.quality import quality
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import digest_path
+from adaptive_pipeline.runs.digests import digest_path
 from adaptive_pipeline.stage import Stage
 
 PROJECT = Path(__file__).parents[2]
@@ -73,7 +73,7 @@ from pathlib import Path
 import pytest
 from calibrated_stages import make_folder, run
 import evaluate_batch1
-from adaptive_pipeline.runs.records import code_digest
+from adaptive_pipeline.runs.digests import code_digest
 with pytest.MonkeyPatch.context() as patch:
     _, record, _, _ = run(make_folder(Path("models")), Path("out").absolute(), patch)
 sys.exit(record.code != code_digest(evaluate_batch1.__file__))

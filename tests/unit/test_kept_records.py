@@ -17,8 +17,9 @@ from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import load_params
+from adaptive_pipeline.runs.digests import digest_path
 from adaptive_pipeline.runs.keep import keep_records
-from adaptive_pipeline.runs.records import FAMILIES, Record, digest_path
+from adaptive_pipeline.runs.records import FAMILIES, Record
 from adaptive_pipeline.runs.store import Finished, family, kept_file, open_runs, read_kept, write_kept
 from adaptive_pipeline.runs.validity import why_unusable
 

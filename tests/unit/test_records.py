@@ -12,14 +12,8 @@ from adaptive_inference.calibration.operating_point import OperatingPoint, Seen,
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import digest_json, plain, read_json, read_jsonl, write_json
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.runs.records import (
-    FAMILIES,
-    TIMING_OUTPUTS,
-    Member,
-    PointRow,
-    Record,
-    digest_path,
-)
+from adaptive_pipeline.runs.digests import TIMING_OUTPUTS, digest_path
+from adaptive_pipeline.runs.records import FAMILIES, Member, PointRow, Record
 
 CELL = Cell("sst2", "minilm", 3, "sweet")
 

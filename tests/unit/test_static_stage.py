@@ -11,7 +11,7 @@ from adaptive_inference.files import read_json
 from adaptive_inference.tasks.schema import save_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
-from adaptive_pipeline.runs.records import digest_path
+from adaptive_pipeline.runs.digests import digest_path
 from adaptive_pipeline.stage import Stage
 
 METHODS = {

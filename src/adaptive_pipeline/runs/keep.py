@@ -21,8 +21,8 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.tasks.quality import predict
 from adaptive_pipeline.params import Params, load_params
 from adaptive_pipeline.presets import preset_of, records_folder
+from adaptive_pipeline.runs.digests import digest_path
 from adaptive_pipeline.runs.layout import out_path
-from adaptive_pipeline.runs.records import digest_path
 from adaptive_pipeline.runs.store import (
     KEPT,
     Finished,

@@ -2,13 +2,11 @@
 
 A stage folder holds ``metrics.json`` (one of these models) and, where it trains, ``history.jsonl``. Neither holds times,
 host names, absolute paths or run ids, so two runs of the same stage give the same bytes. Whatever depends on the clock
-goes to a separate timings file (see `TIMING_OUTPUTS`).
+goes to a separate timings file (see `digests.TIMING_OUTPUTS`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,9 +21,6 @@ from adaptive_pipeline.grid import Cell
 #: Of the form of all records; a file of another version is refused.
 VERSION = 2
 RECORD_FILE = "metrics.json"
-#: Outputs that may differ between two runs of the same params: files of these names, and all under these folders.
-#: The one list of exemptions from byte identity; tests and digests read it.
-TIMING_OUTPUTS = ("timings.json", "train_timings.json", "results/")
 
 
 class Part(BaseModel):
@@ -401,31 +396,3 @@ FAMILIES: dict[str, type[Record]] = {
 def digest_params(params: dict[str, Any]) -> str:
     """Return the digest of `Params.echo`'s answer; keys that hold their default do not count."""
     return digest_json({key: value for key, value in params.items() if value is not None})
-
-
-def digest_path(path: Path) -> str:
-    """Return the sha256 of a file, or of a folder's relative names and contents, timing files left out."""
-    if path.is_file():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    if not path.is_dir():
-        raise UserError(f"{path} is missing; run the stage that writes it")
-    whole = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts and file.name not in TIMING_OUTPUTS:
-            whole.update(f"{file.relative_to(path).as_posix()}\0{digest_path(file)}\n".encode())
-    return whole.hexdigest()
-
-
-def code_digest(script: str | Path) -> str:
-    """Return the digest of a stage script and of every module of this project that it has imported.
-
-    Call it after all imports of the stage are done.
-    """
-    files = {Path(script).resolve()}
-    for name, module in list(sys.modules.items()):
-        source = getattr(module, "__file__", None)
-        if name.split(".")[0] in ("adaptive_inference", "adaptive_pipeline") and source:
-            files.add(Path(source).resolve())
-    parts = sorted((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
-    return digest_json(parts)

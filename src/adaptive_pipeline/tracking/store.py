@@ -20,7 +20,8 @@ from filelock import FileLock
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import digest_json
 from adaptive_pipeline.one_run import STATE
-from adaptive_pipeline.runs.records import Record, digest_path
+from adaptive_pipeline.runs.digests import digest_path
+from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.runs.store import Finished
 from adaptive_pipeline.tracking.given import Background, run_name, run_params, run_tags
 from adaptive_pipeline.tracking.place import artifacts_of, follow_moved_folder
