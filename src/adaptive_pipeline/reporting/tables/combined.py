@@ -34,10 +34,11 @@ NOTES = (
     "Leaving early and both: the rule and threshold that are best for the goal on the calibration split; what no threshold "
     "takes to the goal has no row. The model that only removes tokens has nothing to choose: its row is the same at each "
     "goal, whether or not it meets it.",
-    "Nothing removed: the predictors at work on all tokens, none taken out; what removal costs before it saves.",
-    "Figures are of the evaluation split, mean ± std over seeds (n − 1), those of the clock over the timed seeds; no spread: "
-    "one seed. Speed-ups: cost of the full fine-tuned model / cost of the method. Tokens left: share of a row's tokens in "
-    "the layers that it runs, mean over rows.",
+    "Nothing removed: the predictors at work on all tokens, none taken out; what removal costs before it saves. At batch 16 "
+    "the full model pads its rows and a model that removes tokens packs them: this row tells what packing alone gives.",
+    "Figures are of the evaluation split, mean ± std over seeds (n − 1), those of the clock over the timed seeds; without a "
+    "spread: one seed. Speed-ups: cost of the full fine-tuned model / cost of the method. Tokens left: share of a row's "
+    "tokens in the layers that it runs, mean over rows.",
     "Over the product: both's speed-up / (removal's × leaving early's), of each seed by itself, then mean ± std. The "
     "spread is that of training alone; what the choice of rows and the clock add is not in it.",
     "Rank correlation: Spearman's, over rows, of the exit layer with the share of tokens left (mean over all layers, the "
@@ -117,6 +118,6 @@ def _published_note(rows: pd.DataFrame) -> Iterator[str]:
             for row in known.itertuples()
         )
         yield (
-            f"As AdapLeR's paper would count FLOPs, with its error in the last layer: {told}. To read the paper's numbers by; "
-            "no figure of this table."
+            f"As AdapLeR's paper would count FLOPs, with its error in the last layer: {told}. To read the paper's numbers "
+            "by; no figure of this table."
         )
