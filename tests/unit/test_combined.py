@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from statistics import stdev
 
 import pytest
@@ -180,6 +181,16 @@ def test_the_tables_are_there_for_combinations_alone(run, tmp_path):
     write_run(root, others)
     texts = tables(results := collect(root, others), recommend(results), compare(results, 50))
     assert not {"combined.csv", "combined.md", "exit_survivors.csv"} & set(texts)
+
+
+def test_what_the_params_ask_for_and_nobody_ran_yet_makes_no_table(run):
+    results = run(params_of())
+    cells = [cell for cell in results.cells if cell.method != "adapler_early_exit"]
+    results = replace(
+        results, cells=cells, points=results.points[results.points.method != "adapler_early_exit"]
+    )
+    assert combined(results).empty
+    assert exit_survivors(results).empty
 
 
 def test_a_part_without_a_threshold_at_the_goal_is_said_to_have_none(run):

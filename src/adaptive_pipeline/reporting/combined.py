@@ -62,6 +62,12 @@ def combinations(params: Params) -> list[Combination]:
     return [Combination(removal, exits, name) for name in both if removal and exits in methods]
 
 
+def evaluated_combinations(results: Results) -> list[Combination]:
+    """Return the combinations whose method that does both was evaluated, of one task and backbone."""
+    there = {cell.method for cell in results.cells}
+    return [item for item in combinations(results.params) if item.both in there]
+
+
 # ---- what each saves -------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +79,7 @@ def combined(results: Results) -> pd.DataFrame:
     """
     found = []
     for one in results.each:
-        for combination in combinations(results.params):
+        for combination in evaluated_combinations(one):
             for goal in _goals(one):
                 found += _rows(one, combination, goal)
     return pd.DataFrame(found, columns=COLUMNS)
@@ -153,7 +159,7 @@ def exit_survivors(results: Results) -> pd.DataFrame:
     """
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in results.each:
-        for combination in combinations(results.params):
+        for combination in evaluated_combinations(one):
             for goal in _goals(one):
                 row = parts_at(one, combination, goal).get("both")
                 if row is not None:

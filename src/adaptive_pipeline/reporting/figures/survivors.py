@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adaptive_pipeline.reporting.combined import combinations, parts_at, pooled_counts
+from adaptive_pipeline.reporting.combined import evaluated_combinations, parts_at, pooled_counts
 from adaptive_pipeline.reporting.figures.style import canvas, save
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.goal_rows import goal_of
@@ -14,7 +14,7 @@ from adaptive_pipeline.reporting.names import method_name, rule_name
 def draw_exit_survivors(results: Results, folder: Path, stem: str) -> list[str]:
     """Draw the share of rows by exit layer and share of tokens left, of each method that does both, at the goal."""
     goal, names = goal_of(results), []
-    for combination in combinations(results.params):
+    for combination in evaluated_combinations(results):
         row = parts_at(results, combination, goal).get("both")
         if row is None:
             continue
