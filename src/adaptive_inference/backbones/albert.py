@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
+from adaptive_inference.backbones.base import Backbone, Batch, Context, HeadRecipe
 
 
 class AlbertBackbone(Backbone):
@@ -40,6 +40,21 @@ class AlbertBackbone(Backbone):
 
     def _embeddings(self, batch: Batch) -> Tensor:
         return self.model.encoder.embedding_hidden_mapping_in(super()._embeddings(batch))
+
+    @staticmethod
+    def _run_packed(layer: nn.Module, hidden_TH: Tensor, context: Context) -> Tensor:
+        for part in layer.albert_layers:
+            inner = part.attention
+            attended_TH = context.segments.attend(
+                inner.query(hidden_TH),
+                inner.key(hidden_TH),
+                inner.value(hidden_TH),
+                inner.attention_head_size,
+                inner.attention_dropout,
+            )
+            attended_TH = inner.LayerNorm(hidden_TH + inner.output_dropout(inner.dense(attended_TH)))
+            hidden_TH = part.full_layer_layer_norm(part.ff_chunk(attended_TH) + attended_TH)
+        return hidden_TH
 
 
 BACKBONE = AlbertBackbone

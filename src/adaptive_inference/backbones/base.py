@@ -1,6 +1,6 @@
 """What every encoder family offers: embed a batch, run one layer, hand over the pre-trained pooler.
 
-Shape suffixes here and in the adapters: B rows, N tokens, H hidden width.
+Shape suffixes here and in the adapters: B rows, N tokens, T tokens of all rows, H hidden width.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
+
+from adaptive_inference.backbones.packed import Segments
 
 Batch = dict[str, Any]
 
@@ -31,12 +34,16 @@ class Context:
         Tensors of pairs of tokens that all rows share (relative positions, or a bias made of them): (..., N, N).
     shared
         Other tensors that all rows share (embeddings of positions).
+    segments
+        Where the rows of a packed state (T, H) lie; None: the state is padded, (B, N, H). A packed state has neither
+        ``tokens_BN`` nor ``rows``, and its ``pairs`` stay those of the batch as it was embedded.
     """
 
     tokens_BN: Tensor | None = None
     rows: dict[str, Tensor] = field(default_factory=dict)
     pairs: dict[str, Tensor | None] = field(default_factory=dict)
     shared: dict[str, Tensor | None] = field(default_factory=dict)
+    segments: Segments | None = None
 
     def select(self, rows: Tensor, length: int | None = None) -> Context:
         """Keep some rows, in the order given, and of their columns the first ``length``; None keeps all."""
@@ -72,6 +79,17 @@ class Context:
             name: item if item is None else _pairs(item, columns_BK) for name, item in self.pairs.items()
         }
         return replace(self, tokens_BN=tokens_BK, rows=bias, pairs=pairs)
+
+    def pack(self, hidden_BNH: Tensor) -> tuple[Tensor, Context]:
+        """Take the padding out, for encoders of `Backbone.reduces_tokens`: (B, N, H) -> (T, H), and its context."""
+        if self.tokens_BN is None:
+            tokens_BN = np.ones(hidden_BNH.shape[:2], dtype=bool)
+        else:
+            tokens_BN = self.tokens_BN.bool().cpu().numpy()
+        segments, index_T = Segments.pack(tokens_BN, hidden_BNH.device)
+        return hidden_BNH.flatten(0, 1)[index_T], Context(
+            pairs=self.pairs, shared=self.shared, segments=segments
+        )
 
     def detach(self) -> Context:
         """Cut the gradient of what blocks share: relative embeddings, biases, what removal says (sweet.md 1.2)."""
@@ -237,8 +255,23 @@ class Backbone(nn.Module):
         return self.model.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))
 
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
-        """Run stock layer ``index`` (0-based). The only place that calls a stock layer."""
+        """Run stock layer ``index`` (0-based) on a padded or packed state. The only place that calls a stock layer."""
+        if context.segments is not None:
+            return self._run_packed(self._layers[index], hidden_BNH, context)
         return self._layers[index](hidden_BNH, context.rows.get("attention"))
+
+    @staticmethod
+    def _run_packed(layer: nn.Module, hidden_TH: Tensor, context: Context) -> Tensor:
+        """Run the parts of a stock layer on the tokens of all rows, attention within each row."""
+        inner = layer.attention.self
+        attended_TH = context.segments.attend(
+            inner.query(hidden_TH),
+            inner.key(hidden_TH),
+            inner.value(hidden_TH),
+            inner.attention_head_size,
+            inner.dropout,
+        )
+        return layer.feed_forward_chunk(layer.attention.output(attended_TH, hidden_TH))
 
     # ------------------------------------------------------------------ what all share
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
+from adaptive_inference.backbones.base import Backbone, Batch, Context, HeadRecipe
 
 
 class DistilBertBackbone(Backbone):
@@ -29,6 +29,19 @@ class DistilBertBackbone(Backbone):
 
     def _embeddings(self, batch: Batch) -> Tensor:
         return self.model.embeddings(input_ids=batch["input_ids"])
+
+    @staticmethod
+    def _run_packed(layer: nn.Module, hidden_TH: Tensor, context: Context) -> Tensor:
+        inner = layer.attention
+        attended_TH = context.segments.attend(
+            inner.q_lin(hidden_TH),
+            inner.k_lin(hidden_TH),
+            inner.v_lin(hidden_TH),
+            inner.attention_head_size,
+            inner.dropout,
+        )
+        attended_TH = layer.sa_layer_norm(inner.out_lin(attended_TH) + hidden_TH)
+        return layer.output_layer_norm(layer.ffn(attended_TH) + attended_TH)
 
 
 BACKBONE = DistilBertBackbone

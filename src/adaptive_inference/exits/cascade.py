@@ -20,9 +20,11 @@ from adaptive_inference.exits.saved import save_companions, save_config
 class CascadeForward(Forward):
     """A batch in a cascade: advancing to exit k starts member after member from the tokens, up to member k."""
 
-    def __init__(self, members: Sequence[MultiExitModel], batch: Batch, gradient: str = "shared") -> None:
+    def __init__(
+        self, members: Sequence[MultiExitModel], batch: Batch, gradient: str = "shared", packed: bool = False
+    ) -> None:
         self.exits = tuple(member.exits[0] for member in members)
-        self._members, self._gradient = members, gradient
+        self._members, self._gradient, self._packed = members, gradient, packed
         names = ("input_ids", "attention_mask", "token_type_ids")
         self._batch = {name: batch[name] for name in names if batch.get(name) is not None}
         self._passed = 0
@@ -31,7 +33,7 @@ class CascadeForward(Forward):
     def advance(self, index: int) -> None:
         """See `Forward.advance`; a member not asked for is not run."""
         while self._passed <= index:
-            forward = self._members[self._passed].start(self._batch, self._gradient)
+            forward = self._members[self._passed].start(self._batch, self._gradient, packed=self._packed)
             forward.advance(0)
             self._forwards[self._passed] = forward
             self._passed += 1
@@ -97,9 +99,9 @@ class MultiModel(ExitModule):
         """Tokens that every member knows."""
         return min(member.vocabulary for member in self._members)
 
-    def start(self, batch: Batch, gradient: str = "shared") -> CascadeForward:
+    def start(self, batch: Batch, gradient: str = "shared", *, packed: bool = False) -> CascadeForward:
         """Start a batch on its way; see `CascadeForward`."""
-        return CascadeForward(self._members, batch, gradient)
+        return CascadeForward(self._members, batch, gradient, packed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write one folder per member, named by its layers, and what goes with them all."""

@@ -1,12 +1,13 @@
 """A batch on its way through an encoder: one cursor for training, evaluation, engines and FLOP counting.
 
-Shape suffixes: B rows, N tokens, H hidden width, C outputs.
+Shape suffixes: B rows, N tokens, T tokens of all rows, H hidden width, C outputs.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from adaptive_inference.backbones.base import Batch, Context, Layers
+from adaptive_inference.backbones.packed import Segments
 
 
 class ExitAnswer(NamedTuple):
@@ -34,9 +36,9 @@ class ExitAnswer(NamedTuple):
     certainty: Tensor | None = None
 
 
-#: Runs the head of an exit, by its index, on a state (B, N, H) with its token mask (B, N) or None; the last argument
-#: says whether certainty heads are run too.
-Read = Callable[[int, Tensor, Tensor | None, bool], ExitAnswer]
+#: Runs the head of an exit, by its index, on a state (B, N, H) with its token mask (B, N) or None, or on a packed state
+#: (T, H) with its segments; the last argument says whether certainty heads are run too.
+Read = Callable[[int, Tensor, Tensor | Segments | None, bool], ExitAnswer]
 
 
 class Forward(ABC):
@@ -133,11 +135,14 @@ class EncoderForward(Forward):
         its own head's and (n - 1) / n of the deeper layers' (ElasticBERT, pabee_leebert.md 1.5).
     removal
         Acts before each layer; None: nothing does.
+    packed
+        Compute no padding: the tokens of all rows are one matrix, for an encoder of `Backbone.reduces_tokens`. The
+        answers are the same. One row has no padding, and is left as it is.
 
     Attributes
     ----------
     hidden_BNH, context
-        What the next layer reads.
+        What the next layer reads; the state is (T, H) where it is packed.
     layers_run
         Layers run so far.
     """
@@ -150,15 +155,18 @@ class EncoderForward(Forward):
         batch: Batch,
         gradient: str = "shared",
         removal: Removal | None = None,
+        packed: bool = False,
     ) -> None:
         self.exits, self.layers_run = tuple(exits), 0
         self._layers, self._read, self._gradient, self._removal = layers, read, gradient, removal
         self._passed = 0
         # Of each exit passed and not released: the state that its head reads, and which of it are tokens.
-        self._own: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._own: dict[int, tuple[Tensor, Tensor | Segments | None]] = {}
         self.hidden_BNH, self.context = layers.embed(batch)
         self.survivors: list[np.ndarray] = []
         self._lengths_B = None if removal is None else _lengths(self.hidden_BNH, self.context)
+        if packed and len(self.hidden_BNH) > 1:
+            self.hidden_BNH, self.context = self.context.pack(self.hidden_BNH)
 
     def advance(self, index: int) -> None:
         """See `Forward.advance`."""
@@ -182,23 +190,28 @@ class EncoderForward(Forward):
             self.hidden_BNH, self.context = self.hidden_BNH.detach(), self.context.detach()
             if self._removal is not None:
                 self._removal.detach()
-        self._own[self._passed] = own_BNH, self.context.tokens_BN
+        self._own[self._passed] = own_BNH, self.context.segments or self.context.tokens_BN
 
     def keep_tokens(self, keep_BN: Tensor) -> None:
         """Keep some tokens of each row, in their order; the others do not come back.
 
-        What remains is cut to the longest row. One row needs no mask any more.
+        Unless packed, what remains is cut to the longest row. One row needs no mask any more.
 
         Parameters
         ----------
         keep_BN
-            (B, N) bool, False for padding; at least one token of each row.
+            (B, N) bool, False for padding; at least one token of each row. Where the state is packed, the columns are
+            those of `Segments.pad`.
         """
         count_B = keep_BN.sum(1)
         kept_B = count_B.cpu().numpy()
         if self._lengths_B is not None and (kept_B == self._lengths_B).all():
             return
         self._lengths_B = kept_B
+        if self.context.segments is not None:
+            segments, index_T = self.context.segments.keep(keep_BN.cpu().numpy())
+            self.hidden_BNH, self.context = self.hidden_BNH[index_T], replace(self.context, segments=segments)
+            return
         longest = int(self._lengths_B.max())
         # Stable: the kept ones come first, in order; what follows them is padding.
         columns_BK = keep_BN.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
@@ -223,6 +236,9 @@ class EncoderForward(Forward):
             self._lengths_B = self._lengths_B[rows.cpu().numpy()]
             self.survivors = [item_B[rows.cpu().numpy()] for item_B in self.survivors]
             length = int(self._lengths_B.max())
+        if self.context.segments is not None:
+            self._select_packed(rows.cpu().numpy())
+            return
         before_BNH, self.hidden_BNH = self.hidden_BNH, self.hidden_BNH[rows, :length]
         self.context = self.context.select(rows, length)
         for index, (own_BNH, tokens_BN) in self._own.items():
@@ -232,6 +248,17 @@ class EncoderForward(Forward):
                 # With a removal, an earlier exit may hold more tokens than are left now: these keep their columns.
                 cut = None if self._lengths_B is not None else length
                 self._own[index] = own_BNH[rows, :cut], None if tokens_BN is None else tokens_BN[rows, :cut]
+
+    def _select_packed(self, rows: np.ndarray) -> None:
+        before, selected = self.hidden_BNH, self.context.segments.select(rows)
+        self.context = replace(self.context, segments=selected[0])
+        self.hidden_BNH = before[selected[1]]
+        for index, (own, own_segments) in self._own.items():
+            if own is before:
+                self._own[index] = self.hidden_BNH, selected[0]
+            else:
+                kept, index_T = own_segments.select(rows)
+                self._own[index] = own[index_T], kept
 
 
 def _lengths(hidden_BNH: Tensor, context: Context) -> np.ndarray:

@@ -1,6 +1,6 @@
 """An exit's head: read the hidden state, pool it, classify it.
 
-Shape suffixes: B rows, N tokens, H hidden width, C outputs.
+Shape suffixes: B rows, N tokens, T tokens of all rows, H hidden width, C outputs.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from adaptive_inference.backbones.base import HeadRecipe
+from adaptive_inference.backbones.packed import Segments
 
 #: Spread of freshly made weights, BERT's `initializer_range`.
 INITIAL_STD = 0.02
@@ -45,7 +46,7 @@ class ExitHead(nn.Module):
         self.classifier = nn.Linear(hidden_size, outputs)
 
     def features(
-        self, hidden_BNH: Tensor, tokens_BN: Tensor | None, shared: nn.Linear | None = None
+        self, hidden_BNH: Tensor, tokens_BN: Tensor | Segments | None, shared: nn.Linear | None = None
     ) -> Tensor:
         """Return what classifier and certainty head read, (B, H), with a fresh dropout mask."""
         read_BH = read_tokens(hidden_BNH, tokens_BN, self.read)
@@ -75,9 +76,11 @@ class AttentionHead(nn.Module):
         self.classifier = nn.Linear(self.WIDTH, outputs)
 
     def features(
-        self, hidden_BNH: Tensor, tokens_BN: Tensor | None, shared: nn.Linear | None = None
+        self, hidden_BNH: Tensor, tokens_BN: Tensor | Segments | None, shared: nn.Linear | None = None
     ) -> Tensor:
         """Return what the classifier reads, (B, 128); ``shared`` is not used."""
+        if isinstance(tokens_BN, Segments):  # attends as one padded batch: it is narrow
+            hidden_BNH, tokens_BN = tokens_BN.pad(hidden_BNH), tokens_BN.tokens_BN
         narrow_BNW = torch.tanh(self.narrow(hidden_BNH))
         split = self.query_key_value(narrow_BNW).unflatten(-1, (3, self.HEADS, -1)).permute(2, 0, 3, 1, 4)
         query, key, value = split  # each (B, heads, N, W / heads)
@@ -88,8 +91,20 @@ class AttentionHead(nn.Module):
         return torch.tanh(self.dense(read_tokens(self.mix(mixed_BNW), tokens_BN, self.read)))
 
 
-def read_tokens(hidden_BNH: Tensor, tokens_BN: Tensor | None, read: str) -> Tensor:
-    """Return the ``first`` token's state or the ``mean`` over tokens that are no padding, (B, H)."""
+def read_tokens(hidden_BNH: Tensor, tokens_BN: Tensor | Segments | None, read: str) -> Tensor:
+    """Return the ``first`` token's state or the ``mean`` over tokens that are no padding, (B, H).
+
+    Parameters
+    ----------
+    hidden_BNH
+        Padded, or packed (T, H).
+    tokens_BN
+        Which of it are tokens, None: all; of a packed state its segments.
+    read
+        ``first`` or ``mean``.
+    """
+    if isinstance(tokens_BN, Segments):
+        return tokens_BN.first(hidden_BNH) if read == "first" else tokens_BN.mean(hidden_BNH)
     if read == "first":
         return hidden_BNH[:, 0]
     if tokens_BN is None:

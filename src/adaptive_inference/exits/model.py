@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from adaptive_inference.backbones.base import Backbone, Batch, Layers
 from adaptive_inference.backbones.load import WEIGHT_FILE
+from adaptive_inference.backbones.packed import Segments
+from adaptive_inference.errors import UserError
 from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward, Removal
 from adaptive_inference.exits.head import ExitHead
 from adaptive_inference.exits.layout import MULTI_EXIT, SavedModel, open_model
@@ -90,8 +92,19 @@ class ExitModule(nn.Module, ABC):
         """Tokens that it knows: ids are below this."""
 
     @abstractmethod
-    def start(self, batch: Batch, gradient: str = "shared") -> Forward:
-        """Start a batch on its way; nothing is run before the first `Forward.advance` but what all exits need."""
+    def start(self, batch: Batch, gradient: str = "shared", *, packed: bool = False) -> Forward:
+        """Start a batch on its way; nothing is run before the first `Forward.advance` but what all exits need.
+
+        Parameters
+        ----------
+        batch, gradient, packed
+            See `EncoderForward`.
+
+        Raises
+        ------
+        UserError
+            Packed, and the family of the encoder cannot be.
+        """
 
     def forward(
         self,
@@ -207,26 +220,40 @@ class MultiExitModel(ExitModule):
         gradient: str = "shared",
         layers: Layers | None = None,
         removal: Removal | None = None,
+        *,
+        packed: bool = False,
     ) -> EncoderForward:
         """Start a batch on its way; see `EncoderForward`.
 
         Parameters
         ----------
-        batch, gradient
+        batch, gradient, packed
             See there.
         layers
             Run in place of the backbone's own, by trainings that run layers their own way and where layers are counted.
         removal
             In place of the model's own, which takes out what its `reduction` says.
+
+        Raises
+        ------
+        UserError
+            Packed, and the family of the encoder cannot be.
         """
         if removal is None and self.reduction is not None:
             removal = self.reduction.hard()
-        return EncoderForward(layers or self.backbone, self.exits, self.read, batch, gradient, removal)
+        if packed and not self.backbone.reduces_tokens:
+            raise UserError(
+                f"packed rows are not defined for {self.backbone.family()}, whose attention is made of positions that "
+                "all rows share; leave packed out"
+            )
+        return EncoderForward(
+            layers or self.backbone, self.exits, self.read, batch, gradient, removal, packed
+        )
 
     def read(
-        self, index: int, hidden_BNH: Tensor, tokens_BN: Tensor | None, certainty: bool = True
+        self, index: int, hidden_BNH: Tensor, tokens_BN: Tensor | Segments | None, certainty: bool = True
     ) -> ExitAnswer:
-        """Run the head of one exit on a state, and its certainty head where there is one and it is asked for."""
+        """Run the head of one exit on a state, see `Read`, and its certainty head where there is one and it is asked for."""
         head = self._heads[index]
         features_BH = head.features(hidden_BNH, tokens_BN, self.pooler)
         certain = certainty and bool(self._certainty)

@@ -41,10 +41,13 @@ class HardRemoval:
 
     def before_layer(self, index: int, forward: Reducible) -> None:
         """See `exits.forward.Removal`."""
-        hidden_BNH, tokens_BN = forward.hidden_BNH, forward.context.tokens_BN
-        if tokens_BN is None:
-            tokens_BN = torch.ones(hidden_BNH.shape[:2], dtype=torch.bool, device=hidden_BNH.device)
-        score_BN = contributions(self._predictors[index](hidden_BNH), tokens_BN)
+        segments, tokens_BN = forward.context.segments, forward.context.tokens_BN
+        logits_BN = self._predictors[index](forward.hidden_BNH)
+        if segments is not None:  # one rule for both forms
+            logits_BN, tokens_BN = segments.pad(logits_BN), segments.tokens_BN
+        elif tokens_BN is None:
+            tokens_BN = torch.ones_like(logits_BN, dtype=torch.bool)
+        score_BN = contributions(logits_BN, tokens_BN)
         kept_BN = kept_tokens(score_BN, tokens_BN, self._eta_L[index])
         self.decided(score_BN, tokens_BN, kept_BN)
         forward.keep_tokens(kept_BN)
