@@ -28,12 +28,16 @@ class TorchRunner:
         Put into eval mode.
     certainty
         Whether answers hold the certainty.
+    packed
+        Compute no padding, see `EncoderForward`; None: where the model removes tokens, so that rows of a batch come to
+        differ in length.
     """
 
     looks_back = True
 
-    def __init__(self, model: ExitModule, certainty: bool) -> None:
+    def __init__(self, model: ExitModule, certainty: bool, packed: bool | None = None) -> None:
         self.model, self.certainty = model.eval(), certainty
+        self.packed = model.removes_tokens if packed is None else packed
         self.cuts = tuple(range(len(model.exits)))
         self.device = model.device
         self.waits = self.device.type != "cpu"
@@ -49,7 +53,7 @@ class TorchRunner:
                 del batch["attention_mask"]
         batch = {name: item.to(self.device, non_blocking=True) for name, item in batch.items()}
         with torch.inference_mode():  # once for a batch: entered at each exit, it would show in a timing
-            yield TorchRun(self.model.start(batch), self.certainty, self.device, lengths)
+            yield TorchRun(self.model.start(batch, packed=self.packed), self.certainty, self.device, lengths)
 
 
 class TorchRun:

@@ -82,6 +82,11 @@ class ExitModule(nn.Module, ABC):
         """Whether exits say how sure they are (LTE)."""
 
     @property
+    @abstractmethod
+    def removes_tokens(self) -> bool:
+        """Whether rows lose tokens on the way."""
+
+    @property
     def parameter_count(self) -> int:
         """Number of weights, each shared one once."""
         return sum(parameter.numel() for parameter in self.parameters())
@@ -208,6 +213,11 @@ class MultiExitModel(ExitModule):
     def has_certainty(self) -> bool:
         """Whether the model has certainty heads."""
         return self.certainty_heads is not None
+
+    @property
+    def removes_tokens(self) -> bool:
+        """Whether the model has a reduction."""
+        return self.reduction is not None
 
     @property
     def vocabulary(self) -> int:
