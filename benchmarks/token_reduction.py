@@ -29,6 +29,7 @@ from transformers import BertConfig, BertModel
 
 from adaptive_inference.backbones.base import Context
 from adaptive_inference.backbones.bert import BertBackbone
+from adaptive_inference.cost.flops import flops_by_exit, flops_speedup
 from adaptive_inference.evaluation.latency import time_interleaved
 from adaptive_inference.exits import MultiExitModel
 from adaptive_inference.exits.build import add_exits
@@ -36,8 +37,6 @@ from adaptive_inference.exits.forward import EncoderForward
 from adaptive_inference.exits.outputs import pick_device
 from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.token_reduction.hard import HardRemoval
-from adaptive_inference.token_reduction.predictor import WIDTH
-from adaptive_inference.token_reduction.reduction import TokenReduction
 from adaptive_pipeline.runs.environment import environment
 
 SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 512)
@@ -50,7 +49,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=768, help="hidden width; 64 to a head where it divides")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--shortest", type=int, default=10, help="tokens of a batch's rows are drawn from here")
+    parser.add_argument(
+        "--shortest", type=int, default=10, help="tokens of a batch's rows are drawn from here"
+    )
     parser.add_argument("--longest", type=int, default=127, help="to here")
     parser.add_argument("--batches", type=int, default=2, help="different batches")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 64, 128, 256], help="at batch 1")
@@ -61,10 +62,11 @@ def parse_args() -> argparse.Namespace:
 
 
 class Rows(NamedTuple):
-    """A batch, and what is kept of it: the keep mask of some layers, and the tokens of each row at each layer (L, B)."""
+    """A batch and its rows' lengths; what is kept before some layers, and the tokens of each row at each layer, (B, L)."""
 
     batch: dict[str, Tensor]
     alone: list[dict[str, Tensor]]
+    lengths: np.ndarray
     keep: Mapping[int, Tensor]
     survivors: np.ndarray
 
@@ -78,32 +80,42 @@ class Drawn:
         self.hidden_BNH: Tensor
 
     def before_layer(self, index: int, forward: EncoderForward) -> None:
+        """See `exits.forward.Removal`."""
         self._index, self._forward = index, forward
         self.context, self.hidden_BNH = forward.context, forward.hidden_BNH
         self._removal.before_layer(index, self)
 
     def keep_tokens(self, keep_BN: Tensor) -> None:
+        """Keep what was drawn, or where nothing was what the rule says."""
         self._forward.keep_tokens(self._keep.get(self._index, keep_BN))
 
     def detach(self) -> None:
+        """See `exits.forward.Removal`."""
         self._removal.detach()
 
 
-def make_model(args: argparse.Namespace) -> tuple[MultiExitModel, TokenReduction]:
-    """Return a plain model, and predictors whose own rule drops nothing."""
-    heads = args.width // 64 if args.width % 64 == 0 else 4
+class Models(NamedTuple):
+    """One encoder, plain and with predictors whose own rule drops nothing."""
+
+    plain: MultiExitModel
+    reduced: MultiExitModel
+
+
+def make_models(args: argparse.Namespace) -> Models:
+    """Return the models, of random weights."""
     torch.manual_seed(0)
     config = BertConfig(
         hidden_size=args.width,
         num_hidden_layers=args.layers,
-        num_attention_heads=heads,
+        num_attention_heads=args.width // 64 if args.width % 64 == 0 else 4,
         intermediate_size=4 * args.width,
     )
     backbone = BertBackbone(BertModel(config, add_pooling_layer=False))
-    model = add_exits(backbone, [args.layers], SCHEMA, 0)
-    reduction = TokenReduction(args.layers, args.width)
-    reduction.eta.data.zero_()
-    return model.eval(), reduction.eval()
+    plain, reduced = (
+        add_exits(backbone, [args.layers], SCHEMA, 0, reduces=reduces).eval() for reduces in (False, True)
+    )
+    reduced.reduction.eta.data.zero_()
+    return Models(plain, reduced)
 
 
 def draw_rows(
@@ -114,14 +126,15 @@ def draw_rows(
     second = np.maximum(1, first // 2)
     turn = -(-layers // 3)
     keep = {0: _drawn(lengths, first, draw), turn: _drawn(first, second, draw)}
-    survivors = np.stack([first if layer < turn else second for layer in range(layers)])
+    survivors = np.stack([first if layer < turn else second for layer in range(layers)], axis=1)
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = torch.from_numpy(draw.integers(5, vocabulary, mask.shape) * mask).to(device)
     batch = {"input_ids": ids}
     if not mask.all():
         batch["attention_mask"] = torch.from_numpy(mask).long().to(device)
     alone = [{"input_ids": ids[[row], :length].clone()} for row, length in enumerate(lengths)]
-    return Rows(batch, alone, {at: torch.from_numpy(item).to(device) for at, item in keep.items()}, survivors)
+    kept = {at: torch.from_numpy(item).to(device) for at, item in keep.items()}
+    return Rows(batch, alone, lengths, kept, survivors)
 
 
 def _drawn(lengths: np.ndarray, kept: np.ndarray, draw: np.random.Generator) -> np.ndarray:
@@ -133,18 +146,6 @@ def _drawn(lengths: np.ndarray, kept: np.ndarray, draw: np.random.Generator) -> 
     return keep
 
 
-def flops(model: MultiExitModel, lengths: np.ndarray, survivors: np.ndarray | None = None) -> int:
-    """Return the FLOPs of matrix products: of all layers on all tokens, or with predictors and on the survivors (L, B)."""
-    width, layers = model.backbone.hidden_size, model.backbone.num_layers
-    inner = model.backbone.config.intermediate_size
-    run = np.tile(lengths, (layers, 1)) if survivors is None else survivors
-    total = (run * (8 * width**2 + 4 * width * inner) + run**2 * 4 * width).sum()
-    if survivors is not None:
-        entering = np.concatenate([lengths[None], survivors[:-1]])
-        total += (entering * (2 * width * WIDTH + 2 * WIDTH)).sum()
-    return int(total + len(lengths) * 2 * width * (width + len(SCHEMA.labels)))
-
-
 def spread(values: np.ndarray) -> dict[str, float]:
     """Return the median of rounds, and their 5 and 95 % points."""
     low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
@@ -152,8 +153,17 @@ def spread(values: np.ndarray) -> dict[str, float]:
 
 
 def answer(model: MultiExitModel, batch: dict[str, Tensor], **how: Any) -> Tensor:
+    """Return the logits."""
     with torch.inference_mode():
         return model.start(batch, **how).answers()[-1].logits
+
+
+def flops_ratio(models: Models, examples: list[Rows]) -> float:
+    """Return how many times fewer FLOPs the survivors cost, predictors included, than all tokens without padding."""
+    lengths = np.concatenate([rows.lengths for rows in examples])
+    survivors = np.concatenate([rows.survivors for rows in examples])
+    full, left = flops_by_exit(models.plain, lengths), flops_by_exit(models.reduced, lengths, survivors)
+    return float(flops_speedup(full[:, -1], left[:, -1]))
 
 
 def time_all(
@@ -165,36 +175,31 @@ def time_all(
     return dict(zip(ways, spent.sum(-1) / 1e9, strict=True))
 
 
-def in_batches(
-    model: MultiExitModel, reduction: TokenReduction, args: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
+def in_batches(models: Models, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Return the ratios of batches."""
-    draw, vocabulary = np.random.default_rng(0), model.vocabulary
+    draw, (plain, reduced) = np.random.default_rng(0), models
     sizes = [
         np.linspace(args.shortest, args.longest, args.batch_size).round().astype(int),
         *(draw.integers(args.shortest, args.longest + 1, (args.batches - 1, args.batch_size))),
     ]
-    examples = [draw_rows(lengths, args.layers, vocabulary, draw, device) for lengths in sizes]
+    examples = [draw_rows(lengths, args.layers, plain.vocabulary, draw, device) for lengths in sizes]
 
-    def removed(rows: Rows, packed: bool) -> Tensor:
-        return answer(model, rows.batch, removal=Drawn(reduction.hard(), rows.keep), packed=packed)
+    def drawn(rows: Rows, packed: bool) -> Tensor:
+        return answer(reduced, rows.batch, removal=Drawn(reduced.reduction.hard(), rows.keep), packed=packed)
 
     ways = {
-        "each_row_alone": lambda rows: torch.cat([answer(model, row) for row in rows.alone]),
-        "padded": lambda rows: answer(model, rows.batch),
-        "packed": lambda rows: answer(model, rows.batch, packed=True),
-        "longest_survivor": lambda rows: removed(rows, packed=False),
-        "packed_survivors": lambda rows: removed(rows, packed=True),
+        "each_row_alone": lambda rows: torch.cat([answer(plain, row) for row in rows.alone]),
+        "padded": lambda rows: answer(plain, rows.batch),
+        "packed": lambda rows: answer(plain, rows.batch, packed=True),
+        "longest_survivor": lambda rows: drawn(rows, packed=False),
+        "packed_survivors": lambda rows: drawn(rows, packed=True),
     }
     differs = {
         name: max(float((ways[name](rows) - ways[other](rows)).abs().max()) for rows in examples)
         for name, other in (("packed", "padded"), ("packed_survivors", "longest_survivor"))
     }
     spent = time_all(ways, examples, args.rounds, device)
-    full = sum(flops(model, lengths) for lengths in sizes)
-    ideal = full / sum(
-        flops(model, lengths, rows.survivors) for lengths, rows in zip(sizes, examples, strict=True)
-    )
+    ideal = flops_ratio(models, examples)
     ours = spent["packed_survivors"]
     return {
         "seconds": {name: spread(seconds) for name, seconds in spent.items()},
@@ -205,27 +210,23 @@ def in_batches(
     }
 
 
-def at_batch_1(
-    model: MultiExitModel, reduction: TokenReduction, args: argparse.Namespace, device: torch.device
-) -> dict[str, Any]:
+def at_batch_1(models: Models, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Return the ratios of each length at batch 1."""
-    draw, found = np.random.default_rng(1), {}
+    draw, found, (plain, reduced) = np.random.default_rng(1), {}, models
     ways = {
-        "plain": lambda rows: answer(model, rows.batch),
-        "nothing_dropped": lambda rows: answer(model, rows.batch, removal=reduction.hard()),
-        "drawn": lambda rows: answer(model, rows.batch, removal=Drawn(reduction.hard(), rows.keep)),
+        "plain": lambda rows: answer(plain, rows.batch),
+        "nothing_dropped": lambda rows: answer(reduced, rows.batch),
+        "drawn": lambda rows: answer(reduced, rows.batch, removal=Drawn(reduced.reduction.hard(), rows.keep)),
     }
     for length in args.lengths:
-        sizes = [np.array([length])] * 4
-        examples = [draw_rows(item, args.layers, model.vocabulary, draw, device) for item in sizes]
+        examples = [
+            draw_rows(np.array([length]), args.layers, plain.vocabulary, draw, device) for _ in range(4)
+        ]
         spent = time_all(ways, examples, args.rounds, device)
-        ideal = sum(flops(model, item) for item in sizes) / sum(
-            flops(model, item, rows.survivors) for item, rows in zip(sizes, examples, strict=True)
-        )
         found[str(length)] = {
-            "plain_ms": spread(spent["plain"] * 1000 / len(sizes)),
+            "plain_ms": spread(spent["plain"] * 1000 / len(examples)),
             "overhead": spread(spent["nothing_dropped"] / spent["plain"]),
-            "flops_speedup": ideal,
+            "flops_speedup": flops_ratio(models, examples),
             "speedup": spread(spent["plain"] / spent["drawn"]),
         }
     return found
@@ -235,8 +236,8 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
-    model, reduction = (item.to(device) for item in make_model(args))
-    batches = in_batches(model, reduction, args, device)
+    models = Models(*(model.to(device) for model in make_models(args)))
+    batches = in_batches(models, args, device)
     print(f"batches of {args.batch_size}: {batches['flops_speedup']:.2f} x fewer FLOPs")
     for name, ratio in batches["speedup"].items():
         seconds = batches["seconds"][name]["median"]
@@ -248,7 +249,7 @@ def main() -> None:
         print(
             f"  of the ideal speed-up over {name}: {share['median']:.2f} ({share['low']:.2f} to {share['high']:.2f})"
         )
-    single = at_batch_1(model, reduction, args, device)
+    single = at_batch_1(models, args, device)
     for length, row in single.items():
         over, speed = row["overhead"], row["speedup"]
         print(

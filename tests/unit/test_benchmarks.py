@@ -21,6 +21,10 @@ TINY = {
         *("--weights", "random:bert", "--exits", "1", "2", "--batch-sizes", "1", "3"),
         *("--rows", "6", "--length", "6", "--repeats", "2"),
     ],
+    "token_reduction": [
+        *("--width", "32", "--layers", "3", "--batch-size", "3", "--batches", "1"),
+        *("--lengths", "8", "--rounds", "2"),
+    ],
     "train_step": ["--weights", "random:bert", "--exits", "1", "2", "--batch-size", "2", "--steps", "2"],
 }
 
