@@ -15,6 +15,7 @@ from adaptive_pipeline.reporting.figures.rationales import draw_rationales
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.tables.csv import csv_tables
 from adaptive_pipeline.reporting.tables.rationales import rationales_markdown
+from adaptive_pipeline.runs.store import kept_file, open_runs, write_kept
 
 PARAMS = invented_params()
 NO_LABELS = {"average_precision": None, "recall": None, "false_positive_rate": None, "rationales": 0}
@@ -89,6 +90,16 @@ def test_nothing_explained_leaves_no_table_and_no_figure(root, tmp_path):
     results = collect(root, PARAMS)
     assert "rationales.csv" not in csv_tables(results)
     assert draw_rationales(results.each[0], tmp_path, "stem") == []
+
+
+def test_what_git_keeps_of_a_run_gives_the_same_table(root, tmp_path_factory):
+    explained(root)
+    out = tmp_path_factory.mktemp("kept")
+    items = list(open_runs(root).finished.values())
+    for seed in PARAMS.seeds:
+        cell = Cell("tiers", "minilm", seed)
+        write_kept(kept_file(out, cell), [item for item in items if item.record.cell.seed == seed])
+    assert rationales(collect(out, PARAMS)).equals(rationales(collect(root, PARAMS)))
 
 
 def test_explanations_of_other_params_are_left_out(root):
