@@ -104,6 +104,14 @@ def test_rows_do_lose_tokens_and_no_padding_is_computed(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
+@torch.inference_mode()
+def test_the_answers_of_all_exits_are_those_of_the_padded_batch(kind):
+    model = MODELS[kind]
+    found = model(**batch())
+    close((found.logits, found.survivors), run(model, batch(), model.reduction.eta[0].item()))
+
+
+@pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("lengths", [LENGTHS, (5, 5, 5)])
 def test_without_removal_packed_is_the_padded_batch(kind, lengths):
     model = build(*kind, reduces=False)
