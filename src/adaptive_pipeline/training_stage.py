@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from adaptive_pipeline.grid import Cell
     from adaptive_pipeline.stage import Stage
 
-#: Where the weights of the best epochs lie, beside the model's folder.
+#: Where the weights of the best epochs lie, in the model's folder.
 EPOCHS = "epochs"
 
 
@@ -66,13 +66,13 @@ def train_exits(stage: Stage) -> None:
         stage.record.gradient_conflict = [Conflict(**row) for row in conflict]
     model.save_pretrained(stage.out / "model")
     for file in sorted(stage.scratch.glob(epoch_file("*"))):  # `keep_epochs` above 1
-        (stage.out / EPOCHS).mkdir(exist_ok=True)
-        shutil.copyfile(file, stage.out / EPOCHS / file.name)
+        (stage.out / "model" / EPOCHS).mkdir(exist_ok=True)
+        shutil.copyfile(file, stage.out / "model" / EPOCHS / file.name)
 
 
 def best_epochs(full: Path) -> list[Path]:
-    """Return the weights of the best epochs that lie beside the full model; none where one epoch alone was kept."""
-    return sorted((full.parent / EPOCHS).glob("*.safetensors"))
+    """Return the weights of the best epochs that lie in the full model's folder; none where one epoch alone was kept."""
+    return sorted((full / EPOCHS).glob("*.safetensors"))
 
 
 def fit_exits(stage: Stage, fold: Fold | None = None) -> tuple[MultiExitModel, Rows, Recipe]:
