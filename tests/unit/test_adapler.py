@@ -12,11 +12,13 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiExitModel, build_model
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.objectives import load_objective
+from adaptive_inference.objectives.adapler import removal_terms
 from adaptive_inference.objectives.base import Scored
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.training import MethodTraining
-from adaptive_inference.tasks.encode import encode
+from adaptive_inference.tasks.encode import collate, encode
 from adaptive_inference.token_reduction.reduction import TokenReduction
+from adaptive_inference.token_reduction.targets import imitation_loss, imitation_target
 from adaptive_inference.training.fit import fit
 from adaptive_inference.training.needs import model_and_objective
 from adaptive_inference.training.progress import Progress
@@ -132,6 +134,62 @@ def test_a_block_learns_from_its_own_exit_alone(full, tmp_path):
     assert {"eta", "theta"} <= moved(whole, gradients("shared", "shared"))
 
 
+def test_a_block_learns_from_its_exit_all_that_an_exit_without_blocks_above_would_teach(full, tmp_path):
+    """Blockwise gradients cut what comes from above, and nothing of a block's own: heads weigh tokens by survival too."""
+
+    def first_alone(objective):
+        whole = objective.losses
+        objective.losses = lambda answers, labels: whole(answers, labels)[:1]
+
+    blockwise, shared = (
+        step(
+            full, tmp_path / name, method_of("adapler_joint", name, gamma=0.0, phi=0.0, eta=0.9), first_alone
+        )
+        for name in ("blockwise", "shared")
+    )
+    assert (blockwise["reduction.eta"][:2] != 0).all()
+    assert not moved(blockwise, shared)
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(3, [50, 2500, 125_000]), (4, [10, 100, 1000, 10_000])])
+def test_each_epoch_has_its_sharpness_from_its_first_step_to_its_last(epochs, expected):
+    objective = load_objective("adapler", method_of())
+    objective.epochs, found = epochs, []
+    for taken in range(7 * epochs):
+        objective.begin(taken, 7 * epochs)
+        found.append(objective.sharpness)
+    assert found == [sharpness for sharpness in expected for _ in range(7)]
+
+
+@pytest.mark.parametrize("sharpness", [10.0, 1e5, 1e20])
+def test_rows_that_collapse_and_rows_of_special_tokens_alone_train_without_imitation(full, sharpness):
+    """All weight on the first token: every other one goes, nothing is left to imitate, and no gradient breaks."""
+    _, model, _, rows = parts(full, method_of(eta=1.0))
+    reduction = model.reduction
+    batch = collate(rows.train[:3], model.tokenizer.pad_token_id)
+    special = [model.tokenizer.cls_token_id, model.tokenizer.sep_token_id]
+    batch["input_ids"][0], batch["attention_mask"][0], batch["saliency"][0] = 0, 0, 0.0
+    batch["input_ids"][0, :2], batch["attention_mask"][0, :2] = torch.tensor(special), 1
+    batch["saliency"][0, :2] = 0.5
+    with torch.no_grad():
+        reduction.eta.fill_(1.0)
+        hidden = model.backbone.embed(batch)[0]
+        for predictor in reduction.predictors:  # of the first token's state and no other
+            predictor.inner.weight.copy_(50 * hidden[1, 0].expand_as(predictor.inner.weight))
+            predictor.outer.weight.fill_(1.0)
+    removal = reduction.soft(sharpness)
+    answers = model.start(batch, removal=removal).answers()
+    terms = removal_terms(removal, answers, batch["saliency"], reduction.theta)
+    (terms.imitation + terms.length + answers[-1].logits.sum()).backward()
+    assert all(item.grad is None or item.grad.isfinite().all() for item in model.parameters())
+    if sharpness > 1e3:
+        torch.testing.assert_close(removal.lengths[0], torch.ones(3))
+        first = imitation_loss(
+            imitation_target(batch["saliency"], removal.entry[1]), removal.scores[1], removal.entry[1]
+        )
+        assert first.item() == pytest.approx(0.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(("phi", "start", "end"), [(1e6, 0.25, 1.0), (0.0, 0.01, None)])
 def test_thresholds_stay_in_their_range(full, tmp_path, phi, start, end):
     model, _ = train(full, tmp_path, method_of(phi=phi, eta=start, threshold_learning_rate=5.0))
@@ -207,7 +265,7 @@ def test_parameters_of_a_predictor():
         ([(0.5, 3.0), (0.6, 2.0), (0.55, 9.0)], 2, 0.0),  # none: the best
     ],
 )
-def test_the_fastest_epoch_near_the_full_model_is_kept(full, epochs, best, qualified, monkeypatch, caplog):
+def test_the_fastest_epoch_near_the_full_model_is_kept(full, epochs, best, qualified, monkeypatch):
     """Property 17, with a full model of 0.90 and one point allowed."""
     from adaptive_inference.objectives import adapler
 
@@ -230,11 +288,17 @@ def test_the_fastest_epoch_near_the_full_model_is_kept(full, epochs, best, quali
 
 
 def test_that_nothing_qualifies_is_told(full, tmp_path, caplog):
-    method = method_of(max_loss=0.0)
+    """The full model is right on every row, so that no model is above it."""
+    recipe, model, objective, rows = parts(full, method_of(max_loss=0.0), epochs=1)
+    told = (
+        collect_outputs(MultiExitModel.from_pretrained(full), rows.development, 12).logits[:, -1].argmax(-1)
+    )
+    for feature, label in zip(rows.development, told, strict=True):
+        feature["label"] = int(label)
     with caplog.at_level(logging.WARNING, "adaptive_inference"):
-        _, result = train(full, tmp_path, method, learning_rate=1e-9)
-    if result.best_merit[0] == 0.0:
-        assert "no epoch came within 0 points" in caplog.text
+        result = fit(model, objective, rows, recipe, tmp_path)
+    assert (result.best_merit[0], result.best_epoch) == (0.0, 1)
+    assert "no epoch came within 0 points" in caplog.text
 
 
 @pytest.mark.parametrize(

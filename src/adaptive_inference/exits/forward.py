@@ -181,7 +181,7 @@ class EncoderForward(Forward):
             self._passed += 1
 
     def _fork(self) -> None:
-        own_BNH = self.hidden_BNH
+        own_BNH, tokens_BN = self.hidden_BNH, self.context.segments or self.context.tokens_BN
         if self._gradient == "equilibrium":
             share = 1 / (len(self.exits) - self._passed)
             own_BNH = scale_gradient(self.hidden_BNH, share)
@@ -190,7 +190,7 @@ class EncoderForward(Forward):
             self.hidden_BNH, self.context = self.hidden_BNH.detach(), self.context.detach()
             if self._removal is not None:
                 self._removal.detach()
-        self._own[self._passed] = own_BNH, self.context.segments or self.context.tokens_BN
+        self._own[self._passed] = own_BNH, tokens_BN
 
     def keep_tokens(self, keep_BN: Tensor) -> None:
         """Keep some tokens of each row, in their order; the others do not come back.
