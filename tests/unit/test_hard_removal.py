@@ -97,3 +97,36 @@ def test_late_answers_and_rows_that_stay_do_not_notice_the_removal(kind):
 def test_families_whose_attention_takes_no_bias_do_not_reduce_tokens():
     assert all(adapter(family).reduces_tokens for family in FAMILIES)
     assert not any(adapter(family).reduces_tokens for family in ("deberta", "deberta-v2"))
+
+
+def test_tokens_that_stay_keep_their_order_and_what_they_are_by_columns():
+    """States are gathered in order, and of a bias of pairs the rows and columns that go with them."""
+    model, rows = MODELS["mpnet", "mean"], batch((5, 3))
+    forward = EncoderForward(model.backbone, EXITS, model.read, rows, removal=HardRemoval([], torch.ones(4)))
+    state, bias = forward.hidden_BNH, forward.context.pairs["bias"]
+    keep = torch.tensor([[1, 0, 1, 0, 1], [1, 1, 0, 0, 0]], dtype=torch.bool)
+    forward.keep_tokens(keep)
+    for row, columns in enumerate(([0, 2, 4], [0, 1])):
+        count = len(columns)
+        assert torch.equal(forward.hidden_BNH[row, :count], state[row, columns])
+        kept = forward.context.pairs["bias"][row, :, :count, :count]
+        assert torch.equal(kept, bias[0][:, columns][:, :, columns])
+    assert forward.context.tokens_BN.tolist() == [[True] * 3, [True, True, False]]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@torch.inference_mode()
+def test_a_batch_in_which_every_row_collapses_reads_the_first_token_alone(kind):
+    model = MODELS[kind]
+
+    class First(HardRemoval):
+        def before_layer(self, index, forward):
+            keep = torch.zeros(forward.hidden_BNH.shape[:2], dtype=torch.bool)
+            keep[:, 0] = True
+            forward.keep_tokens(keep)
+
+    forward = EncoderForward(model.backbone, EXITS, model.read, batch(), removal=First([], torch.ones(4)))
+    logits = torch.stack([answer.logits for answer in forward.answers()], 1)
+    assert np.stack(forward.survivors, 1).tolist() == [[1] * 4] * len(LENGTHS)
+    alone = model(input_ids=batch()["input_ids"][:, :1]).logits
+    torch.testing.assert_close(logits, alone, rtol=0, atol=1e-5)

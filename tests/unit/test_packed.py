@@ -170,6 +170,20 @@ def test_the_longest_input_beside_the_shortest(kind):
     close(packed, alone(MODELS[kind], rows))
 
 
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("packed", [True, False])
+def test_one_row_of_special_tokens_alone(kind, packed):
+    """[CLS] [SEP] by itself: as in a batch, and with its first token left where every score falls short."""
+    row = {"input_ids": torch.tensor([[2, 3]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
+    for eta in (0.7, 1.0):
+        found = run(MODELS[kind], row, eta, packed=packed)
+        assert found[0].isfinite().all()
+        assert (found[1] >= 1).all()
+        twice = {name: item.expand(2, -1) for name, item in row.items()}
+        together = run(MODELS[kind], twice, eta, packed=True)
+        close(together, tuple(np.repeat(item, 2, axis=0) for item in found))
+
+
 def test_one_row_is_not_packed():
     assert start(MODELS["bert", "first"], batch((5,)), 0.7, packed=True).context.segments is None
     assert start(MODELS["bert", "first"], batch((5, 3)), 0.7, packed=True).context.segments is not None
