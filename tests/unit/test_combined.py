@@ -165,6 +165,14 @@ def test_removal_alone_meets_a_goal_in_flops_that_it_never_meets_in_layers(run):
     assert "| AdapLeR |" not in texts["main.md"].split("<details>")[0]
 
 
+def test_without_a_timed_seed_the_clock_is_left_out_and_the_rest_is_told(run):
+    rows = combined(run(params_of(seeds=[1], evaluation={"timed_seeds": [], "timed_examples": 10})))
+    assert rows.timed_seeds.isna().all()
+    page = combined_markdown(rows)
+    assert "(1 seed; 1: the savings multiply): layers 1.00, FLOPs 1.10." in page
+    assert "Wall-clock ×" not in page
+
+
 def test_the_tables_are_there_for_combinations_alone(run, tmp_path):
     texts = tables(results := run(params_of()), recommend(results), compare(results, 50))
     read = list(csv.DictReader(io.StringIO(texts["combined.csv"])))

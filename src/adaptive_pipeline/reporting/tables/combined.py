@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,7 +94,7 @@ def _told(parts: pd.DataFrame) -> Iterator[str]:
     ]
     if told:
         seeds = counted(row.seeds, "seed")
-        if row.timed_seeds not in (row.seeds, math.nan):
+        if pd.notna(row.timed_seeds) and row.timed_seeds != row.seeds:
             seeds += f", the clock {counted(int(row.timed_seeds), 'seed')}"
         yield from (
             f"Both over the product of each alone ({seeds}; 1: the savings multiply): {', '.join(told)}.",
