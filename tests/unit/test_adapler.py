@@ -1,6 +1,7 @@
 """AdapLeR's training: which loss reaches which parameter, what is kept, and what comes back from disk."""
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny_training import SCHEMA, Killed, kill_at, make_rows, recipe_of, same_bi
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiExitModel, build_model
+from adaptive_inference.exits.forward import ExitAnswer
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.objectives.adapler import removal_terms
@@ -18,6 +20,7 @@ from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.training import MethodTraining
 from adaptive_inference.tasks.encode import collate, encode
 from adaptive_inference.token_reduction.reduction import TokenReduction
+from adaptive_inference.token_reduction.soft import SoftRemoval
 from adaptive_inference.token_reduction.targets import imitation_loss, imitation_target
 from adaptive_inference.training.fit import fit
 from adaptive_inference.training.needs import model_and_objective
@@ -159,6 +162,27 @@ def test_each_epoch_has_its_sharpness_from_its_first_step_to_its_last(epochs, ex
         objective.begin(taken, 7 * epochs)
         found.append(objective.sharpness)
     assert found == [sharpness for sharpness in expected for _ in range(7)]
+
+
+def test_a_layer_counts_as_far_as_a_row_is_likely_to_reach_it_worked_by_hand():
+    """Exits after layers 2 and 4: one row is 3/4 sure at the first, the other leaves there for certain."""
+    weights, target = torch.ones(2, 2), torch.tensor([[0.75, 0.25]]).expand(2, -1)
+    removal = SoftRemoval([], torch.ones(4), 10.0)
+    removal.scores = [target, torch.full((2, 2), 0.5), target, target]
+    removal.entry = [weights] * 4
+    removal.lengths = [torch.tensor([left, 2 * left], requires_grad=True) for left in (8.0, 4.0, 2.0, 1.0)]
+    first = torch.tensor([[0.0, math.log(3)], [0.0, 200.0]], requires_grad=True)
+    answers = [ExitAnswer(2, first), ExitAnswer(4, torch.zeros(2, 2))]
+    terms = removal_terms(removal, answers, 7 * target, torch.ones(3))
+    assert terms.length.item() == pytest.approx(((8 + 4 + (2 + 1) / 4) + (16 + 8)) / 2)
+    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert terms.imitation.item() == pytest.approx(3 * divergence, rel=1e-5)  # of layer 2 of 4
+    terms.length.backward()
+    assert first.grad is None
+    found = torch.stack([item.grad for item in removal.lengths])
+    torch.testing.assert_close(found, torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.125, 0.0], [0.125, 0.0]]))
+    alone = removal_terms(removal, answers[1:], 7 * target, torch.ones(3))
+    assert alone.length.item() == pytest.approx((15 + 30) / 2)
 
 
 @pytest.mark.parametrize("sharpness", [10.0, 1e5, 1e20])

@@ -170,8 +170,7 @@ class Predictor:
             probabilities = np.array([answer.probabilities for answer in answers])
             probabilities = probabilities.reshape(-1, len(self.schema.labels))
         flops = np.array([answer.flops for answer in answers], dtype=np.int64)
-        reduces = getattr(self.model, "reduction", None) is not None
-        survivors = [answer.survivors for answer in answers] if reduces else None
+        survivors = [answer.survivors for answer in answers] if self.model.removes_tokens else None
         return Predictions(labels, probabilities, layers, cut, flops, survivors)
 
     def _answers(self, texts: Sequence[Text], batch_size: int) -> list[Prediction]:
