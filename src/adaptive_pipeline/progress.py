@@ -40,7 +40,7 @@ REFERENCE = {
     "train_adapler_exits": 60.0,
     "collect_answers": 15.0,
     "calibrate_thresholds": 5.0,
-    "evaluate_batch1": 25.0,
+    "evaluate_batch1": 40.0,
     "score_rationales": 60.0,
     "recommend": 8.0,
     "evaluate_recommended": 15.0,

@@ -185,12 +185,13 @@ def test_a_tasks_training_comes_after_the_general_and_before_the_methods_own():
 
 
 def test_the_weight_of_a_token_left_may_be_a_tasks_own():
-    body = changed("tasks.tiers.training", {"removal": {"phi": 0.5, "gamma": 0.25}})
-    body["methods"]["adapler"]["train"]["removal"] = {"gamma": 1.0}
-    params = parse_params(body)
+    own = {"gamma": 1.0, "phi": 0.1, "by_task": {"tiers": {"phi": 0.5}}}
+    params = parse_params(changed("methods.adapler.train.removal", own))
     removal = params.training_of("tiers", "adapler")[1].removal
-    assert (removal.phi, removal.gamma, removal.eta) == (0.5, 1.0, 0.25)
+    assert (removal.phi, removal.gamma, removal.eta, removal.by_task) == (0.5, 1.0, 0.25, {})
     assert params.training_of("tiers", "adapler_early_exit")[1].removal is None
+    with pytest.raises(UserError, match="no task 'tier' in the params"):
+        parse_params(changed("methods.adapler.train.removal", {"by_task": {"tier": {"phi": 0.5}}}))
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [", "tasks: 3\n"])

@@ -149,6 +149,16 @@ class HeadPruning(Section):
     rows: Count = Field(2000, description="Training rows on which importance is measured; whole batches.")
 
 
+class RemovalOverride(Section):
+    """Keys of `removal` that one task sets otherwise: how much a token left weighs goes with the length of the texts."""
+
+    gamma: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `removal.gamma`.")
+    phi: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `removal.phi`.")
+    threshold_learning_rate: Positive | None = Field(
+        None, description="See `removal.threshold_learning_rate`."
+    )
+
+
 class Removal(Section):
     """How a model learns which tokens to remove (AdapLeR)."""
 
@@ -172,6 +182,12 @@ class Removal(Section):
         1.0,
         description="Points of development quality below the full model's within which the fastest epoch is kept.",
     )
+    by_task: dict[str, RemovalOverride] = Field({}, description="Task -> what it sets otherwise.")
+
+    def on(self, task: str) -> Removal:
+        """Return what holds for a task."""
+        own = self.by_task.get(task) or RemovalOverride()
+        return self.model_copy(update=own.model_dump(exclude_none=True) | {"by_task": {}})
 
 
 class WeightLearningOverride(Section):
@@ -181,24 +197,11 @@ class WeightLearningOverride(Section):
     learning_rate: Positive | None = Field(None, description="See `weight_learning.learning_rate`.")
 
 
-class RemovalOverride(Section):
-    """Keys of `removal` that one task sets otherwise: how much a token left weighs goes with the length of its texts."""
-
-    gamma: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `removal.gamma`.")
-    phi: Annotated[float, Field(ge=0.0)] | None = Field(None, description="See `removal.phi`.")
-    threshold_learning_rate: Positive | None = Field(
-        None, description="See `removal.threshold_learning_rate`."
-    )
-
-
 class TaskTraining(TrainingOverride):
     """How the methods are trained on one task, where papers tune per task; a method's own keys come before these."""
 
     weight_learning: WeightLearningOverride | None = Field(
         None, description="For the methods that learn the weights of their losses."
-    )
-    removal: RemovalOverride | None = Field(
-        None, description="For the methods that learn which tokens to remove."
     )
 
 
@@ -298,6 +301,11 @@ class MethodTraining(TrainingOverride):
             raise ValueError(
                 f"objective: {self.objective} makes a model of one exit; say after which layer by `exits`, e.g. [3]"
             )
+        if self.objective in REDUCING and self.gradient == "equilibrium":
+            raise ValueError(
+                f"gradient: equilibrium has no meaning for objective: {self.objective}: survival weights cannot be shared "
+                "among exits; use shared or blockwise"
+            )
         if self.objective == "adapler" and self.exits is not None:
             raise ValueError(
                 f"exits {self.exits} have no meaning for objective: adapler, which trains the last exit alone; remove "
@@ -341,12 +349,10 @@ def effective(
     for section in (by_task, own):
         changes = section.model_dump(include=set(Training.model_fields), exclude_none=True)
         training = training.model_copy(update=changes)
-    for key, kind in (("weight_learning", WeightLearning), ("removal", Removal)):
-        task_keys = getattr(by_task, key)
-        if task_keys and own.objective in READ_BY[key]:
-            section = getattr(own, key) or kind()
-            changes = task_keys.model_dump(exclude_none=True, exclude=section.model_fields_set)
-            own = own.model_copy(update={key: section.model_copy(update=changes)})
+    if by_task.weight_learning and own.objective == "weight_learning":
+        learning = own.weight_learning or WeightLearning()
+        changes = by_task.weight_learning.model_dump(exclude_none=True, exclude=learning.model_fields_set)
+        own = own.model_copy(update={"weight_learning": learning.model_copy(update=changes)})
     return training, own
 
 

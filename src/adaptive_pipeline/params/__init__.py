@@ -93,6 +93,8 @@ class Params(Section):
             if self.methods[name].train.exits is not None:
                 raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
         for name, method in self.methods.items():
+            for task in method.train.removal.by_task if method.train.removal else ():
+                _named(self.tasks, task, "task")
             if name != "full" and method.train.keep_epochs > 1:
                 raise ValueError(
                     f"methods.{name}: `keep_epochs` is for `full`, of which saliencies are taken; remove it"
@@ -202,7 +204,10 @@ class Params(Section):
     def training_of(self, task: str, method: str) -> tuple[Training, MethodTraining]:
         """Return how a method is trained on a task: `training` and the method's own section, overrides applied."""
         by_task = self.task(task).training or TaskTraining()
-        return effective(self.training, by_task, self.method(method).train)
+        training, own = effective(self.training, by_task, self.method(method).train)
+        if own.removal is not None:
+            own = own.model_copy(update={"removal": own.removal.on(task)})
+        return training, own
 
     def echo(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return the values of dotted keys as a record holds them, e.g. ``training``, ``methods.sweet.train``.

@@ -32,7 +32,7 @@ from adaptive_pipeline.runs.records import (
     TrainingRecord,
 )
 from adaptive_pipeline.runs.store import Runs, open_runs
-from adaptive_pipeline.runs.validity import why_unusable
+from adaptive_pipeline.runs.validity import asked_for, why_unusable
 
 #: Task and backbone: one table, one choice, one set of figures each.
 PAIR = ["task", "backbone"]
@@ -143,7 +143,7 @@ class Results:
     def explained(self, cell: Cell) -> list[Measured]:
         """Return what is known of how a cell's model is explained; nothing where that was not asked or does not hold."""
         record = self.runs.records.get(("score_rationales", cell))
-        if not isinstance(record, ExplanationRecord):
+        if not isinstance(record, ExplanationRecord) or not asked_for("score_rationales", cell, self.params):
             return []
         return [] if why_unusable("score_rationales", cell, self.runs, self.params) else record.explained
 

@@ -44,7 +44,7 @@ def chain(stage: str, cell: Cell, params: Params) -> list[Key]:
     if stage in (*CHOICES, "extract_saliencies"):
         return [data, full, (stage, cell)]
     links = [data, full, *_trained_from(cell, params), ("train", cell)]
-    if stage == "evaluate_batch1":
+    if stage in ("evaluate_batch1", "score_rationales"):  # calibration says which model is at hand
         links.append(("calibrate_thresholds", cell))
     links.append((stage, cell))
     return list(dict.fromkeys(links))
