@@ -19,10 +19,12 @@ from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.params.preflight import check_encoders
 from adaptive_pipeline.runs.digests import digest_path
 from adaptive_pipeline.runs.layout import SCORES_FILE
+from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.runs.store import Finished, Runs
 from adaptive_pipeline.runs.validity import asked_for, chain, why_unusable
 from adaptive_pipeline.search.plan import check_method
 from adaptive_pipeline.stage import Stage
+from adaptive_pipeline.tracking.given import Background, run_params, training_beside
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 BODY = {
@@ -129,6 +131,25 @@ def test_exits_are_trained_on_a_body_that_stays_as_it_is(made):
     assert stage.record.exits == [1, 2, 4]
     assert stage.record.built_on == stage.record.params["pruned_body"] == "adapler"
     assert stage.record.inputs["pruned"] == digest_path(made["adapler"].out / "model")
+
+
+def test_mlflow_shows_the_body_and_the_settings_of_removal(made):
+    trained = [made[name].record for name in ("adapler", "both")]
+    adapler, both = (run_params(record, Background(record)) for record in trained)
+    assert both["pruned_body"] == "adapler"
+    assert "pruned_body" not in adapler
+    assert adapler["train.removal.phi"] == "0.0005"
+
+
+def test_a_stage_beside_the_seeds_finds_the_training_that_it_stands_on(made, tmp_path):
+    record = made["adapler"].record
+    record.save(tmp_path / "words/tiny/seed0/adapler/train")
+    explained = Record(stage="score_rationales", cell=record.cell, params={}, inputs={}, code="")
+    found = training_beside(tmp_path / "words/tiny/rationales/seed0/adapler", explained)
+    assert found is not None
+    assert found.record_id == record.record_id
+    scores = made["scores"].record
+    assert training_beside(tmp_path / "words/tiny/token_scores/seed0/saliency", scores) is None
 
 
 def test_scores_of_another_model_are_refused(inputs, made, tmp_path):

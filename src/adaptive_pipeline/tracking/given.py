@@ -129,6 +129,8 @@ def _section(key: str, value: Any) -> dict[str, Any]:
     defaults = section.model_construct().model_dump(mode="json") if _is_section(section) else {}
     if rest:
         return _flat({f"{name}.{rest}".lstrip("."): defaults.get(rest) if value is None else value})
+    if value is not None and not isinstance(value, Mapping):  # a key of the top level that is no section
+        return {name: value}
     return _flat(defaults | (value or {}), f"{name}.")
 
 
