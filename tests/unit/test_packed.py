@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptive_inference.backbones._heads import keep_heads
-from adaptive_inference.backbones.packed import Segments
+from adaptive_inference.backbones._packed import Segments
 from adaptive_inference.engine import Engine
 from adaptive_inference.engine.torch_runner import TorchRunner
 from adaptive_inference.errors import UserError

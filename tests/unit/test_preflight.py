@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from fine_tuned import fine_tuned
+from smoke_params import without_removal
 from transformers import AutoModel
 
-from adaptive_inference.backbones._at_a_glance import surely_fits
+from adaptive_inference.backbones._at_a_glance import REDUCE_TOKENS, surely_fits
 from adaptive_inference.backbones._tiny import tiny_config, tiny_settings
 from adaptive_inference.backbones.load import adapter, families, load_config
 from adaptive_inference.errors import UserError
@@ -35,7 +36,8 @@ def test_cells_of_one_name_are_refused(tmp_path, monkeypatch):
     )
     in_a_project(tmp_path, twice, monkeypatch)
     with pytest.raises(
-        UserError, match="two cells would be named tiers-tiny-tiny-early_exit-0, tiers-tiny-tiny-full-0"
+        UserError,
+        match="two cells would be named tiers-tiny-tiny-adapler-0, tiers-tiny-tiny-adapler_early_exit-0",
     ):
         preflight.checked_params()
 
@@ -131,7 +133,7 @@ def test_the_encoder_of_a_hub_is_not_fetched_to_look_at_exits():
 
 @pytest.mark.parametrize(("weights", "refused"), [("random:deberta", True), ("random:bert", False)])
 def test_bf16_for_an_encoder_that_cannot_be_trained_in_it_is_refused_before_the_run(weights, refused):
-    body = SMOKE.model_dump(mode="json")
+    body = without_removal()
     body["backbones"]["tiny"]["weights"] = weights
     preflight.check_encoders(parse_params(body))
     body["runtime"]["precision"] = "bf16"
@@ -255,6 +257,9 @@ def test_what_passes_at_a_glance_passes_a_close_look(family, folder):
         assert not surely_fits(weights, [5], 32, False)
         assert not surely_fits(weights, [0, 4], 32, False)
         assert not (kind.shares_layers and surely_fits(weights, [2, 4], 32, True))
+        assert not surely_fits(weights, [2, 4], 32, False, lasts=[2])
+        assert kind.reduces_tokens or not surely_fits(weights, [4], 32, False, reduces=True)
+        assert kind.reduces_tokens == (family.replace("-", "_") in REDUCE_TOKENS)
 
 
 @pytest.mark.parametrize(

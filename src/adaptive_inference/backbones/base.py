@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask
 
-from adaptive_inference.backbones.packed import Segments
+from adaptive_inference.backbones._packed import Segments
 
 Batch = dict[str, Any]
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adaptive_inference.backbones._packed import Segments
 from adaptive_inference.backbones.base import Batch, Context, Layers
-from adaptive_inference.backbones.packed import Segments
 
 
 class ExitAnswer(NamedTuple):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from adaptive_inference.backbones._packed import Segments
 from adaptive_inference.backbones.base import HeadRecipe
-from adaptive_inference.backbones.packed import Segments
 
 #: Spread of freshly made weights, BERT's `initializer_range`.
 INITIAL_STD = 0.02

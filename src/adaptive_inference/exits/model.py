@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from adaptive_inference.backbones._packed import Segments
 from adaptive_inference.backbones.base import Backbone, Batch, Layers
 from adaptive_inference.backbones.load import WEIGHT_FILE
-from adaptive_inference.backbones.packed import Segments
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward, Removal
 from adaptive_inference.exits.head import ExitHead

@@ -53,4 +53,6 @@ def contributions(logits_BN: Tensor, weights_BN: Tensor) -> Tensor:
     logits_BN = logits_BN.masked_fill(~there_BN, -torch.inf)
     shifted_BN = (logits_BN - logits_BN.amax(1, keepdim=True).detach()).masked_fill(~there_BN, 0.0)
     shares_BN = shifted_BN.exp() * weights_BN
-    return shares_BN / (shares_BN.sum(1, keepdim=True) + 1e-15)  # what fades may be all that is near the largest logit
+    return shares_BN / (
+        shares_BN.sum(1, keepdim=True) + 1e-15
+    )  # what fades may be all that is near the largest logit

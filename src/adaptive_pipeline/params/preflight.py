@@ -18,13 +18,14 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.inputs import Backbone, weights_kind
-from adaptive_inference.settings.training import FROM_FULL, OURS
+from adaptive_inference.settings.training import FROM_FULL, OURS, REDUCING
 from adaptive_pipeline.params import Params, load_params, own_code
 
 logger = logging.getLogger("adaptive_inference")
 DATA = Path("data")
-#: Objectives that ask nothing of an encoder.
-PLAIN = set(OURS) - set(FROM_FULL)
+#: Objectives that ask of an encoder what can be seen at a glance: nothing, or an exit after its last layer.
+FROM_LAST = {"frozen", *REDUCING}
+PLAIN = set(OURS) - set(FROM_FULL) | FROM_LAST
 
 
 def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> Params:
@@ -128,7 +129,12 @@ def _plainly_fits(params: Params, backbone: Backbone) -> bool:
     exits = [layer for train in trained for layer in train.exits or []] + backbone.exits
     length = max(task.max_length for task in params.tasks.values())
     return surely_fits(
-        backbone.weights, exits, length, any(train.gradient == "blockwise" for train in trained)
+        backbone.weights,
+        exits,
+        length,
+        any(train.gradient == "blockwise" for train in trained),
+        [(train.exits or backbone.exits)[-1] for train in trained if train.objective in FROM_LAST],
+        any(train.objective in REDUCING for train in trained),
     )
 
 
