@@ -13,7 +13,9 @@ from adaptive_inference.attribution.extract import KINDS
 from adaptive_inference.attribution.store import Scores
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import load_model
+from adaptive_inference.exits.weights import save_weights
 from adaptive_inference.tasks.schema import save_split
+from adaptive_inference.training.checkpoints import epoch_file
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.params.preflight import check_encoders
@@ -25,6 +27,7 @@ from adaptive_pipeline.runs.validity import asked_for, chain, why_unusable
 from adaptive_pipeline.search.plan import check_method
 from adaptive_pipeline.stage import Stage
 from adaptive_pipeline.tracking.given import Background, run_params, training_beside
+from adaptive_pipeline.training_stage import EPOCHS
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 BODY = {
@@ -36,7 +39,7 @@ BODY = {
         "train_sweet": [],
         "train_leebert": [],
         "train_multi_model": [],
-        "train_adapler": ["adapler"],
+        "train_adapler": ["adapler", "joint"],
         "train_adapler_exits": ["both"],
     },
     "token_scores": ["saliency"],
@@ -45,6 +48,7 @@ BODY = {
         "full": {"train": {}, "rules": ["fixed"]},
         "adapler": {"train": {"objective": "adapler"}, "rules": ["fixed"]},
         "both": {"train": {"objective": "frozen"}, "rules": ["confidence"]},
+        "joint": {"train": {"objective": "adapler_joint", "gradient": "blockwise"}, "rules": ["confidence"]},
     },
     "runtime": {"device": "cpu"},
 }
@@ -72,13 +76,14 @@ def run(script, method, inputs, out, body=None):
 
 @pytest.fixture(scope="module")
 def made(inputs, tmp_path_factory):
-    """The three stages, one after the other, by name."""
+    """The stages, one after the other, by name."""
     root = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ADAPTIVE_INFERENCE_TRACKING", "off")
         found = {"scores": run(extract_saliencies, "saliency", inputs, root / "saliency")}
         given = inputs | {"saliencies": root / "saliency" / SCORES_FILE}
         found["adapler"] = run(train_adapler, "adapler", given, root / "adapler")
+        found["joint"] = run(train_adapler, "joint", given, root / "joint")
         given = {"data": inputs["data"], "pruned": root / "adapler/model"}
         found["both"] = run(train_adapler_exits, "both", given, root / "both")
     return found
@@ -120,6 +125,27 @@ def test_the_model_that_is_trained_on_them_removes_tokens_and_has_one_exit(made)
     assert list(model.exits) == stage.record.exits == [4]
     assert (stage.record.builds_on_full, stage.record.built_on) == (True, "")
     assert stage.record.inputs["saliencies"] == made["scores"].record.scores
+
+
+def test_exits_and_removal_are_trained_together_on_the_same_scores(made):
+    stage = made["joint"]
+    model = load_model(stage.out / "model")
+    assert model.reduction is not None
+    assert list(model.exits) == stage.record.exits == [1, 2, 4]
+    assert stage.record.inputs["saliencies"] == made["scores"].record.scores
+
+
+def test_saliencies_are_the_mean_over_the_best_epochs_that_full_keeps(inputs, made, tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPTIVE_INFERENCE_TRACKING", "off")
+    first = load_model(inputs["full"])
+    second = make_model(exits=(4,))
+    second.heads[-1].classifier.weight.data *= 3
+    first.save_pretrained(tmp_path / "full")
+    for epoch, model in enumerate((first, second), start=1):
+        save_weights(model, tmp_path / "full" / EPOCHS / epoch_file(epoch))
+    stage = run(extract_saliencies, "saliency", inputs | {"full": tmp_path / "full"}, tmp_path / "out")
+    one, mean = (Scores.load(item.out / SCORES_FILE).values for item in (made["scores"], stage))
+    np.testing.assert_allclose(mean, 2 * one, rtol=1e-5)  # a saliency scales with the classifier
 
 
 def test_exits_are_trained_on_a_body_that_stays_as_it_is(made):
