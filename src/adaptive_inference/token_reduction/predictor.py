@@ -32,12 +32,13 @@ class ContributionPredictor(nn.Module):
     def forward(self, hidden_BNH: Tensor) -> Tensor:
         """Return logits (B, N) in fp32, under autocast too: thresholds lie close to the scores."""
         kind = hidden_BNH.device.type
-        known = torch.amp.is_autocast_available(kind)  # not of the meta device, on which costs are counted
-        with torch.autocast(kind, enabled=False) if known else nullcontext():
+        # Left where it is entered alone: that takes as long as a predictor does for a few tokens.
+        on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, enabled=False) if on else nullcontext():
             return self.outer(nn.functional.gelu(self.inner(hidden_BNH.float()))).squeeze(-1)
 
 
-def contributions(logits_BN: Tensor, weights_BN: Tensor) -> Tensor:
+def contributions(logits_BN: Tensor, weights_BN: Tensor | None = None) -> Tensor:
     """Return the scores (B, N): a softmax over the tokens, each weighted by its survival; they sum to 1.
 
     With weights of 0 and 1 it is the softmax over those of 1. What stands at a weight of 0, padding say, has no influence.
@@ -47,12 +48,13 @@ def contributions(logits_BN: Tensor, weights_BN: Tensor) -> Tensor:
     logits_BN
         Of a `ContributionPredictor`.
     weights_BN
-        In [0, 1]; a row has at least one above 0.
+        In [0, 1]; a row has at least one above 0. None: all are 1.
     """
+    if weights_BN is None:
+        return logits_BN.softmax(1)
     there_BN = weights_BN > 0
     logits_BN = logits_BN.masked_fill(~there_BN, -torch.inf)
     shifted_BN = (logits_BN - logits_BN.amax(1, keepdim=True).detach()).masked_fill(~there_BN, 0.0)
     shares_BN = shifted_BN.exp() * weights_BN
-    return shares_BN / (
-        shares_BN.sum(1, keepdim=True) + 1e-15
-    )  # what fades may be all that is near the largest logit
+    total_B1 = shares_BN.sum(1, keepdim=True) + 1e-15  # what fades may be all that is near the largest logit
+    return shares_BN / total_B1

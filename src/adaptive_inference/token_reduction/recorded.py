@@ -30,9 +30,9 @@ class RecordedRemoval(HardRemoval):
         self.scores: list[Tensor] = []
         self.kept: list[Tensor] = []
 
-    def decided(self, score_BN: Tensor, tokens_BN: Tensor, kept_BN: Tensor) -> None:
+    def decided(self, score_BN: Tensor, tokens_BN: Tensor | None, kept_BN: Tensor) -> None:
         """See `HardRemoval.decided`."""
-        there_BK = tokens_BN.bool()
+        there_BK = torch.ones_like(kept_BN) if tokens_BN is None else tokens_BN.bool()
         before_BN = self.kept[-1] if self.kept else there_BK
         # Tokens stay in their order: the k-th that is there is the k-th that was kept.
         scores_BN = torch.zeros(before_BN.shape, device=score_BN.device)
