@@ -20,6 +20,7 @@ KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("
 
 #: Presets whose every cell was run.
 FINISHED = [
+    "adapler-minilm",
     "classifiers",
     "default",
     "glue-small-cola",
