@@ -48,6 +48,13 @@ def invented_params(**changes: Any) -> Params:
     return Params.model_validate(body | changes)
 
 
+def explained_params(**changes):
+    """Return invented params under which SWEET is explained as if it removed tokens, which no method here does."""
+    params = invented_params(**changes)
+    explanations = params.explanations.model_copy(update={"methods": ["full", "sweet"]})
+    return params.model_copy(update={"explanations": explanations})
+
+
 def choose_methods(body: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """Return the sections `methods` and `trained_by` with some of the methods."""
     return {

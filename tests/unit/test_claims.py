@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from synthetic_records import PROJECT, QUALITY, invented_params, write_explained, write_run
+from synthetic_records import PROJECT, QUALITY, explained_params, invented_params, write_explained, write_run
 
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.reporting.claims.judged import Judged, Kept, judge_claims, read_kept_presets
@@ -227,7 +227,7 @@ def test_gradients_have_an_interval_over_seeds_alone(runs, tmp_path):
 
 def with_kept_tokens(root, differences, seeds):
     """Write explanations of SWEET, as if it removed tokens, with a difference of each seed; return the results."""
-    params = invented_params(seeds=list(seeds))
+    params = explained_params(seeds=list(seeds))
     for seed, difference in zip(seeds, differences, strict=True):
         ends = {"fpr_difference": difference, "fpr_low": difference - 0.1, "fpr_high": difference + 0.1}
         write_explained(root, params, Cell("tiers", "minilm", seed, "sweet"), **ends)

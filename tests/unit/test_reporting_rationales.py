@@ -6,7 +6,7 @@ import csv
 import io
 
 import pytest
-from synthetic_records import KEPT_RATES, invented_params, write_explained, write_run
+from synthetic_records import KEPT_RATES, explained_params, write_explained, write_run
 
 from adaptive_inference.evaluation.explained import ALL_LAYERS, BASELINES, CONTRIBUTIONS
 from adaptive_pipeline.grid import Cell
@@ -17,10 +17,7 @@ from adaptive_pipeline.reporting.tables.csv import csv_tables
 from adaptive_pipeline.reporting.tables.rationales import rationales_markdown
 from adaptive_pipeline.runs.store import kept_file, open_runs, write_kept
 
-PARAMS = invented_params()
-PARAMS = PARAMS.model_copy(  # no method here removes tokens: one is explained as if it did
-    update={"explanations": PARAMS.explanations.model_copy(update={"methods": ["full", "sweet"]})}
-)
+PARAMS = explained_params()
 NO_LABELS = {"average_precision": None, "recall": None, "false_positive_rate": None, "rationales": 0}
 
 
@@ -107,6 +104,6 @@ def test_what_git_keeps_of_a_run_gives_the_same_table(root, tmp_path_factory):
 
 def test_explanations_of_other_params_are_left_out(root):
     explained(root)
-    other = invented_params(evaluation=PARAMS.evaluation.model_dump() | {"bootstrap": 7})
+    other = explained_params(evaluation=PARAMS.evaluation.model_dump() | {"bootstrap": 7})
     write_run(root, other)
     assert rationales(collect(root, other)).empty
