@@ -187,7 +187,10 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
         ("adaptive_inference/selection/drift.py", {"evaluate_recommended"}),
         ("adaptive_inference/serving/__init__.py", {"make_tables"}),
         ("adaptive_pipeline/reporting/__init__.py", {"make_tables", "score_rationales"}),
-        ("adaptive_inference/evaluation/faithfulness.py", {"score_rationales"}),
+        (
+            "adaptive_inference/evaluation/faithfulness.py",
+            {"score_rationales", "evaluate_batch1", "evaluate_recommended"},
+        ),
         ("adaptive_pipeline/runs/validity.py", {"make_tables"}),
         ("adaptive_pipeline/runs/layout.py", set()),
         ("adaptive_pipeline/params/messages.py", set()),
