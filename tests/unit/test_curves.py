@@ -11,7 +11,6 @@ import torch
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.curves import calibrate, exit_quality, sweep
-from adaptive_inference.calibration.fit import fit_calibrator
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.cost.flops import flops_by_exit
 from adaptive_inference.cost.yardstick import Yardstick
@@ -22,7 +21,7 @@ from adaptive_inference.evaluation.points import best_at_goals, check_agreement,
 from adaptive_inference.evaluation.wallclock import WallClock
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs, pick_device
+from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.protocol import Evaluation
 from adaptive_inference.tasks.encode import collate
@@ -389,23 +388,3 @@ def test_wrong_rule_for_model_or_task_is_refused_before_any_figure():
         sweep(load_rule("learning_to_exit"), bare, YARDSTICK, np.array([0.5]))
     with pytest.raises(UserError, match="regression"):
         sweep(load_rule("entropy"), outputs, Yardstick("pearson", "regression", 1, 12), np.array([0.5]))
-
-
-def test_regression_is_scored_at_fixed_exits():
-    generator = np.random.default_rng(0)
-    labels = generator.normal(size=50)
-    logits = (labels[:, None, None] + generator.normal(0, [1.0, 0.1], (50, 2))[..., None]).astype(np.float32)
-    outputs = ExitOutputs(logits, None, labels, (2, 4), (2, 4), np.arange(50), np.arange(50))
-    yardstick = Yardstick("pearson", "regression", 1, 4)
-    curve = sweep(load_rule("fixed"), outputs, yardstick, np.array([0.0, 1.0]))
-    assert curve.quality[0] < curve.quality[1]
-    assert curve.quality[1] == pytest.approx(np.corrcoef(logits[:, 1, 0], labels)[0, 1], abs=1e-6)
-    assert fit_calibrator(outputs, "regression", temperature=True) == Calibrator((1.0, 1.0))
-
-
-def test_cuda_where_there_is_none_is_refused():
-    assert pick_device("cpu").type == "cpu"
-    if not torch.cuda.is_available():
-        assert pick_device("auto").type == "cpu"
-        with pytest.raises(UserError, match="cuda"):
-            pick_device("cuda")

@@ -5,6 +5,7 @@ from adaptive_inference.backbones.load import load_backbone
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel, build_model
 from adaptive_inference.exits.build import add_exits, full_exits, start_from_full
+from adaptive_inference.exits.outputs import pick_device
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
 
@@ -260,3 +261,11 @@ def test_a_multi_model_runs_each_member_from_the_tokens_and_sums_its_layers():
     assert [answer.layer for answer in cascade.start(batch()).answers()] == [1, 2, 4]
     with pytest.raises(UserError, match="grow in depth"):
         MultiModel(members[::-1])
+
+
+def test_cuda_where_there_is_none_is_refused():
+    assert pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        assert pick_device("auto").type == "cpu"
+        with pytest.raises(UserError, match="cuda"):
+            pick_device("cuda")

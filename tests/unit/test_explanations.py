@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive_inference.attribution.rationale_scores import BINS, score_as_many
+from adaptive_inference.attribution.rationale_scores import BINS, as_many, score_kept
 from adaptive_inference.attribution.survival import Survival, survivals
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.explained import ALL_LAYERS, BASELINES, CONTRIBUTIONS
@@ -186,7 +186,7 @@ def test_a_model_that_reduces_is_explained_layer_by_layer_beside_as_many_of_the_
     attended = explain(FULL, FULL, SPLIT, **ASKED)
     assert at["attention", ALL_LAYERS].average_precision == attended.metrics["attention_average_precision"]
     # a score that is what was kept gives the figures of what was kept
-    own = score_as_many([item.astype(float) for item in kept], kept, labels).macro["precision"]
+    own = score_kept(as_many([item.astype(float) for item in kept], kept, labels), labels).macro["precision"]
     assert [at[CONTRIBUTIONS, layer].precision for layer in layers[:-1]] == pytest.approx(own)
 
 

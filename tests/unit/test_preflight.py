@@ -251,9 +251,8 @@ def test_what_passes_at_a_glance_passes_a_close_look(family, folder):
         longest = kind.longest(config)
         passed = [length for length in range(longest + 2) if surely_fits(weights, [4], length, False)]
         assert all(length <= longest for length in passed)
-        assert (256 in passed) == (
-            "num_hidden_layers" in tiny_settings(family)
-        )  # DistilBERT's key is another
+        usual = "num_hidden_layers" in tiny_settings(family)  # DistilBERT's key is another
+        assert (256 in passed) == usual
         assert not surely_fits(weights, [5], 32, False)
         assert not surely_fits(weights, [0, 4], 32, False)
         assert not (kind.shares_layers and surely_fits(weights, [2, 4], 32, True))

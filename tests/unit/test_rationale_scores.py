@@ -11,9 +11,9 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from adaptive_inference.attribution.rationale_scores import (
     BINS,
+    as_many,
     comprehensiveness,
     mean_average_precision,
-    score_as_many,
     score_kept,
     score_spans,
     sufficiency,
@@ -24,6 +24,10 @@ from adaptive_inference.errors import UserError
 GOLD = np.array([-1, 1, 1, 0, 0, 0, -1], np.int8)
 KEPT = np.array([1, 1, 0, 1, 1, 0, 0], bool)  # the first token and the separator do not count
 OTHER_GOLD, OTHER_KEPT = np.array([-1, 0, 1, -1], np.int8), np.array([1, 0, 1, 1], bool)
+
+
+def score_as_many(scores, kept, labels):
+    return score_kept(as_many(scores, kept, labels), labels)
 
 
 def at(agreement, name, average="micro"):

@@ -1,7 +1,6 @@
 """Who is told what a row kept on its way: outputs, their files, yardsticks, engines and predictions."""
 
 import csv
-import functools
 import io
 import json
 from dataclasses import replace
@@ -9,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_reduction import SCHEMA, model_of
 
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.calibrator import Calibrator
@@ -27,29 +27,13 @@ from adaptive_inference.serving.recalibrate import _yardstick
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.protocol import Evaluation
 from adaptive_inference.tasks.encode import collate
-from adaptive_inference.tasks.schema import Schema
 
-SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
 EXITS = (1, 2, 4)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
     torch.set_num_threads(1)
-
-
-@functools.cache
-def model_of(family="bert", exits=EXITS, reduces=True):
-    section = Backbone(weights=f"random:{family}", exits=list(exits))
-    model = build_model(section, SCHEMA, 0, reduces=reduces).eval()
-    model.schema = SCHEMA
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(1)
-        for head in model.heads:  # untrained heads are all but undecided
-            head.classifier.weight.normal_(0, 0.5, generator=generator)
-        for predictor in model.reduction.predictors if reduces else []:  # scores far from uniform
-            predictor.outer.weight.mul_(200)
-    return model
 
 
 def features_of(count=24, longest=20):

@@ -25,6 +25,10 @@ import prepare_data
 import recommend as recommend_stage
 import train_multi_model
 import train_sweet
+from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.calibration.curves import sweep
+from adaptive_inference.calibration.fit import fit_calibrator
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.data.splits import make_splits
 from adaptive_inference.engine import Engine
 from adaptive_inference.errors import UserError
@@ -373,3 +377,15 @@ def test_names_of_metrics_and_answers():
         assert told in text
         assert "scored by F1." in text
         assert ("answer.probabilities" in text) == bool(labels)
+
+
+def test_regression_is_scored_at_fixed_exits():
+    generator = np.random.default_rng(0)
+    labels = generator.normal(size=50)
+    logits = (labels[:, None, None] + generator.normal(0, [1.0, 0.1], (50, 2))[..., None]).astype(np.float32)
+    outputs = ExitOutputs(logits, None, labels, (2, 4), (2, 4), np.arange(50), np.arange(50))
+    yardstick = Yardstick("pearson", "regression", 1, 4)
+    curve = sweep(load_rule("fixed"), outputs, yardstick, np.array([0.0, 1.0]))
+    assert curve.quality[0] < curve.quality[1]
+    assert curve.quality[1] == pytest.approx(np.corrcoef(logits[:, 1, 0], labels)[0, 1], abs=1e-6)
+    assert fit_calibrator(outputs, "regression", temperature=True) == Calibrator((1.0, 1.0))

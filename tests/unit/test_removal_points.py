@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from calibrated_stages import make_folder, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+from tiny_reduction import SCHEMA, model_of
 
 from adaptive_inference.backbones import _tiny
 from adaptive_inference.calibration import operating_point
@@ -25,33 +25,16 @@ from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.engine import Engine
 from adaptive_inference.evaluation import as_published
 from adaptive_inference.evaluation.candidate import Candidate
-from adaptive_inference.evaluation.overhead import nothing_removed, without_removal
+from adaptive_inference.evaluation.overhead import nothing_removed, with_thresholds_of_zero
 from adaptive_inference.evaluation.points import measure_point
 from adaptive_inference.evaluation.survival import SHARES, survival
 from adaptive_inference.evaluation.wallclock import WallClock, time_points
 from adaptive_inference.exit_rules import load_rules
-from adaptive_inference.exits import build_model
 from adaptive_inference.exits.outputs import ExitOutputs, collect_outputs
-from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.settings.protocol import Evaluation, Goal
-from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.runs.records import EvaluationRecord
 
-SCHEMA = Schema("tiny", "classification", ("a", "b", "c"), "accuracy", 32)
 WHOLE = OperatingPoint(operating_point.Goal("whole"), Setting("fixed", 0.0), False)
-
-
-@functools.cache
-def model_of(exits=(1, 2, 4), reduces=True):
-    section = Backbone(weights="random:bert", exits=list(exits))
-    model = build_model(section, SCHEMA, 0, exits=list(exits), reduces=reduces).eval()
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(1)
-        for head in model.heads:  # untrained heads are all but undecided
-            head.classifier.weight.normal_(0, 0.5, generator=generator)
-        for predictor in model.reduction.predictors if reduces else []:  # scores far from uniform
-            predictor.outer.weight.mul_(200)
-    return model
 
 
 def features_of(count=24):
@@ -66,7 +49,7 @@ def features_of(count=24):
 def candidate_of(model, features):
     outputs = collect_outputs(model, features, 8)
     calibrator = Calibrator.identity(len(model.exits))
-    yardstick = Yardstick.of(SCHEMA, model_of((4,), reduces=False), model, outputs)
+    yardstick = Yardstick.of(SCHEMA, model_of(exits=(4,), reduces=False), model, outputs)
     return Candidate("adapler", model, calibrate(outputs, calibrator), calibrator, yardstick)
 
 
@@ -76,7 +59,7 @@ def candidate_of(model, features):
 def test_without_removal_the_model_is_the_one_without_predictors_and_its_own_stays_as_it_was():
     model, features = model_of(), features_of()
     before = [item.clone() for item in model.parameters()]
-    bare = without_removal(model)
+    bare = with_thresholds_of_zero(model)
     whole = collect_outputs(bare, features, 8)
     assert (whole.survivors == whole.lengths[:, None]).all()
     reduction, model.reduction = model.reduction, None
@@ -88,12 +71,12 @@ def test_without_removal_the_model_is_the_one_without_predictors_and_its_own_sta
     assert (collect_outputs(model, features, 8).survivors < whole.survivors).any()
     assert bare.backbone.input_parameters()[0] is model.backbone.input_parameters()[0]  # no second copy
     with pytest.raises(ValueError, match="removes no tokens"):
-        without_removal(model_of(reduces=False))
+        with_thresholds_of_zero(model_of(reduces=False))
 
 
 def test_the_overhead_has_a_row_of_its_own_slower_in_flops_by_the_predictors_alone():
     features = features_of()
-    own = candidate_of(model_of((4,)), features)
+    own = candidate_of(model_of(exits=(4,)), features)
     point, who = nothing_removed(own, features, 8)
     row = measure_point(point, who, 1000, resamples=10, seed=0)
     assert (row["method"], point.goal.name, point.qualifies, point.seen) == (
@@ -113,9 +96,9 @@ def test_the_overhead_has_a_row_of_its_own_slower_in_flops_by_the_predictors_alo
 
 def test_overhead_and_removal_share_a_setting_and_are_timed_and_checked_apart():
     features = features_of()
-    own = candidate_of(model_of((4,)), features)
+    own = candidate_of(model_of(exits=(4,)), features)
     clock = WallClock(
-        Engine(model_of((4,), reduces=False), "fixed"),
+        Engine(model_of(exits=(4,), reduces=False), "fixed"),
         features,
         Evaluation(timed_examples=6, repeats=1, bootstrap=0),
         0,
@@ -176,7 +159,7 @@ def test_a_row_that_cannot_vary_has_no_correlation_and_a_model_that_keeps_all_no
     assert survival(outputs_of([4, 8], [[4] * 4, [2] * 4]), np.array([4, 4]))["exit_correlation"] is None
     with pytest.raises(ValueError, match="removes no tokens"):
         survival(replace(outputs_of([4], [[4] * 4]), survivors=None), np.array([4]))
-    keeps = candidate_of(model_of((4,), reduces=False), features_of())
+    keeps = candidate_of(model_of(exits=(4,), reduces=False), features_of())
     assert measure_point(WHOLE, keeps, 1000, 10, 0)["survival"] is None
 
 
@@ -189,7 +172,7 @@ def points_of(cost):
     own = candidate_of(model_of(), features)
     labels = own.outputs.logits[:, -1].argmax(-1)
     own = replace(own, outputs=replace(own.outputs, labels=labels))
-    full = replace(collect_outputs(model_of((4,), reduces=False), features, 8), labels=labels)
+    full = replace(collect_outputs(model_of(exits=(4,), reduces=False), features, 8), labels=labels)
     asked = Goal(cost=cost, max_loss=100.0, min_speedup=[1.2])
     return own, choose_points(load_rules(["confidence"]), own.outputs, own.yardstick, asked, 30, full)[1]
 
@@ -215,7 +198,7 @@ def test_a_goal_in_flops_counts_what_removal_saves_and_a_goal_in_layers_does_not
 def deep(monkeypatch):
     """A tiny model of 12 layers, taken for BERT-base: the accounting is of that alone."""
     monkeypatch.setattr(_tiny, "LAYERS", 12)
-    model = model_of.__wrapped__((12,))
+    model = model_of.__wrapped__(exits=(12,))
     monkeypatch.setattr(as_published, "SHAPE", (12, 32, model.backbone.config.intermediate_size))
     return model
 
@@ -245,8 +228,11 @@ def test_the_paper_counts_scores_on_entry_to_the_next_layer_and_the_last_by_eta_
 
 def test_no_other_model_has_a_published_figure(deep, monkeypatch):
     features = features_of(3)
-    assert as_published.speedup_as_published(model_of.__wrapped__((4, 12)), features, 4) is None
-    assert as_published.speedup_as_published(model_of.__wrapped__((12,), reduces=False), features, 4) is None
+    assert as_published.speedup_as_published(model_of.__wrapped__(exits=(4, 12)), features, 4) is None
+    assert (
+        as_published.speedup_as_published(model_of.__wrapped__(exits=(12,), reduces=False), features, 4)
+        is None
+    )
     monkeypatch.undo()
     assert as_published.speedup_as_published(deep, features, 4) is None  # 32 wide
 

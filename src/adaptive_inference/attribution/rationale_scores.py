@@ -112,11 +112,6 @@ def as_many(scores: Sequence[np.ndarray], kept: Sequence[np.ndarray], labels: La
     return chosen
 
 
-def score_as_many(scores: Sequence[np.ndarray], kept: Sequence[np.ndarray], labels: Labels) -> Agreement:
-    """Score the tokens of `as_many`, a fair baseline for a kept set: as `score_kept` does."""
-    return score_kept(as_many(scores, kept, labels), labels)
-
-
 def mean_average_precision(scores: Sequence[np.ndarray], labels: Labels) -> tuple[np.ndarray, int]:
     """Return the average precision of scores, averaged over the rows, and how many rows were scored.
 

@@ -2,7 +2,7 @@
 
 Defined where the published polynomials are (`cost.published`): 12 layers, 768 wide, one exit, behind the last.
 
-Shape suffixes: B rows, N tokens, H hidden width; N rows and L layers of arrays.
+Shape suffixes: N rows, L layers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,9 @@ import numpy as np
 
 from adaptive_inference.cost.published import published_speedup, published_survivors
 from adaptive_inference.exits.outputs import batches_of_like_length
-from adaptive_inference.token_reduction.predictor import contributions
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from adaptive_inference.exits import MultiExitModel
-    from adaptive_inference.exits.forward import EncoderForward
-    from adaptive_inference.token_reduction.reduction import TokenReduction
 
 #: Of BERT-base: layers, width, inner width.
 SHAPE = (12, 768, 3072)
@@ -62,33 +57,9 @@ def count_as_published(
     order, counts = [], []
     with torch.inference_mode():
         for places, batch in batches_of_like_length(model, list(map(dict, features)), batch_size):
-            scores = _Scores(model.reduction)
-            model.start(batch, removal=scores).advance(len(model.exits) - 1)
+            removal = model.reduction.recorded()
+            model.start(batch, removal=removal).advance(len(model.exits) - 1)
             order.append(places)
-            counts.append(published_survivors(scores.array(), float(model.reduction.eta[-1])))
+            scores = torch.stack(removal.scores, 1).cpu().numpy()
+            counts.append(published_survivors(scores, float(model.reduction.eta[-1])))
     return np.concatenate(counts)[np.argsort(np.concatenate(order))]
-
-
-class _Scores:
-    """The removal of a reduction, with the scores on entry to each layer kept."""
-
-    def __init__(self, reduction: TokenReduction) -> None:
-        self._predictors, self._hard = reduction.predictors, reduction.hard()
-        self._scores: list[np.ndarray] = []
-
-    def before_layer(self, index: int, forward: EncoderForward) -> None:
-        """See `exits.forward.Removal`."""
-        hidden_BNH, tokens_BN = forward.hidden_BNH, forward.context.tokens_BN
-        there_BN: Tensor = hidden_BNH.new_ones(hidden_BNH.shape[:2]) if tokens_BN is None else tokens_BN
-        score_BN = contributions(self._predictors[index](hidden_BNH), there_BN)
-        self._scores.append(score_BN.cpu().numpy())
-        self._hard.before_layer(index, forward)
-
-    def detach(self) -> None:
-        """See `exits.forward.Removal`."""
-
-    def array(self) -> np.ndarray:
-        """Return the scores, (B, L, N), 0 where no token is: what was removed is missing at the end, not in its place."""
-        longest = self._scores[0].shape[1]
-        padded = [np.pad(scores, ((0, 0), (0, longest - scores.shape[1]))) for scores in self._scores]
-        return np.stack(padded, axis=1)

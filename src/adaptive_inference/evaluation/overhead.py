@@ -38,7 +38,7 @@ def nothing_removed(
     ValueError
         The model has no reduction.
     """
-    model = without_removal(candidate.model)  # type: ignore[arg-type]
+    model = with_thresholds_of_zero(candidate.model)  # type: ignore[arg-type]
     raw = collect_outputs(model, list(map(dict, features)), batch_size, candidate.outputs.tiers)
     flops = flops_by_exit(model, raw.lengths, raw.survivors)
     point = OperatingPoint(Goal("nothing_removed"), Setting("fixed", len(raw.exits) - 1.0), True)
@@ -51,7 +51,7 @@ def nothing_removed(
     return point, who
 
 
-def without_removal(model: MultiExitModel) -> MultiExitModel:
+def with_thresholds_of_zero(model: MultiExitModel) -> MultiExitModel:
     """Return a model that shares all weights and removes no token: its thresholds are 0, which every score reaches.
 
     Raises

@@ -95,11 +95,6 @@ class MultiModel(ExitModule):
         return all(member.has_certainty for member in self._members)
 
     @property
-    def removes_tokens(self) -> bool:
-        """Whether any member has a reduction."""
-        return any(member.removes_tokens for member in self._members)
-
-    @property
     def vocabulary(self) -> int:
         """Tokens that every member knows."""
         return min(member.vocabulary for member in self._members)

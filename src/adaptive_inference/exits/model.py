@@ -82,9 +82,9 @@ class ExitModule(nn.Module, ABC):
         """Whether exits say how sure they are (LTE)."""
 
     @property
-    @abstractmethod
     def removes_tokens(self) -> bool:
-        """Whether rows lose tokens on the way."""
+        """Whether rows lose tokens on the way; those of a cascade do not."""
+        return False
 
     @property
     def parameter_count(self) -> int:

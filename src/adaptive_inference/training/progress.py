@@ -24,7 +24,6 @@ _SAVED = (
     "trajectory",
     "pending",
     "best_epoch",
-    "best_quality",
     "ranking",
     "quality",
     "steps_run",
@@ -57,8 +56,8 @@ class Progress:
         Losses per exit of each optimiser step since the last row.
     learning_rate
         Of the backbone, in the last step.
-    best_epoch, best_quality, quality
-        Epoch (from 1) of the greatest merit (`Objective.merit`), its mean development quality, and its quality per exit.
+    best_epoch, quality
+        Epoch (from 1) of the greatest merit (`Objective.merit`), and its development quality per exit.
     ranking
         Merit and epoch of each scoring, the best first, the earlier of two equal ones.
     steps_run, seconds
@@ -74,7 +73,6 @@ class Progress:
     pending: list[list[float]] = field(default_factory=list)
     learning_rate: float = 0.0
     best_epoch: int = 0
-    best_quality: float = float("-inf")
     ranking: list[tuple[list[float], int]] = field(default_factory=list)
     quality: list[float] = field(default_factory=list)
     steps_run: int = 0
@@ -122,7 +120,6 @@ class Progress:
         if self.ranking[0][1] != epoch:
             return False
         self.best_epoch, self.quality = epoch, list(quality)
-        self.best_quality = sum(quality) / len(quality)
         return True
 
     def exhausted(self, patience: int | None) -> bool:
@@ -199,8 +196,6 @@ class Progress:
         for name in _SAVED:
             setattr(self, name, body[name])
         self.ranking = [(merit, epoch) for merit, epoch in self.ranking]
-        if self.best_epoch == 0:
-            self.best_quality = float("-inf")
         for row in self.history:
             self._report(row)
 
