@@ -37,7 +37,8 @@ def weights_kind(weights: str) -> Literal["packaged", "random", "folder", "hub"]
     return "folder" if like_a_path else "hub"
 
 
-def _refuse_moving(revision: str | None) -> None:
+def refuse_moving(revision: str | None) -> None:
+    """Refuse a branch or tag where a pinned commit is asked."""
     if revision and not re.fullmatch("[0-9a-f]{40}", revision):
         raise ValueError(
             f"revision {revision!r} may change: give the commit, 40 hexadecimal digits (the hub shows it under "
@@ -148,7 +149,7 @@ class Task(Section):
             raise ValueError(f"source: {self.source} needs `train`, the file or split with training rows")
         if self.source == "hub" and not (self.hub_id and self.revision):
             raise ValueError("source: hub needs `hub_id` and a pinned `revision` (a commit of the dataset)")
-        _refuse_moving(self.revision)
+        refuse_moving(self.revision)
         if self.evaluation is not None and PurePath(self.evaluation) == PurePath(self.train or ""):
             raise ValueError(
                 f"`evaluation` is {self.evaluation!r}, which `train` is too: rows that were trained on would be reported; "
@@ -247,7 +248,7 @@ class Backbone(Section):
             raise ValueError(f"`revision` has no meaning for weights {self.weights!r}, no hub id; remove it")
         if kind == "random" and self.sha256:
             raise ValueError(f"`sha256` has no meaning for weights {self.weights!r}; remove it")
-        _refuse_moving(self.revision)
+        refuse_moving(self.revision)
         if self.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
             raise ValueError(f"sha256 {self.sha256!r} is none: 64 hexadecimal digits")
         if self.head == "checkpoint":
