@@ -1,0 +1,443 @@
+"""Questions to a judge: what is asked, how answers are read, that nothing is asked twice, and what verdicts add up to."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stub_judge import KEY, Reply, stub_judge
+
+from adaptive_inference import cli
+from adaptive_inference.errors import UserError
+from adaptive_inference.evaluation.judged import likert_summary, pairwise_summary, pairwise_table
+from adaptive_inference.generation.judge import ask_all, both_orders
+from adaptive_inference.generation.judge_endpoint import Endpoint
+from adaptive_inference.generation.judge_questions import CRITERIA, Likert, Output, Pairwise
+
+TASK = "a summary of the source"
+MARKS = {"relevance": 4, "informativeness": 3, "fluency": 5, "coherence": 1}
+GOOD = json.dumps(MARKS)
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with stub_judge() as running:
+        monkeypatch.setenv("ADAPTIVE_JUDGE_URL", running.url)
+        monkeypatch.setenv("ADAPTIVE_JUDGE_KEY", KEY)
+        yield running
+
+
+@pytest.fixture
+def kept(tmp_path):
+    return tmp_path / "answers.jsonl"
+
+
+def endpoint(judge, **changed):
+    return Endpoint(
+        **({"url": judge.url, "model": "m", "key": KEY, "timeout": 10.0, "first_wait": 0.0} | changed)
+    )
+
+
+def outputs(*texts, source="source {}"):
+    return [Output(row, source.format(row), text) for row, text in enumerate(texts, start=1)]
+
+
+def likert(*texts):
+    return [Likert(output, TASK, CRITERIA) for output in outputs(*texts)]
+
+
+def by_length(prompt, before):
+    """Prefer the longer output, whatever the order."""
+    first, second = (prompt.split(f"<output {name}>\n")[1].split("\n</output")[0] for name in "AB")
+    return "A" if len(first) > len(second) else "B"
+
+
+# ---- questions and answers -------------------------------------------------------------------------------------------
+
+
+def test_a_question_holds_source_text_task_and_criteria():
+    prompt = Likert(
+        Output(1, "the source's words", "the output's words"), "a haiku", {"rhythm": "5, 7, 5"}
+    ).prompt
+    for part in (
+        "the source's words",
+        "the output's words",
+        "a haiku",
+        "- rhythm: 5, 7, 5",
+        '{"rhythm": MARK}',
+    ):
+        assert part in prompt
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        GOOD,
+        f"```json\n{GOOD}\n```",
+        f'First {{"relevance": 1}} I thought, but: {GOOD}',
+        json.dumps({"marks": MARKS}),
+        json.dumps({name.upper(): float(mark) for name, mark in MARKS.items()} | {"why": "short"}),
+    ],
+)
+def test_marks_are_read_wherever_they_stand(answer):
+    assert likert("x")[0].read(answer) == MARKS
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "4",
+        "Relevance: 4",
+        json.dumps(MARKS | {"fluency": 0}),
+        json.dumps(MARKS | {"fluency": 6}),
+        json.dumps(MARKS | {"fluency": 4.5}),
+        json.dumps(MARKS | {"fluency": True}),
+        json.dumps(MARKS | {"fluency": "4"}),
+        json.dumps(MARKS | {"fluency": None}),
+        GOOD.replace("5", "NaN"),
+        GOOD.replace("5", "1e999"),
+        json.dumps({"relevance": 3}),
+        "{" * 50_000,
+    ],
+)
+def test_an_answer_without_all_marks_is_none(answer):
+    assert likert("x")[0].read(answer) is None
+
+
+def test_a_letter_names_the_text_that_was_shown_there():
+    ours, other = outputs("ours")[0], outputs("other")[0]
+    first, second = (Pairwise(ours, other, ours_first, TASK, CRITERIA) for ours_first in (True, False))
+    assert first.prompt.index("\nours\n") < first.prompt.index("\nother\n")
+    assert second.prompt.index("\nours\n") > second.prompt.index("\nother\n")
+    for answer in ("A", " a.\n", '"A"', "**A**", "Output A", "B is short.\n\nA"):
+        assert (first.read(answer), second.read(answer)) == ("ours", "other")
+    assert (first.read("B"), second.read("B")) == ("other", "ours")
+    for answer in ("", "C", "AB", "A or B", "A is better", "A\nNone", "neither"):
+        assert first.read(answer) is None
+
+
+# ---- asking many -----------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_stand_in_the_order_of_their_questions(judge, kept):
+    judge.answer = lambda prompt, before: json.dumps(dict.fromkeys(CRITERIA, 1 + prompt.count("!") % 5))
+    told = []
+    asked = ask_all(likert(*("!" * n for n in range(20))), endpoint(judge), kept, 4, told.append)
+    assert [verdict["fluency"] for verdict in asked.verdicts] == [1 + n % 5 for n in range(20)]
+    assert (asked.before, asked.refused, asked.unread, sum(told)) == (0, {}, {}, 20)
+
+
+def test_requests_run_side_by_side_up_to_a_limit(judge, kept):
+    full, hold = threading.Event(), threading.Event()
+
+    def answer(prompt, before):
+        if judge.most_running == 3:
+            full.set()
+        return Reply(GOOD, hold=hold)
+
+    judge.answer = answer
+    threading.Thread(target=lambda: (full.wait(20), hold.set()), daemon=True).start()
+    ask_all(likert(*"abcdefgh"), endpoint(judge), kept, 3)
+    assert full.is_set()
+    assert judge.most_running == 3
+
+
+def test_equal_questions_are_one_request(judge, kept):
+    judge.answer = lambda prompt, before: GOOD
+    asked = ask_all(likert("a") * 3 + likert("b"), endpoint(judge), kept)
+    assert len(judge.bodies) == 2
+    assert asked.verdicts == [MARKS] * 4
+
+
+def test_what_is_kept_is_not_asked_again_and_what_changed_is(judge, kept):
+    judge.answer = lambda prompt, before: GOOD
+    ask_all(likert("a", "b"), endpoint(judge), kept)
+    asked = ask_all(likert("a", "b", "c"), endpoint(judge), kept)
+    assert (asked.before, len(judge.bodies)) == (2, 3)
+    ask_all(likert("a"), endpoint(judge, model="other"), kept)
+    ask_all(likert("a"), endpoint(judge, temperature=1.0), kept)
+    ask_all([Likert(outputs("a")[0], "a title", CRITERIA)], endpoint(judge), kept)
+    assert len(judge.bodies) == 6
+    ask_all(likert("a", "b", "c"), endpoint(judge, attempts=2, timeout=9.0), kept)
+    assert len(judge.bodies) == 6, "how patiently it is asked changes no answer"
+
+
+def test_an_answer_that_cannot_be_read_is_asked_for_once_more_then_told_and_asked_again_next_time(
+    judge, kept
+):
+    judge.answer = lambda prompt, before: "well..." if "\nb\n" in prompt and before < 3 else GOOD
+    asked = ask_all(likert("a", "b"), endpoint(judge), kept)
+    assert asked.verdicts == [MARKS, None]
+    assert asked.unread == {1: "well..."}
+    assert len(judge.bodies) == 3
+    assert len(kept.read_text().splitlines()) == 1
+    assert ask_all(likert("a", "b"), endpoint(judge), kept).verdicts == [MARKS, MARKS]
+
+
+def test_one_refused_question_does_not_stop_the_others(judge, kept):
+    judge.answer = lambda prompt, before: Reply("too long", 400) if "\nb\n" in prompt else GOOD
+    asked = ask_all(likert("a", "b", "c"), endpoint(judge), kept)
+    assert asked.verdicts == [MARKS, None, MARKS]
+    assert asked.refused == {1: "status 400: too long"}
+
+
+def test_a_failing_endpoint_ends_the_run_and_keeps_what_was_answered(judge, kept):
+    judge.answer = lambda prompt, before: (
+        GOOD if "\na\n" in prompt or "\nb\n" in prompt else Reply("down", 503)
+    )
+    with pytest.raises(UserError, match="no answer in 2 attempts"):
+        ask_all(likert(*"abcdef"), endpoint(judge, attempts=2), kept, 1)
+    assert len(kept.read_text().splitlines()) == 2
+    assert len(judge.bodies) <= 2 + 2 * 2, "the others are not asked any more"
+    judge.answer = lambda prompt, before: GOOD
+    assert ask_all(likert(*"abcdef"), endpoint(judge), kept).before == 2
+
+
+def test_a_line_that_a_killed_run_left_half_is_dropped(judge, kept):
+    judge.answer = lambda prompt, before: GOOD
+    ask_all(likert("a", "b"), endpoint(judge), kept, 1)
+    whole = kept.read_bytes()
+    second = whole.index(b"\n") + 1
+    for cut in (1, 5, second - 1, second, second + 1, len(whole) - 1):
+        kept.write_bytes(whole[:cut])
+        assert ask_all(likert("a", "b"), endpoint(judge), kept, 1).before == (cut >= second)
+        assert kept.read_bytes() == whole
+
+
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(judge, kept):
+    for other in (b"my notes", b"my notes\n", b'{"source": "a", "text": "b"}\n', b"\xff\n", b"[]\n", b"\n"):
+        kept.write_bytes(other)
+        with pytest.raises(UserError, match=r"answers of a judge|answer of a judge"):
+            ask_all(likert("a"), endpoint(judge), kept)
+        assert kept.read_bytes() == other
+    with pytest.raises(UserError, match="cannot be read"):
+        ask_all(likert("a"), endpoint(judge), kept.parent)
+    assert judge.bodies == []
+
+
+def test_a_full_disk_leaves_no_thread_asking(judge, kept):
+    judge.answer = lambda prompt, before: GOOD
+    kept.parent.joinpath("file").touch()
+    with pytest.raises(OSError, match="file"):
+        ask_all(likert(*"abcdefgh"), endpoint(judge), kept.parent / "file" / "answers.jsonl", 1)
+    time.sleep(0.3)
+    assert len(judge.bodies) < 8
+
+
+@pytest.mark.parametrize("parallel", [0, -1, 257])
+def test_a_number_of_requests_out_of_range_is_refused(judge, kept, parallel):
+    with pytest.raises(UserError, match="whole number from 1 to 256"):
+        ask_all(likert("a"), endpoint(judge), kept, parallel)
+
+
+# ---- pairs -----------------------------------------------------------------------------------------------------------
+
+
+def compared(judge, kept, ours, others):
+    questions = both_orders(ours, others, TASK, CRITERIA)
+    return pairwise_summary(ours, questions, ask_all(questions, endpoint(judge), kept).verdicts)
+
+
+def test_a_better_text_wins_in_both_orders_and_a_liking_for_a_place_is_a_tie(judge, kept):
+    ours, others = outputs("long text", "b", "same"), outputs("a", "long text", "same")
+    judge.answer = by_length
+    found = compared(judge, kept, ours, others)
+    assert (found["wins"], found["ties"], found["losses"], found["first"]) == (1, 1, 1, 0.5)
+    assert len(judge.bodies) == 4, "equal texts are not asked about"
+    judge.answer = lambda prompt, before: "A"
+    found = compared(judge, kept.with_name("other"), ours, others)
+    assert (found["wins"], found["ties"], found["losses"], found["first"]) == (0, 3, 0, 1.0)
+    assert (found["equal"], found["disagree"]) == (1, 2)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["equal", "ours", "other", None]), st.sampled_from(["ours", "other"])))
+)
+@settings(deadline=None, max_examples=50)
+def test_exchanging_the_files_exchanges_wins_and_losses(rows):
+    ours = outputs(*("ours" for _ in rows))
+    others = outputs(*("ours" if first == "equal" else "other" for first, _ in rows))
+    said = [verdict for row in rows if row[0] != "equal" for verdict in row]
+    turned = {"ours": "other", "other": "ours", None: None}
+    one = pairwise_summary(ours, both_orders(ours, others, TASK, CRITERIA), said)
+    # the other way round, each pair's two prompts come in the other order
+    back = [turned[verdict] for place in range(0, len(said), 2) for verdict in said[place : place + 2][::-1]]
+    two = pairwise_summary(others, both_orders(others, ours, TASK, CRITERIA), back)
+    assert (one["wins"], one["losses"]) == (two["losses"], two["wins"])
+    for same in ("rows", "without", "ties", "equal", "disagree", "first"):
+        assert one[same] == two[same]
+    assert one["rows"] + one["without"] == len(rows)
+    if one["rows"]:
+        assert one["score"]["mean"] == pytest.approx((one["wins"] + one["ties"] / 2) / one["rows"])
+        assert one["score"]["low"] <= one["score"]["mean"] <= one["score"]["high"]
+    pairwise_table(one)
+
+
+def test_files_of_other_rows_are_refused():
+    with pytest.raises(UserError, match="2 outputs cannot be compared with 1"):
+        both_orders(outputs("a", "b"), outputs("a"), TASK, CRITERIA)
+    with pytest.raises(UserError, match="row 1 is for another source"):
+        both_orders(outputs("a"), outputs("a", source="else {}"), TASK, CRITERIA)
+
+
+# ---- what verdicts add up to -----------------------------------------------------------------------------------------
+
+
+def test_marks_are_averaged_over_rows_with_a_verdict():
+    found = likert_summary([{"a": 1, "b": 5}, None, {"a": 4, "b": 5}], ["a", "b"])
+    assert (found["rows"], found["without"]) == (2, 1)
+    assert {name: of["mean"] for name, of in found["marks"].items()} == {"a": 2.5, "b": 5.0, "mean": 3.75}
+    assert (found["marks"]["b"]["low"], found["marks"]["b"]["high"]) == (5.0, 5.0)
+    assert found["marks"]["a"]["low"] == 1.0
+    assert likert_summary([None], ["a"])["marks"]["mean"] == {"mean": None, "low": None, "high": None}
+
+
+def test_the_interval_is_as_wide_as_the_spread_of_rows_says():
+    marks = np.random.default_rng(0).integers(1, 6, 400)
+    of = likert_summary([{"a": int(mark)} for mark in marks], ["a"])["marks"]["a"]
+    half = 1.96 * marks.std() / 20
+    assert of["low"] == pytest.approx(marks.mean() - half, abs=0.15 * half)
+    assert of["high"] == pytest.approx(marks.mean() + half, abs=0.15 * half)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    def write(name, *texts):
+        rows = [{"source": f"source {n}", "text": text, "tokens": 3} for n, text in enumerate(texts)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    return write
+
+
+def run(capsys, *arguments):
+    status = cli.main(["judge", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+def test_marks_by_the_command(judge, files, kept, capsys, tmp_path):
+    judge.answer = lambda prompt, before: Reply("too long", 400) if "\nc\n" in prompt else GOOD
+    given = (files("free.jsonl", "a", "b", "c", ""), "--model", "m", "--out", kept)
+    status, out, err = run(capsys, *given, "--summary", tmp_path / "summary.json")
+    assert status == 0
+    assert out.splitlines()[0].startswith("judge m, ")
+    assert [line.split()[:2] for line in out.splitlines()[2:7]] == [
+        ["relevance", "4.000"], ["informativeness", "3.000"], ["fluency", "5.000"], ["coherence", "1.000"],
+        ["mean", "3.250"],
+    ]  # fmt: skip
+    assert out.splitlines()[-1] == "rows: 3; without a verdict, and in no figure: 1"
+    assert err == "note: 1 without a verdict: refused: status 400: too long\n"
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["marks"]["mean"]["mean"] == 3.25
+    assert {name: summary[name] for name in ("kind", "model", "rows", "without")} == {
+        "kind": "likert", "model": "m", "rows": 3, "without": 1,
+    }  # fmt: skip
+    assert KEY not in out + err + kept.read_text() + json.dumps(summary)
+    assert judge.url not in kept.read_text()
+
+
+def test_a_comparison_by_the_command(judge, files, kept, capsys):
+    judge.answer = by_length
+    ours, other = files("free.jsonl", "long text", "b", "c"), files("full.jsonl", "a", "long text", "c")
+    status, out, err = run(capsys, ours, "--against", other, "--model", "m", "--out", kept)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[2].split()[:4] == ["1", "1", "1", "0.500"]
+    assert "50% of its answers" in out
+    judge.answer = lambda prompt, before: Reply("down", 503)
+    assert run(capsys, ours, "--against", other, "--model", "m", "--out", kept) == (0, out, "")
+
+
+def test_other_columns_criteria_and_fewer_rows(judge, kept, capsys, tmp_path):
+    (tmp_path / "a.csv").write_text("de,en\nhallo,hello\nwelt,world\n")
+    judge.answer = lambda prompt, before: '{"adequacy": 5}'
+    given = (tmp_path / "a.csv", "--source", "de", "--text", "en", "--model", "m", "--out", kept, "--rows", 1)
+    status, out, _ = run(capsys, *given, "--task", "English", "--criterion", "adequacy=all is said")
+    assert status == 0
+    assert out.splitlines()[2].split()[:2] == ["adequacy", "5.000"]
+    assert len(judge.bodies) == 1
+    assert "- adequacy: all is said" in judge.prompts[0]
+    assert "which should be English." in judge.prompts[0]
+
+
+def test_a_dry_run_asks_nothing_and_needs_no_endpoint(judge, files, kept, capsys, monkeypatch):
+    monkeypatch.delenv("ADAPTIVE_JUDGE_URL")
+    status, out, err = run(capsys, files("a.jsonl", "x", "y"), "--model", "m", "--out", kept, "--dry-run")
+    assert status == 0
+    assert "<output>\nx\n</output>" in out
+    assert "questions: 2" in err
+    assert judge.bodies == []
+    assert not kept.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (["--rows", "0"], "--rows 0 must be a whole number from 1"),
+        (["--text", "txt"], "has no column 'txt'; name the right one with --text"),
+        (["--text", "tokens"], "row at 1: 'tokens' is 3, not a string"),
+        (["--parallel", "0"], "0 requests at once"),
+        (["--attempts", "0"], "the judge's attempts 0"),
+        (["--criterion", "fluency"], "criterion 'fluency': '' must be a name and what it means"),
+        (["--criterion", "a=x", "--criterion", "a=y"], "each may be given once"),
+        (["--criterion", "a=x", "--criterion", "A=y"], "give at least one, each once"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_asked(judge, files, kept, capsys, changed, told):
+    status, _, err = run(capsys, files("a.jsonl", "x"), "--model", "m", "--out", kept, *changed)
+    assert status == 2
+    assert told in err
+    assert judge.bodies == []
+
+
+def test_no_endpoint_a_wrong_key_and_no_verdict_are_told(judge, files, kept, capsys, monkeypatch):
+    given = (files("a.jsonl", "x"), "--model", "m", "--out", kept)
+    judge.answer = lambda prompt, before: "I would rather not"
+    status, _, err = run(capsys, *given)
+    assert (status, "gave no verdict on any of 1 questions; it answered 'I would rather not'" in err) == (
+        2,
+        True,
+    )
+    monkeypatch.setenv("ADAPTIVE_JUDGE_KEY", "sk-wrong-987654")
+    status, _, err = run(capsys, *given)
+    assert (status, "does not accept the judge's key" in err, "987654" in err) == (2, True, False)
+    monkeypatch.setenv("ADAPTIVE_JUDGE_URL", " ")
+    status, _, err = run(capsys, *given)
+    assert (status, "export ADAPTIVE_JUDGE_URL=https://HOST/v1" in err) == (2, True)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_command_goes_on_where_it_was(judge, files, kept, capsys, how):
+    """It is killed while the third question hangs; two answers are kept, and these are not asked for again."""
+    hold = threading.Event()
+    judge.answer = lambda prompt, before: Reply(GOOD, hold=None if "\nc\n" not in prompt else hold)
+    given = ["judge", str(files("a.jsonl", *"abcd")), "--model", "m", "--out", str(kept), "--parallel", "1"]
+    blocked = (
+        "import sys; sys.modules['torch'] = None; from adaptive_inference.cli import main; sys.exit(main())"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", blocked, *given], env=os.environ, stderr=subprocess.PIPE
+    )
+    until = time.monotonic() + 60
+    while len(judge.bodies) < 3 and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    running.send_signal(how)
+    _, err = running.communicate(timeout=20)
+    assert len(judge.bodies) == 3, err
+    assert running.returncode == (130 if how == signal.SIGINT else -how), err
+    hold.set()
+    assert len(kept.read_bytes().splitlines()) == 2
+    status, out, _ = run(capsys, *given[1:])
+    assert (status, out.splitlines()[-1]) == (0, "rows: 4")
+    assert sorted(prompt.split("<output>\n")[1][0] for prompt in judge.prompts) == list("abccd")
