@@ -1,5 +1,6 @@
 """Questions to a judge: what is asked, how answers are read, that nothing is asked twice, and what verdicts add up to."""
 
+import errno
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ from stub_judge import KEY, Reply, stub_judge
 from adaptive_inference import cli
 from adaptive_inference.errors import UserError
 from adaptive_inference.evaluation.judged import likert_summary, pairwise_summary, pairwise_table
-from adaptive_inference.generation.judge import ask_all, both_orders
+from adaptive_inference.generation.judge import _Kept, ask_all, both_orders
 from adaptive_inference.generation.judge_endpoint import Endpoint
 from adaptive_inference.generation.judge_questions import CRITERIA, Likert, Output, Pairwise
 
@@ -224,13 +225,21 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(judge, kept):
     assert judge.bodies == []
 
 
-def test_a_full_disk_leaves_no_thread_asking(judge, kept):
-    judge.answer = lambda prompt, before: GOOD
-    kept.parent.joinpath("file").touch()
-    with pytest.raises(OSError, match="file"):
-        ask_all(likert(*"abcdefgh"), endpoint(judge), kept.parent / "file" / "answers.jsonl", 1)
-    time.sleep(0.3)
-    assert len(judge.bodies) < 8
+def test_a_full_disk_ends_the_run_and_leaves_no_thread_asking(judge, kept, monkeypatch):
+    def full(self, row):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_Kept, "add", full)
+    hold = threading.Event()
+    judge.answer = lambda prompt, before: GOOD if "\na\n" in prompt else Reply(GOOD, hold=hold)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="No space left"):
+        ask_all(likert(*"abcdefgh"), endpoint(judge), kept, 1)
+    hold.set()
+    until = time.monotonic() + 20
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert len(judge.bodies) <= 2, "only the one that was under way"
 
 
 @pytest.mark.parametrize("parallel", [0, -1, 257])
