@@ -11,6 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 KEY = "sk-stub-0123456789"
+#: An answer to a question for marks by the four default criteria.
+MARKS = {"relevance": 4, "informativeness": 3, "fluency": 5, "coherence": 1}
+GOOD = json.dumps(MARKS)
+
+
+def by_length(prompt: str, before: int) -> str:
+    """Prefer the longer output, whatever the order."""
+    first, second = (prompt.split(f"<output {name}>\n")[1].split("\n</output")[0] for name in "AB")
+    return "A" if len(first) > len(second) else "B"
 
 
 @dataclass

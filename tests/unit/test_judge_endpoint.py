@@ -99,6 +99,11 @@ def test_what_is_no_chat_completion_is_tried_again_and_then_told(judge, raw):
         endpoint(judge, attempts=2).ask("?", Clock())
 
 
+def test_half_a_character_in_an_answer_is_a_question_mark(judge):
+    judge.answer = lambda prompt, before: "A\ud800"
+    assert endpoint(judge).ask("?", Clock()) == "A?"
+
+
 def test_an_answer_without_words_is_empty(judge):
     judge.answer = lambda prompt, before: Reply(raw=b'{"choices": [{"message": {"content": null}}]}')
     assert endpoint(judge).ask("?", Clock()) == ""
@@ -195,6 +200,8 @@ def test_a_reply_without_end_is_cut(judge, monkeypatch):
         "http://[/v1",
         "https://a b/v1",
         "http://h/\n",
+        "http://h..i/v1",
+        "http://h/é",
     ],
 )
 def test_an_address_that_is_none_is_refused(url):

@@ -165,6 +165,12 @@ def read_outputs(file: Path, source: str, text: str, rows: int | None) -> list[O
         for name, cell in zip((source, text), cells, strict=True):
             if not isinstance(cell, str):
                 raise UserError(f"{table.origin}, row at {line}: {name!r} is {cell!r:.80}, not a string")
+            try:
+                cell.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{table.origin}, row at {line}: {name!r} holds half a character; write it again as UTF-8"
+                ) from error
         found.append(Output(line, *cells))
     return found
 

@@ -202,6 +202,7 @@ def _check_address(url: str) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or True)
+        (parts.hostname or "").encode("idna")  # a ValueError where a part of the name is empty or too long
     except ValueError:
         usable, parts = False, urlsplit("")
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
@@ -209,7 +210,7 @@ def _check_address(url: str) -> None:
             "the judge's address (not shown) holds a name, a password, a query or a fragment; give it without, and the "
             "key on its own"
         )
-    if not usable or not url.isprintable() or " " in url:
+    if not usable or not all("!" <= sign <= "~" for sign in url):
         raise UserError(f"the judge's address {url!r} must be like https://HOST/v1")
 
 
@@ -219,7 +220,7 @@ def _words(raw: bytes) -> str:
         words = json.loads(raw)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
         raise _Again(f"no chat completion: {raw[:80].decode(errors='replace')!r}") from None
-    return words if isinstance(words, str) else ""
+    return words.encode(errors="replace").decode() if isinstance(words, str) else ""  # no half characters
 
 
 def _complaint(error: HTTPError) -> str:
