@@ -16,9 +16,6 @@ from transformers import PreTrainedModel
 from adaptive_inference.decoders.cache import RaggedCache, Step
 from adaptive_inference.errors import UserError
 
-#: Attention of transformers that takes a mask added to the scores.
-ATTENTION = ("eager", "sdpa")
-
 
 class Decoder(ABC):
     """A language model's decoder, driven block by block; made by `families.adapter_for`.
@@ -129,9 +126,8 @@ class Decoder(ABC):
         if first > last:
             return
         step = cache.open(first, last, hidden_RTD.shape[1])
-        context = self._context(step, cache, hidden_RTD.dtype)
         for block in range(first, last + 1):
-            keys_RHTD, values_RHTD = self.keys_values(block, hidden_RTD, context)
+            keys_RHTD, values_RHTD = self.keys_values(block, hidden_RTD, step, cache)
             cache.update(keys_RHTD, values_RHTD, block - 1)
 
     def logits(self, hidden_RTD: torch.Tensor) -> torch.Tensor:
@@ -144,7 +140,7 @@ class Decoder(ABC):
 
     @abstractmethod
     def keys_values(
-        self, block: int, hidden_RTD: torch.Tensor, context: Any
+        self, block: int, hidden_RTD: torch.Tensor, step: Step, cache: RaggedCache
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return K and V, (R, H, T, D), that a block would make of a residual stream it is given."""
 

@@ -94,7 +94,7 @@ class Step:
         seen_RTN = key_N <= query_RT1
         if padding_R is not None:
             # A padding token sees itself, since a softmax over nothing is no number; nobody sees it.
-            seen_RTN &= (key_N >= padding_R[:, None, None]) | (key_N == query_RT1)
+            seen_RTN = seen_RTN & ((key_N >= padding_R[:, None, None]) | (key_N == query_RT1))
         lowest = torch.finfo(dtype).min
         return torch.zeros(seen_RTN.shape, dtype=dtype, device=key_N.device).masked_fill_(~seen_RTN, lowest)[
             :, None

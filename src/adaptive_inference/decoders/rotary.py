@@ -38,21 +38,24 @@ class RotaryDecoder(Decoder):
             )
 
     def embed(self, tokens_RT: torch.Tensor, positions_RT: torch.Tensor) -> torch.Tensor:
+        """Return token embeddings, (R, T, D); positions enter at the attention."""
         return self.model.get_input_embeddings()(tokens_RT)
 
     def norm(self, hidden_RTD: torch.Tensor) -> torch.Tensor:
+        """Return the final norm, (R, T, D)."""
         return self.model.model.norm(hidden_RTD)
 
     def keys_values(
-        self, block: int, hidden_RTD: torch.Tensor, context: _Context
+        self, block: int, hidden_RTD: torch.Tensor, step: Step, cache: RaggedCache
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return K, rotated to its positions, and V, (R, H, T, D)."""
         layer = self.blocks[block - 1]
         attention = layer.self_attn
         normed_RTD = layer.input_layernorm(hidden_RTD)
         keys_RHTD = heads(attention.k_proj(normed_RTD), attention.head_dim)
         if hasattr(attention, "k_norm"):  # Qwen3
             keys_RHTD = attention.k_norm(keys_RHTD)
-        cos, sin = (angle.unsqueeze(1) for angle in context.rotation)
+        cos, sin = (angle.unsqueeze(1) for angle in self._rotation(step, cache, hidden_RTD.dtype))
         values_RHTD = heads(attention.v_proj(normed_RTD), attention.head_dim)
         return keys_RHTD * cos + rotate_half(keys_RHTD) * sin, values_RHTD
 
@@ -60,13 +63,19 @@ class RotaryDecoder(Decoder):
         return self.model.model.layers
 
     def _context(self, step: Step, cache: RaggedCache, dtype: torch.dtype) -> _Context:
+        return _Context(step.mask(dtype, self._causal_kernel), self._rotation(step, cache, dtype))
+
+    def _rotation(
+        self, step: Step, cache: RaggedCache, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosines and sines at the positions of the new tokens."""
         # All angles at once, and again when the cache grows: a token then takes its own by a view.
         if cache.table is None or cache.table[0].shape[0] < cache.capacity:
             like = torch.empty(0, dtype=dtype, device=cache.device)
             cos_1CD, sin_1CD = self.model.model.rotary_emb(like, position_ids=cache.numbers_C[None])
             cache.table = cos_1CD[0], sin_1CD[0]
         cos_CD, sin_CD = cache.table
-        return _Context(step.mask(dtype, self._causal_kernel), (step.take(cos_CD), step.take(sin_CD)))
+        return step.take(cos_CD), step.take(sin_CD)
 
     def _run_block(
         self, block: int, hidden_RTD: torch.Tensor, context: _Context, cache: RaggedCache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -40,6 +40,7 @@ class T5Decoder(Decoder):
         encoder_mask: torch.Tensor | None = None,
         padding_B: torch.Tensor | Sequence[int] | None = None,
     ) -> RaggedCache:
+        """Return an empty cache, as `Decoder.start`; ``encoder_hidden`` must be given."""
         if encoder_hidden is None:
             raise UserError(
                 "a T5 decodes from an encoder's states; give encoder_hidden = model.get_encoder()(...).last_hidden_state"
@@ -53,15 +54,18 @@ class T5Decoder(Decoder):
         return cache
 
     def embed(self, tokens_RT: torch.Tensor, positions_RT: torch.Tensor) -> torch.Tensor:
+        """Return token embeddings, (R, T, D); positions enter at the attention."""
         return self.model.decoder.embed_tokens(tokens_RT)
 
     def norm(self, hidden_RTD: torch.Tensor) -> torch.Tensor:
+        """Return the final norm, times c where the family scales its output, (R, T, D)."""
         normed_RTD = self.model.decoder.final_layer_norm(hidden_RTD)
         return normed_RTD if self._scale is None else normed_RTD * self._scale
 
     def keys_values(
-        self, block: int, hidden_RTD: torch.Tensor, context: Any
+        self, block: int, hidden_RTD: torch.Tensor, step: Step, cache: RaggedCache
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return K and V of the self-attention, (R, H, T, D)."""
         layer = self.blocks[block - 1].layer[0]
         return _keys_values(layer.SelfAttention, layer.layer_norm(hidden_RTD))
 
