@@ -1,4 +1,4 @@
-"""Encoders that PyPI packages carry: located, never imported; one that lies in pieces is joined on its first use."""
+"""Models that PyPI packages carry: located, never imported; one that lies in pieces is joined on its first use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Packaged:
-    """One encoder and the packages that hold it.
+    """One model and the packages that hold it.
 
     Attributes
     ----------
@@ -33,12 +33,15 @@ class Packaged:
         The command that installs them.
     sha256
         Published checksum of the weights.
+    file
+        How the name of the weight file ends.
     """
 
     weights: str
     packages: tuple[str, ...]
     install: str
     sha256: str
+    file: str = WEIGHT_FILE
 
     def folder(self) -> Path:
         """Return the folder of config, weights and tokenizer; what lies in pieces is joined first.
@@ -62,7 +65,7 @@ class Packaged:
             A package is not installed.
         """
         if len(self.packages) == 1:
-            return self._file(self.packages[0], WEIGHT_FILE).parent
+            return self._file(self.packages[0], self.file).parent
         try:
             import platformdirs
         except ModuleNotFoundError as error:
