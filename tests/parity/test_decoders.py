@@ -82,6 +82,20 @@ def close(ours, stock):
     torch.testing.assert_close(ours, stock, rtol=0, atol=1e-6 * stock.abs().max().item())
 
 
+@every_family
+def test_greedy_tokens_are_those_of_plain_generate(family, changes):
+    case = Case(family, changes)
+    new = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None}
+    inputs = dict(case.source) or {"input_ids": case.tokens}
+    plain = case.model.generate(**inputs, **new, past_key_values=case.decoder.plain_cache())
+    cache, token = case.start(), torch.zeros(1, 1, dtype=torch.long) if case.source else case.tokens
+    written = [token]
+    for _ in range(6):
+        token = case.decoder.logits(case.feed(token, cache)[:, -1:]).argmax(-1)
+        written.append(token)
+    assert torch.cat(written, dim=1).tolist() == plain.tolist()
+
+
 def assert_states(cache, layers):
     for block, layer in enumerate(layers, start=1):
         keys, values = cache.states(block)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from adaptive_inference.decoders.cache import RaggedCache, Step
 from adaptive_inference.errors import UserError
@@ -92,6 +92,15 @@ class Decoder(ABC):
                 "or max_new_tokens"
             )
         return RaggedCache(rows, self.num_blocks, capacity, self.model.device, padding)
+
+    def plain_cache(self) -> Cache:
+        """Return a new, empty cache of transformers for the model's own ``generate(past_key_values=...)``.
+
+        The one that transformers 5.23 makes by itself has as many layers as the encoder, so that plain `generate` fails on
+        a T5 with a deeper decoder.
+        """
+        own = DynamicCache()
+        return EncoderDecoderCache(own, DynamicCache()) if self.encoder_decoder else own
 
     @abstractmethod
     def embed(self, tokens_RT: torch.Tensor, positions_RT: torch.Tensor) -> torch.Tensor:
