@@ -199,7 +199,7 @@ class TextTraining(Section):
 class LossTraining(Section):
     """One training: its loss, and what differs from `generation.training`."""
 
-    loss: Literal[("ce", "weighted_ce", *SHALLOW_DEEP_LOSSES)] = Field(  # type: ignore[valid-type]
+    loss: Literal[("final_ce", "ce", "weighted_ce", *SHALLOW_DEEP_LOSSES)] = Field(  # type: ignore[valid-type]
         description="Over the layers' answers (docs/methods/free.md)."
     )
     exit_layer: Count | None = Field(None, description="Shallow-deep losses: blocks of the shallow model.")
