@@ -29,7 +29,10 @@ def make_loss(name, blocks=BLOCKS, exit_layer=SHALLOW, **more):
 
 def random_states(blocks=BLOCKS, seed=0):
     draw = torch.Generator().manual_seed(seed)
-    states = {layer: torch.randn(TOKENS, WIDTH, generator=draw, requires_grad=True) for layer in range(1, blocks + 1)}
+    states = {
+        layer: torch.randn(TOKENS, WIDTH, generator=draw, requires_grad=True)
+        for layer in range(1, blocks + 1)
+    }
     matrix = torch.randn(WIDTH, 11, generator=draw)
     return states, torch.randint(0, 11, (TOKENS,), generator=draw), lambda state: state @ matrix
 
@@ -80,7 +83,9 @@ def test_terms_belong_to_their_exits():
 def test_blocks_above_the_exit_learn_nothing_from_distillation(kind):
     states, _, _ = random_states(6)
     make_loss(f"shallowdeep_kd_{kind}", blocks=6, exit_layer=3).distillation(states).backward()
-    learning = {layer for layer, state in states.items() if state.grad is not None and state.grad.abs().sum() > 0}
+    learning = {
+        layer for layer, state in states.items() if state.grad is not None and state.grad.abs().sum() > 0
+    }
     assert learning and learning <= {1, 2, 3}
     assert learning == {"last": {3}, "unif": {1, 2, 3}}.get(kind, learning)
 
@@ -178,7 +183,9 @@ def test_students_equal_to_their_teachers_are_mapped_to_them_at_no_distance(shal
     deep = shallow * (shallow + 1)  # so that no teacher is a student too
     loss = make_loss("shallowdeep_kd_dyna", blocks=deep, exit_layer=shallow)
     states, _, _ = random_states(deep)
-    states |= {student: states[teacher] for student, teacher in zip(loss.students, loss.teachers, strict=True)}
+    states |= {
+        student: states[teacher] for student, teacher in zip(loss.students, loss.teachers, strict=True)
+    }
     distances = squared_distances([states[t] for t in loss.teachers], [states[s] for s in loss.students])
     assert dynamic_map(distances.tolist()) == loss.students
     assert loss.distillation(states) == 0

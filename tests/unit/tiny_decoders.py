@@ -82,7 +82,10 @@ def collate(features, pad=0, left=False):
 
     def padded(rows, value):
         longest = max(map(len, rows)) + pad
-        rows = [[value] * (longest - len(row)) + row if left else row + [value] * (longest - len(row)) for row in rows]
+        rows = [
+            [value] * (longest - len(row)) + row if left else row + [value] * (longest - len(row))
+            for row in rows
+        ]
         return torch.tensor(rows)
 
     ids = [feature["input_ids"] for feature in features]

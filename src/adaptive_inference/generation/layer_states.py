@@ -95,7 +95,9 @@ class LayerStates:
         places_N = (tokens != IGNORED).nonzero().squeeze(1)
         states = {layer: hidden[layer].flatten(0, 1)[places_N] for layer in layers}
         # The last state that a stack returns has been through what comes after its blocks, the others have not.
-        read = {layer: state if layer == self.blocks else self._after(state) for layer, state in states.items()}
+        read = {
+            layer: state if layer == self.blocks else self._after(state) for layer, state in states.items()
+        }
         return read, tokens[places_N]
 
     def logits(self, state_ND: Tensor) -> Tensor:
