@@ -42,7 +42,7 @@ def random_states(blocks=BLOCKS, seed=0):
 
 def test_losses_equal_hand_formulas():
     states, labels, head = random_states()
-    h1, h2, h3, h4 = states.values()
+    h1, h2, _h3, h4 = states.values()
     ce = [cross_entropy(head(state), labels) for state in states.values()]
     shallow_deep = (2 * ce[1] + 4 * ce[3]) / 6
     dynamic = min(
@@ -86,7 +86,8 @@ def test_blocks_above_the_exit_learn_nothing_from_distillation(kind):
     learning = {
         layer for layer, state in states.items() if state.grad is not None and state.grad.abs().sum() > 0
     }
-    assert learning and learning <= {1, 2, 3}
+    assert learning
+    assert learning <= {1, 2, 3}
     assert learning == {"last": {3}, "unif": {1, 2, 3}}.get(kind, learning)
 
 
@@ -139,7 +140,8 @@ def test_a_shallow_model_must_be_shallower(exit_layer):
 def test_the_uniform_map_rises_to_the_last_block_and_every_teacher_is_deeper(pair):
     shallow, deep = pair
     teachers = uniform_map(shallow, deep)
-    assert len(teachers) == shallow and teachers[-1] == deep
+    assert len(teachers) == shallow
+    assert teachers[-1] == deep
     assert all(later > earlier for earlier, later in itertools.pairwise(teachers))
     assert all(teacher > student for student, teacher in enumerate(teachers, 1))
     if deep % shallow == 0:
@@ -223,7 +225,8 @@ def test_projections_around_opts_blocks_are_part_of_its_answers():
     model = tiny_decoder("opt", word_embed_proj_dim=8, do_layer_norm_before=False).eval()
     answers, batch = LayerStates(model), collate(tiny_features("opt"))
     states, labels = answers(batch, [2, BLOCKS])
-    assert answers.width == 8 and states[2].shape == states[BLOCKS].shape == (len(labels), 8)
+    assert answers.width == 8
+    assert states[2].shape == states[BLOCKS].shape == (len(labels), 8)
     stock = model(**{key: value for key, value in batch.items() if key != "ids"}).loss
     torch.testing.assert_close(cross_entropy(answers.logits(states[BLOCKS]), labels), stock)
 

@@ -16,8 +16,18 @@ from torch import Tensor, nn
 
 
 def save_weights(model: nn.Module, file: Path) -> None:
-    """Write a model's weights; see `save_tensors`."""
-    save_tensors({name: item.detach().cpu() for name, item in model.state_dict().items()}, file)
+    """Write a model's weights, tied ones once and by their first name; see `save_tensors`."""
+    weights, tied = model.state_dict(), tied_names(model)
+    save_tensors({name: item.detach().cpu() for name, item in weights.items() if name not in tied}, file)
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Return the other names of weights that have several -> their first name."""
+    first: dict[int, str] = {}
+    names = (
+        (name, first.setdefault(id(item), name)) for name, item in model.state_dict(keep_vars=True).items()
+    )
+    return {name: earlier for name, earlier in names if earlier != name}
 
 
 def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
@@ -41,7 +51,9 @@ def save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def load_weights(model: nn.Module, file: Path) -> None:
     """Read what `save_weights` wrote."""
-    model.load_state_dict(safetensors.torch.load_file(file))
+    tensors = safetensors.torch.load_file(file)
+    again = {name: tensors[first] for name, first in tied_names(model).items() if first in tensors}
+    model.load_state_dict(tensors | again)
 
 
 @contextlib.contextmanager

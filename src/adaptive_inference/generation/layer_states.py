@@ -89,16 +89,25 @@ class LayerStates:
         layers
             Of 1..L.
         """
+        raw, tokens_N = self.raw(batch, layers)
+        return {layer: self.read(layer, state_ND) for layer, state_ND in raw.items()}, tokens_N
+
+    def raw(self, batch: Mapping[str, Tensor], layers: Collection[int]) -> tuple[dict[int, Tensor], Tensor]:
+        """As a call, with h_k in place of H_k; of the last block H_L, which is all that stock models return of it."""
         run = self._encoder_decoder if self.model.config.is_encoder_decoder else self._decoder_only
         hidden, tokens_BT = run(batch)
         tokens = tokens_BT.flatten()
         places_N = (tokens != IGNORED).nonzero().squeeze(1)
-        states = {layer: hidden[layer].flatten(0, 1)[places_N] for layer in layers}
-        # The last state that a stack returns has been through what comes after its blocks, the others have not.
-        read = {
-            layer: state if layer == self.blocks else self._after(state) for layer, state in states.items()
-        }
-        return read, tokens[places_N]
+        return {layer: hidden[layer].flatten(0, 1)[places_N] for layer in layers}, tokens[places_N]
+
+    def read(self, layer: int, state_ND: Tensor) -> Tensor:
+        """Return H_k of what `raw` gave for a layer: what the stack does after its last block."""
+        if layer == self.blocks:
+            return state_ND
+        for name in self._family.after:
+            module = getattr(self._stack, name)
+            state_ND = state_ND if module is None else module(state_ND)
+        return state_ND
 
     def logits(self, state_ND: Tensor) -> Tensor:
         """Return W(c H_k), (N, V)."""
@@ -128,9 +137,3 @@ class LayerStates:
             output_hidden_states=True,
         )
         return decoded.hidden_states, nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
-
-    def _after(self, state_ND: Tensor) -> Tensor:
-        for name in self._family.after:
-            module = getattr(self._stack, name)
-            state_ND = state_ND if module is None else module(state_ND)
-        return state_ND

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import TrainingArguments
 
 from adaptive_inference.exits.outputs import pick_device
+from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.settings.training import Training
-from adaptive_inference.training.recipe import Recipe
 
 _SCHEDULES: dict[str, Any] = {
     "constant": "constant_with_warmup",
@@ -26,10 +26,16 @@ def optimizer_steps(rows: int, training: Training) -> int:
     return math.ceil(batches / training.gradient_accumulation) * training.epochs
 
 
-def training_arguments(recipe: Recipe, scratch: Path, steps: int) -> TrainingArguments:
+def training_arguments(
+    training: Training,
+    runtime: Runtime,
+    seed: int,
+    scratch: Path,
+    steps: int,
+    optimizer: str = "adamw_torch_fused",
+) -> TrainingArguments:
     """Translate our settings; everything that reports, saves or scores by itself is off."""
-    training = recipe.training
-    on_cpu = pick_device(recipe.runtime.device).type == "cpu"
+    on_cpu = pick_device(runtime.device).type == "cpu"
     return TrainingArguments(
         output_dir=str(scratch),
         per_device_train_batch_size=training.batch_size,
@@ -39,7 +45,9 @@ def training_arguments(recipe: Recipe, scratch: Path, steps: int) -> TrainingArg
         lr_scheduler_type=_SCHEDULES[training.schedule],
         warmup_steps=math.ceil(training.warmup_ratio * steps),
         max_grad_norm=training.max_grad_norm,
-        seed=recipe.seed,
+        optim=optimizer,
+        weight_decay=training.weight_decay,
+        seed=seed,
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,

@@ -71,7 +71,7 @@ def fit(
     seen = [
         [row["id"], row["label"], row["input_ids"]] for part in (rows.train, rows.development) for row in part
     ]
-    _claim(scratch, recipe.digest(identity, model.exits, len(rows.train), seen))
+    claim(scratch, recipe.digest(identity, model.exits, len(rows.train), seen))
     progress = Progress(model.exits, on_log)
     with fast_cpu(recipe.runtime.threads):
         trainer = ExitTrainer(model, objective, rows, recipe, scratch, progress)
@@ -122,7 +122,7 @@ def check(model: MultiExitModel, objective: Objective, rows: Rows, recipe: Recip
     check_precision(type(model.backbone), recipe.runtime.precision)
 
 
-def _claim(scratch: Path, identity: str) -> None:
+def claim(scratch: Path, identity: str) -> None:
     """Make ``scratch`` this training's own: what another training left there is removed, never resumed."""
     file = scratch / "identity.json"
     if scratch.is_dir() and (not file.is_file() or read_json(file) != identity):

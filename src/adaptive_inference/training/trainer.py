@@ -5,7 +5,6 @@ Shape suffixes: E exits.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, ProgressCallback
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.forward import ExitAnswer
@@ -26,7 +24,7 @@ from adaptive_inference.training.arguments import optimizer_steps, training_argu
 from adaptive_inference.training.checkpoints import BEST_FILE, CheckpointedTrainer, epoch_file
 from adaptive_inference.training.optimizer import adamw
 from adaptive_inference.training.order import EpochOrder, OtherHalf, epoch_order
-from adaptive_inference.training.pace import Pace, QuietBar
+from adaptive_inference.training.pace import Pace
 from adaptive_inference.training.progress import Progress
 from adaptive_inference.training.recipe import Recipe
 from adaptive_inference.training.rows import Rows
@@ -66,25 +64,17 @@ class ExitTrainer(CheckpointedTrainer):
     ) -> None:
         learnt = len(rows.train) - (len(rows.train) // 2 if objective.splits_rows else 0)
         steps = optimizer_steps(learnt, recipe.training)
-        args = training_arguments(recipe, scratch, steps)
+        args = training_arguments(recipe.training, recipe.runtime, recipe.seed, scratch, steps)
         self._pad = getattr(model.tokenizer, "pad_token_id", None)
-        _ = args.device  # counts the GPUs, once
-        args._n_gpu = 1  # before the base class multiplies the batch by it; DataParallel would bypass `start`
         super().__init__(
             model,
             args,
-            data_collator=lambda features: collate(features, self._pad),
-            train_dataset=rows.train,
-            callbacks=[Pace(progress, recipe.training, steps, self.after_step)],
+            lambda features: collate(features, self._pad),
+            rows.train,
+            Pace(progress, recipe.training, steps, self.after_step),
+            recipe.runtime,
         )
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
-        if not args.disable_tqdm:
-            self.add_callback(QuietBar)
-        if self.accelerator.num_processes > 1:
-            raise UserError("training runs in one process; start it without torchrun or accelerate launch")
-        self.model_accepts_loss_kwargs = False
-        self.objective, self.rows, self.recipe, self.progress = objective, rows, recipe, progress
+        self.objective, self.rows, self.recipe = objective, rows, recipe
         self._lengths = [feature["length"] for feature in rows.train]
         self._other_half = OtherHalf(self._lengths, *self._order_settings)
         self._batches: list[dict[str, Tensor]] = []  # since the last step, where they are asked for again
@@ -199,11 +189,6 @@ class ExitTrainer(CheckpointedTrainer):
         """Return batches of rows that the network does not learn from in this epoch."""
         return list(self._batches_of(self._other_half.rows(step)))
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self.recipe.runtime.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.args.device.type, dtype=torch.bfloat16)
-
     def _not_finite(self, values: list[float], ids: list[int]) -> str:
         layer = self.model.exits[[math.isfinite(value) for value in values].index(False)]
         return (
@@ -216,8 +201,13 @@ class ExitTrainer(CheckpointedTrainer):
         for group in self._clip_groups:
             torch.nn.utils.clip_grad_norm_(group, self.args.max_grad_norm)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> None:
-        return None  # not reported: the base class would compute it even where nothing is clipped
+    def state_beside_model(self) -> dict[str, Tensor]:
+        """Return the objective's state."""
+        return self.objective.state()
+
+    def restore_beside_model(self, state: dict[str, Tensor]) -> None:
+        """Give the objective its state back."""
+        self.objective.restore(state)
 
     # ------------------------------------------------------------------ history and selection
 
