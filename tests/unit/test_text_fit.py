@@ -12,6 +12,7 @@ from adaptive_inference.generation.fit import fit
 from adaptive_inference.generation.trainer import LayerTraining, TextRecipe, TextRows, TextTrainer
 from adaptive_inference.settings.generation import LossTraining, TextTraining
 from adaptive_inference.settings.protocol import Runtime
+from adaptive_inference.training.progress import Progress
 
 WEIGHTED = LossTraining(loss="weighted_ce")
 FREE = LossTraining(loss="shallowdeep_kd_dyna", exit_layer=2, projection=True)
@@ -56,9 +57,9 @@ def test_every_family_learns(family, loss, tmp_path):
 def test_optimisers_are_those_of_the_trainer(optimizer, tmp_path):
     loss = LossTraining(loss="ce")
     recipe = recipe_of(loss, optimizer=optimizer, weight_decay=0.1)
-    trainer = TextTrainer(
-        LayerTraining(tiny_decoder("t5"), loss), make_rows("t5"), recipe, tmp_path, _progress(loss)
-    )
+    trained = LayerTraining(tiny_decoder("t5"), loss)
+    progress = Progress(trained.loss.exits, lambda row, step: None)
+    trainer = TextTrainer(trained, make_rows("t5"), recipe, tmp_path, progress)
     made = trainer.create_optimizer()
     assert type(made).__name__.lower() == optimizer
     assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.1}
