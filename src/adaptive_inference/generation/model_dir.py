@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import ConfigDict
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -56,6 +57,8 @@ class TrainedFor:
     format
         Version of this form.
     """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     family: str
     blocks: int
