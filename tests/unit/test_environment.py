@@ -19,7 +19,7 @@ def constraints():
     return {canonicalize_name(name): version for name, version in pins}
 
 
-def requirements(without=("mpnet",)):
+def requirements(without=("lora", "mpnet")):
     """Return what `make setup` installs, `without` nothing: what any extra installs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
