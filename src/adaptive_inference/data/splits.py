@@ -8,12 +8,13 @@ that all chunks of one are in one split.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 from adaptive_inference.data import generated
+from adaptive_inference.data.carving import carve, enough, enough_to_train, subset
+from adaptive_inference.data.cells import read_text
 from adaptive_inference.data.chunks import chunk_splits
 from adaptive_inference.data.hub import read_hub
 from adaptive_inference.data.labels import class_names, read_classes, read_scores, refuse_one_class
@@ -22,9 +23,6 @@ from adaptive_inference.data.rationales import read_rationale
 from adaptive_inference.errors import UserError
 from adaptive_inference.settings.inputs import Generated, Task
 from adaptive_inference.tasks.schema import Example, Schema, Split
-
-#: Fewest rows of train (evaluation aside) that four splits can be cut from: one tenth is at least one row.
-FEWEST_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -66,18 +64,19 @@ def make_splits(name: str, task: Task, folder: Path, seed: int) -> tuple[Schema,
     rest, evaluation = list(source.train), source.evaluation
     if evaluation is None:
         wanted = len(rest) // 5 if task.evaluation_rows is None else task.evaluation_rows
-        _enough(source.origin, len(rest) - wanted)
-        evaluation, rest = _carve(rest, wanted, Random("evaluation"))
-    _enough(source.origin, len(rest))
+        enough(source.origin, len(rest) - wanted)
+        carved, rest = carve(rest, wanted, Random("evaluation"))
+        evaluation = Split(carved)
+    enough(source.origin, len(rest))
     random = Random(f"splits {seed}")
     rows = len(rest)
-    development, rest = _carve(rest, min(task.development_rows, rows // 10), random)
-    calibration, rest = _carve(rest, min(task.calibration_rows, rows // 5), random)
-    train = _subset(rest, task.train_rows, random, name)
+    development, rest = carve(rest, min(task.development_rows, rows // 10), random)
+    calibration, rest = carve(rest, min(task.calibration_rows, rows // 5), random)
+    train = subset(rest, task.train_rows, random, f"tasks.{name}.train_rows")
     splits = {
-        "train": train,
-        "development": development,
-        "calibration": calibration,
+        "train": Split(train),
+        "development": Split(development),
+        "calibration": Split(calibration),
         "evaluation": evaluation,
     }
     if task.chunk is not None:
@@ -127,9 +126,9 @@ def check_generated_rows(name: str, task: Task) -> None:
         Names the rows that are left and those that are needed.
     """
     asked = task.generated or Generated()
-    _enough(f"the generated task {name!r} of {asked.rows} rows", asked.rows - asked.evaluation_rows)
+    enough(f"the generated task {name!r} of {asked.rows} rows", asked.rows - asked.evaluation_rows)
     all_left = task.model_copy(update={"train_rows": None})
-    _enough_to_train(name, task.train_rows, most_training_rows(all_left, Path()) or 0)
+    enough_to_train(f"tasks.{name}.train_rows", task.train_rows, most_training_rows(all_left, Path()) or 0)
 
 
 def _rows_beside_evaluation(task: Task, folder: Path) -> int | None:
@@ -142,44 +141,6 @@ def _rows_beside_evaluation(task: Task, folder: Path) -> int | None:
     if task.evaluation is None:
         rows -= rows // 5 if task.evaluation_rows is None else task.evaluation_rows
     return rows
-
-
-def _enough(origin: str, rows: int) -> None:
-    if rows < FEWEST_ROWS:
-        raise UserError(
-            f"{origin} leaves {max(rows, 0)} rows for training, development and calibration; at least {FEWEST_ROWS} "
-            "are needed: give more rows or ask for fewer `evaluation_rows`"
-        )
-
-
-def _enough_to_train(name: str, asked: int | None, left: int) -> None:
-    if asked is not None and asked > left:
-        raise UserError(
-            f"tasks.{name}.train_rows: {asked} asked for, but {left} are left beside the other splits; ask for "
-            "at most that many, or remove `train_rows` to use all"
-        )
-
-
-def _carve(rows: Sequence[Example], count: int, random: Random) -> tuple[Split, list[Example]]:
-    """Draw ``count`` rows at random, all rows of one text or none; return them and the rest, both in source order."""
-    groups: dict[tuple[str, ...], list[Example]] = {}
-    for example in rows:
-        groups.setdefault(example.texts, []).append(example)
-    order = list(groups.values())
-    random.shuffle(order)
-    chosen: set[int] = set()
-    for group in order:
-        if len(chosen) + len(group) <= count:  # a group that does not fit any more stays behind
-            chosen.update(example.id for example in group)
-    return Split(e for e in rows if e.id in chosen), [e for e in rows if e.id not in chosen]
-
-
-def _subset(rows: Sequence[Example], count: int | None, random: Random, name: str) -> Split:
-    _enough_to_train(name, count, len(rows))
-    if count is None or count == len(rows):
-        return Split(rows)
-    chosen = set(random.sample([example.id for example in rows], count))
-    return Split(example for example in rows if example.id in chosen)
 
 
 def _generated(name: str, task: Task, seed: int) -> Source:
@@ -224,32 +185,12 @@ def _examples(table: Table, task: Task, labels: tuple[str, ...] | None) -> Split
 
 def _example(table: Table, task: Task, position: int, label: int | float) -> Example:
     row = table.rows[position]
-    texts = [_text(row.get(column), table, position, column) for column in task.text]
+    texts = [read_text(row.get(column), table, position, column) for column in task.text]
     rationale = None
     if task.rationale is not None:
         where = f"{table.origin}, row {position}"
         texts[0], rationale = read_rationale(row.get(task.rationale.column), texts[0], task.rationale, where)
     return Example(id=position, texts=tuple(texts), label=label, rationale=rationale)
-
-
-def _text(value: object, table: Table, position: int, column: str) -> str:
-    where = f"{table.origin}, row {position}: the text in column {column!r}"
-    if value is None:
-        raise UserError(f"{where} is null; fill or drop the row")
-    if isinstance(value, (list, tuple)):
-        raise UserError(
-            f"{where} is a list: token-classification tasks are not supported; join the words to one text"
-        )
-    if isinstance(value, float) and value != value:
-        raise UserError(f"{where} is null (NaN); fill or drop the row")
-    if not isinstance(value, (str, int, float)):
-        raise UserError(f"{where} is a {type(value).__name__}, not a text; name another column in `text`")
-    text = str(value)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where} holds half a character ({error.reason}); mend or drop the row") from error
-    return text
 
 
 def _schema(name: str, task: Task, labels: tuple[str, ...] | None, **known: object) -> Schema:

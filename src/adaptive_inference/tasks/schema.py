@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -152,7 +152,14 @@ class Split(list[Example]):
         return [example.texts[column] for example in self]
 
 
-def save_split(folder: Path, name: str, examples: Iterable[Example]) -> None:
+class Written(Protocol):
+    """A row that has a JSON form."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it."""
+
+
+def save_split(folder: Path, name: str, examples: Iterable[Written]) -> None:
     """Write ``NAME.jsonl``, one sorted object per line."""
     lines = (json.dumps(example.to_dict(), sort_keys=True, ensure_ascii=False) + "\n" for example in examples)
     write_text(Path(folder) / f"{name}.jsonl", "".join(lines))
