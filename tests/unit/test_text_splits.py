@@ -41,7 +41,7 @@ def test_no_two_splits_share_a_source(tmp_path_factory, repeats, seed):
 
 
 def test_rows_that_repeat_too_few_sources_are_refused(tmp_path):
-    with pytest.raises(UserError, match="split of .* is empty"):
+    with pytest.raises(UserError, match=r"split of .* is empty"):
         make_text_splits("t", local(tmp_path, [{"a": "s", "b": "t"}] * 40), tmp_path, 0)
 
 

@@ -37,8 +37,8 @@ def test_a_worked_example():
 
 
 def test_a_word_that_the_task_does_not_have_is_refused():
-    with pytest.raises(UserError, match="no word 'lion'"):
-        write("lamp lion 3")
+    with pytest.raises(UserError, match="no word 'zebra'"):
+        write("lamp zebra 3")
 
 
 @given(st.integers(0, 60), st.text(max_size=5))

@@ -1,1 +1,1 @@
-"""Models that write text: their data, training, decoding with early exits, and what it gives. Loads no torch by itself."""
+"""Models that write text: what they read, how they learn, what they cost, how they are used and judged."""
