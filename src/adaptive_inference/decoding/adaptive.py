@@ -138,7 +138,10 @@ class AdaptiveThreshold:
             weight_N = floored[0] / (floored[0] + floored[1])
         else:
             weight_N = agreed_N.astype(np.float64)
-            if not (_varies(confidence_N[agreed_N], self.minimum) and _varies(confidence_N[~agreed_N], self.minimum)):
+            if not (
+                _varies(confidence_N[agreed_N], self.minimum)
+                and _varies(confidence_N[~agreed_N], self.minimum)
+            ):
                 return self.initial
         self.disagree = beta_moments(confidence_N, 1.0 - weight_N)
         self.agree = beta_moments(confidence_N, weight_N)

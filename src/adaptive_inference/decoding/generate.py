@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from adaptive_inference.decoders import adapter_for
+from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.decoding.adaptive import AdaptiveThreshold
 from adaptive_inference.decoding.confidence import ExitClassifier
 from adaptive_inference.decoding.layerwise import Layerwise
@@ -78,8 +77,8 @@ class EarlyExitDecoding:
             raise UserError(f"policy {policy.kind!r} has no threshold to estimate; only 'keep' has")
         if (classifier is None) != (policy.measure != "classifier"):
             raise UserError(
-                f"confidence {policy.measure!r} and classifier {type(classifier).__name__}: give a classifier with confidence "
-                "'classifier', and with no other"
+                f"confidence {policy.measure!r} and classifier {type(classifier).__name__}: give a classifier with "
+                "confidence 'classifier', and with no other"
             )
         self.policy, self.adaptive, self.classifier, self.observe = policy, adaptive, classifier, observe
         self.trace: Trace | None = None
@@ -131,7 +130,11 @@ class EarlyExitDecoding:
         self.trace = texts.trace
         pad = generation_config._pad_token_tensor
         sequences = texts.sequences(None if pad is None else pad)
-        return _output(sequences, decoder.encoder_decoder) if generation_config.return_dict_in_generate else sequences
+        return (
+            _output(sequences, decoder.encoder_decoder)
+            if generation_config.return_dict_in_generate
+            else sequences
+        )
 
 
 def _check(
@@ -147,7 +150,9 @@ def _check(
         if getattr(config, option):
             raise UserError(f"{option}=True with early-exit decoding: {fix}")
     if config.num_beams > 1:
-        raise UserError(f"num_beams {config.num_beams}: early-exit decoding writes one text per row; set num_beams=1")
+        raise UserError(
+            f"num_beams {config.num_beams}: early-exit decoding writes one text per row; set num_beams=1"
+        )
     if streamer is not None:
         raise UserError("a streamer gets tokens one by one, and these may be taken back; leave it out")
     if synced_gpus:
@@ -156,7 +161,9 @@ def _check(
         raise UserError("inputs_embeds: early-exit decoding begins with token ids; give input_ids")
     past = model_kwargs.get("past_key_values")
     if past is not None and past.get_seq_length() > 0:
-        raise UserError("past_key_values: early-exit decoding fills a cache of its own; give the whole prompt")
+        raise UserError(
+            "past_key_values: early-exit decoding fills a cache of its own; give the whole prompt"
+        )
     if criteria.max_length is None:
         raise UserError("early-exit decoding needs an end; give max_new_tokens or max_length")
     if len(input_ids) > 1 and config._pad_token_tensor is None and len(criteria) > 1:
@@ -183,7 +190,9 @@ def _padding(encoder_decoder: bool, input_ids: Tensor, mask_BC: Tensor | None) -
 def _output(sequences: Tensor, encoder_decoder: bool) -> ModelOutput:
     from transformers.generation import GenerateDecoderOnlyOutput, GenerateEncoderDecoderOutput
 
-    return (GenerateEncoderDecoderOutput if encoder_decoder else GenerateDecoderOnlyOutput)(sequences=sequences)
+    return (GenerateEncoderDecoderOutput if encoder_decoder else GenerateDecoderOnlyOutput)(
+        sequences=sequences
+    )
 
 
 __all__ = ["EarlyExitDecoding"]

@@ -83,7 +83,9 @@ class Layerwise:
             if self.policy.together and not all(sure):
                 sure = [False] * len(sure)
             if any(sure):
-                leaving_R1D = hidden_R1D if all(sure) else hidden_R1D[[i for i, left in enumerate(sure) if left]]
+                leaving_R1D = (
+                    hidden_R1D if all(sure) else hidden_R1D[[i for i, left in enumerate(sure) if left]]
+                )
                 places = [place for place, left in zip(climbing, sure, strict=True) if left]
                 if logits_RV is None:
                     logits_RV = texts.logits(leaving_R1D)[:, -1]

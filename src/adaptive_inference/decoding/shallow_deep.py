@@ -76,8 +76,12 @@ class ShallowDeep:
         self.shallow, self.deep = policy.exit_layer, texts.decoder.num_blocks
         self.judges = observe or adaptive is not None or policy.kind != "keep"
         self.waiting = [0] * texts.batch  #: tokens of each row that wait
-        self.drafts: list[list[int]] = [[] for _ in range(texts.batch)]  #: shallow tokens since the last catch-up
-        self._states: list[Tensor] = []  #: states of the last steps, (R, 1, D) each; a row waits with its last ones
+        self.drafts: list[list[int]] = [
+            [] for _ in range(texts.batch)
+        ]  #: shallow tokens since the last catch-up
+        self._states: list[
+            Tensor
+        ] = []  #: states of the last steps, (R, 1, D) each; a row waits with its last ones
         self._answers: list[_Answer] = []
 
     def write(self) -> None:
@@ -106,7 +110,9 @@ class ShallowDeep:
         logits_RV = texts.logits(hidden_R1D)[:, -1]
         tokens_R = texts.choose(logits_RV, rows, ends)
         stops_R = texts.put(tokens_R, rows, ends)
-        drafted, sure, stops, *answers = texts.read(tokens_R, softmax_gap(logits_RV), stops_R, *self._unread())
+        drafted, sure, stops, *answers = texts.read(
+            tokens_R, softmax_gap(logits_RV), stops_R, *self._unread()
+        )
         trace.tests += len(rows)
         self._states.append(hidden_R1D)
         finished, void = self._settle(answers)
@@ -187,7 +193,10 @@ class ShallowDeep:
                     logits_ATV[:, step],
                     rows,
                     # without judging, the one state is that of the newest token
-                    [end - max(0, count - step) if self.judges else end for end, count in zip(before, waiting, strict=True)],
+                    [
+                        end - max(0, count - step) if self.judges else end
+                        for end, count in zip(before, waiting, strict=True)
+                    ],
                 )
                 for step in range(steps)
             ],

@@ -17,7 +17,8 @@ from adaptive_inference.decoding.trace import Pass, RowTrace, Trace
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, StoppingCriteriaList
 
-    from adaptive_inference.decoders import Decoder, RaggedCache
+    from adaptive_inference.decoders.base import Decoder
+    from adaptive_inference.decoders.cache import RaggedCache
 
 
 class Texts:
