@@ -46,6 +46,10 @@ class EarlyExitDecoding:
     observe
         Compare every token that left early with that of all blocks, where these see it: the trace then knows what
         agreed. ``keep`` pays one row of the vocabulary projection for each.
+    defer
+        Read what the blocks above say together with the next step's confidences, so that the host waits once per step;
+        the step is in vain where a text ends or a token is taken back. None: so for ``keep``, and for the others on an
+        accelerator; on a CPU there is nothing to wait for.
 
     Attributes
     ----------
@@ -72,6 +76,7 @@ class EarlyExitDecoding:
         *,
         classifier: ExitClassifier | None = None,
         observe: bool = False,
+        defer: bool | None = None,
     ) -> None:
         if adaptive is not None and policy.kind != "keep":
             raise UserError(f"policy {policy.kind!r} has no threshold to estimate; only 'keep' has")
@@ -81,6 +86,7 @@ class EarlyExitDecoding:
                 "confidence 'classifier', and with no other"
             )
         self.policy, self.adaptive, self.classifier, self.observe = policy, adaptive, classifier, observe
+        self.defer = defer
         self.trace: Trace | None = None
 
     def __call__(
@@ -124,12 +130,15 @@ class EarlyExitDecoding:
             sampling=bool(generation_config.do_sample), threshold=threshold,
         )  # fmt: skip
         if self.policy.kind in SHALLOW_DEEP:
-            ShallowDeep(texts, self.policy, threshold, self.adaptive, self.observe).write()
+            defer = self.defer
+            if defer is None:
+                defer = self.policy.kind == "keep" or input_ids.device.type != "cpu"
+            ShallowDeep(texts, self.policy, threshold, self.adaptive, self.observe, defer).write()
         else:
             Layerwise(texts, self.policy, self.classifier).write()
         self.trace = texts.trace
         pad = generation_config._pad_token_tensor
-        sequences = texts.sequences(None if pad is None else pad)
+        sequences = texts.sequences(pad)
         return (
             _output(sequences, decoder.encoder_decoder)
             if generation_config.return_dict_in_generate

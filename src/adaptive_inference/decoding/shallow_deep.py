@@ -1,8 +1,8 @@
 """Leave after the shallow blocks; those above take the waiting tokens all at once (FREE note, section 1b).
 
 A step runs the shallow blocks on one token of every row. Sure rows go on, and their states wait; unsure rows take all
-that wait through the blocks above. What these say is not read at once but with the next step's confidences, so that a
-step costs one read; a row that then turns out to have stopped, or to be taken back, did that step for nothing.
+that wait through the blocks above. What these say may be read with the next step's confidences and not at once: a step
+then costs one read, and a row that turns out to have stopped, or to be taken back, did that step for nothing.
 
 Shapes: R rows that go on, A of them that go deep, T new columns, V vocabulary, D width.
 """
@@ -62,6 +62,8 @@ class ShallowDeep:
         Told what agreed; may be None.
     observe
         Whether the tokens that waited are compared with those of all blocks, also where nothing depends on it.
+    defer
+        Whether the blocks above are read with the next step, and not at once.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class ShallowDeep:
         threshold: float,
         adaptive: AdaptiveThreshold | None,
         observe: bool,
+        defer: bool,
     ) -> None:
         self.texts, self.policy, self.threshold, self.adaptive = texts, policy, threshold, adaptive
         self.shallow, self.deep = policy.exit_layer, texts.decoder.num_blocks
+        self.defer = defer
         self.judges = observe or adaptive is not None or policy.kind != "keep"
         self.waiting = [0] * texts.batch  #: tokens of each row that wait
         self.drafts: list[list[int]] = [
@@ -94,8 +98,9 @@ class ShallowDeep:
                 texts.trace.rows[row].add(self.deep, None)
             self._hear(texts.rows, hidden_B1D)
         while texts.rows:
-            if any(texts.ends[row] >= texts.limit for row in texts.rows):
-                # No column is left to step into: hear the blocks above first.
+            # Where no column is left to step into, the blocks above are heard first.
+            full = any(texts.ends[row] >= texts.limit for row in texts.rows)
+            if self._answers and (full or not self.defer):
                 self._leave(self._settle(texts.read(*self._unread()))[0])
             else:
                 self._step()
@@ -116,6 +121,7 @@ class ShallowDeep:
         trace.tests += len(rows)
         self._states.append(hidden_R1D)
         finished, void = self._settle(answers)
+        trace.void_steps += len(finished) + len(void)
 
         unsure: list[int] = []
         for place, row in enumerate(rows):

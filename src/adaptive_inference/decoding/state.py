@@ -188,7 +188,7 @@ class Texts:
             self.cache.keep(stay)
         return stay
 
-    def sequences(self, pad: int | None) -> Tensor:
+    def sequences(self, pad: Tensor | None) -> Tensor:
         """Return prompt and text of all rows, ``(B, C)``, shorter ones filled with ``pad`` on the right."""
         longest = max(self.ends)
         ids_BC = self._tokens_BC[:, :longest].clone()

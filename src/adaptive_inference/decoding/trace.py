@@ -80,6 +80,8 @@ class Trace:
         Tokens that left early and that the blocks above never saw.
     taken_back
         Tokens that were written and then taken back.
+    void_steps
+        Shallow steps of a row that were begun before it was known that the row had stopped, or was taken back.
     tests
         Confidences that were computed.
     host_reads
@@ -96,6 +98,7 @@ class Trace:
     syncs: int = 0
     left_waiting: int = 0
     taken_back: int = 0
+    void_steps: int = 0
     tests: int = 0
     host_reads: int = 0
 
