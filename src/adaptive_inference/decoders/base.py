@@ -91,7 +91,7 @@ class Decoder(ABC):
                 f"{needed} positions are needed and {self.model.config.model_type} has {self.longest}; shorten the prompt "
                 "or max_new_tokens"
             )
-        return RaggedCache(rows, self.num_blocks, capacity, self.model.device, padding)
+        return RaggedCache(rows, self.num_blocks, capacity, self.model.device, self.model.dtype, padding)
 
     def plain_cache(self) -> Cache:
         """Return a new, empty cache of transformers for the model's own ``generate(past_key_values=...)``.
@@ -122,7 +122,7 @@ class Decoder(ABC):
         ``h_last``, (R, T, D).
         """
         step = cache.open(first, last, hidden_RTD.shape[1])
-        context = self._context(step, cache, hidden_RTD.dtype)
+        context = self._context(step, cache)
         for block in range(first, last + 1):
             hidden_RTD = self._run_block(block, hidden_RTD, context, cache)
         return hidden_RTD
@@ -157,9 +157,9 @@ class Decoder(ABC):
     def _find_blocks(self) -> Sequence[nn.Module]:
         """Return the stock blocks in order."""
 
-    def _context(self, step: Step, cache: RaggedCache, dtype: torch.dtype) -> Any:
+    def _context(self, step: Step, cache: RaggedCache) -> Any:
         """Return what all blocks of a step share: by default the mask alone."""
-        return step.mask(dtype, self._causal_kernel)
+        return step.mask(self._causal_kernel)
 
     @abstractmethod
     def _run_block(

@@ -69,13 +69,11 @@ class Step:
             positions_RT = (positions_RT - padding_R[:, None]).clamp_min(0)
         return table_CX[positions_RT]
 
-    def mask(self, dtype: torch.dtype, causal_kernel: bool) -> torch.Tensor | None:
+    def mask(self, causal_kernel: bool) -> torch.Tensor | None:
         """Return what is added to the scores, (R or 1, 1, T, N): 0 where a new token may look, else the lowest number.
 
         Parameters
         ----------
-        dtype
-            Of the scores.
         causal_kernel
             The attention masks the future by itself where no mask is given and nothing was held before.
 
@@ -95,6 +93,7 @@ class Step:
         if padding_R is not None:
             # A padding token sees itself, since a softmax over nothing is no number; nobody sees it.
             seen_RTN = seen_RTN & ((key_N >= padding_R[:, None, None]) | (key_N == query_RT1))
+        dtype = self._cache.dtype
         lowest = torch.finfo(dtype).min
         return torch.zeros(seen_RTN.shape, dtype=dtype, device=key_N.device).masked_fill_(~seen_RTN, lowest)[
             :, None
@@ -113,8 +112,8 @@ class RaggedCache(Cache):
         B rows, L blocks.
     capacity
         Columns reserved; more are made by doubling.
-    device
-        Where keys and values lie.
+    device, dtype
+        Where keys and values lie, and what scores are masked in: the model's.
     padding
         Columns before the first real token of each row (left padding); None or all zero: no padding.
     """
@@ -125,10 +124,12 @@ class RaggedCache(Cache):
         blocks: int,
         capacity: int,
         device: torch.device,
+        dtype: torch.dtype,
         padding: Sequence[int] | None = None,
     ) -> None:
         super().__init__(layers=[])
-        self.count, self.capacity, self.device = rows, max(capacity, 1), device
+        self.count, self.capacity = rows, max(capacity, 1)
+        self.device, self.dtype = device, dtype
         self.at_hand: list[int] | None = None  #: rows that blocks see now; None: all
         self.index_R: torch.Tensor | None = None
         self.padding = list(padding) if padding is not None and any(padding) else None

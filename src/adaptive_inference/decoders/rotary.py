@@ -55,23 +55,21 @@ class RotaryDecoder(Decoder):
         keys_RHTD = heads(attention.k_proj(normed_RTD), attention.head_dim)
         if hasattr(attention, "k_norm"):  # Qwen3
             keys_RHTD = attention.k_norm(keys_RHTD)
-        cos, sin = (angle.unsqueeze(1) for angle in self._rotation(step, cache, hidden_RTD.dtype))
+        cos, sin = (angle.unsqueeze(1) for angle in self._rotation(step, cache))
         values_RHTD = heads(attention.v_proj(normed_RTD), attention.head_dim)
         return keys_RHTD * cos + rotate_half(keys_RHTD) * sin, values_RHTD
 
     def _find_blocks(self) -> Sequence[nn.Module]:
         return self.model.model.layers
 
-    def _context(self, step: Step, cache: RaggedCache, dtype: torch.dtype) -> _Context:
-        return _Context(step.mask(dtype, self._causal_kernel), self._rotation(step, cache, dtype))
+    def _context(self, step: Step, cache: RaggedCache) -> _Context:
+        return _Context(step.mask(self._causal_kernel), self._rotation(step, cache))
 
-    def _rotation(
-        self, step: Step, cache: RaggedCache, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotation(self, step: Step, cache: RaggedCache) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines at the positions of the new tokens."""
         # All angles at once, and again when the cache grows: a token then takes its own by a view.
         if cache.table is None or cache.table[0].shape[0] < cache.capacity:
-            like = torch.empty(0, dtype=dtype, device=cache.device)
+            like = torch.empty(0, dtype=cache.dtype, device=cache.device)
             cos_1CD, sin_1CD = self.model.model.rotary_emb(like, position_ids=cache.numbers_C[None])
             cache.table = cos_1CD[0], sin_1CD[0]
         cos_CD, sin_CD = cache.table

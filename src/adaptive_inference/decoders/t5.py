@@ -46,9 +46,9 @@ class T5Decoder(Decoder):
                 "a T5 decodes from an encoder's states; give encoder_hidden = model.get_encoder()(...).last_hidden_state"
             )
         cache = super().start(rows, capacity=capacity, padding_B=padding_B)
-        bias_B11S = encoder_hidden.new_zeros(rows, 1, 1, encoder_hidden.shape[1])
+        bias_B11S = torch.zeros(rows, 1, 1, encoder_hidden.shape[1], dtype=cache.dtype, device=cache.device)
         if encoder_mask is not None:
-            lowest = torch.finfo(bias_B11S.dtype).min
+            lowest = torch.finfo(cache.dtype).min
             bias_B11S.masked_fill_(encoder_mask[:, None, None, :] == 0, lowest)
         cache.cross = CrossStates(cache, self.num_blocks, encoder_hidden, bias_B11S)
         return cache
@@ -72,8 +72,8 @@ class T5Decoder(Decoder):
     def _find_blocks(self) -> Sequence[nn.Module]:
         return self.model.decoder.block
 
-    def _context(self, step: Step, cache: RaggedCache, dtype: torch.dtype) -> _Context:
-        return _Context(step.mask(dtype, self._causal_kernel), self._bias(step, cache).to(dtype))
+    def _context(self, step: Step, cache: RaggedCache) -> _Context:
+        return _Context(step.mask(self._causal_kernel), self._bias(step, cache))
 
     def _bias(self, step: Step, cache: RaggedCache) -> torch.Tensor:
         """Return the position bias of the new tokens, (R or 1, H, T, N): never the bias of another step (free.md 6)."""
