@@ -9,6 +9,7 @@ from tiny_decoders import BLOCKS, WIDTH, collate, tiny_decoder, tiny_features
 from tokenizers import Tokenizer, models
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
+from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.errors import UserError
 from adaptive_inference.generation.classifier import AgreementClassifier, load_classifier, save_classifier
 from adaptive_inference.generation.lora import add_adapters, merge
@@ -152,6 +153,7 @@ def test_merged_adapters_answer_as_the_trained_ones_did(family, targets):
     torch.testing.assert_close(answers(merged, family), after, rtol=1e-4, atol=1e-4)
     assert merged.state_dict().keys() == tiny_decoder(family).state_dict().keys()
     assert all(item.requires_grad for item in merged.parameters())
+    assert adapter_for(merged).num_blocks == BLOCKS  # which refuses adapters that are not merged
 
 
 def test_targets_that_the_model_has_not_are_refused():

@@ -1,67 +1,20 @@
-"""Tiny random models of every family that writes text, and batches for them."""
+"""Batches for tiny random models of every family that writes text."""
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from adaptive_inference.decoders._tiny import BLOCKS, VOCABULARY, WIDTH
+from adaptive_inference.decoders._tiny import tiny_decoder as tiny_decoder_to_use
 
 torch.set_num_threads(1)  # more are slower on tensors this small, and compete with other workers
 
-VOCABULARY, WIDTH, BLOCKS = 40, 16, 4
-_T5 = {
-    "d_model": WIDTH,
-    "d_kv": 8,
-    "d_ff": 32,
-    "num_layers": 1,
-    "num_decoder_layers": BLOCKS,
-    "num_heads": 2,
-    "decoder_start_token_id": 0,
-}
-_LLAMA = {
-    "hidden_size": WIDTH,
-    "intermediate_size": 32,
-    "num_hidden_layers": BLOCKS,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 64,
-}
-SETTINGS = {
-    "t5": _T5,
-    "mt5": _T5,
-    "longt5": _T5 | {"local_radius": 4},
-    "llama": _LLAMA,
-    "qwen3": _LLAMA | {"head_dim": 8},
-    "gpt2": {"n_embd": WIDTH, "n_layer": BLOCKS, "n_head": 2, "n_positions": 64},
-    "opt": {
-        "hidden_size": WIDTH,
-        "ffn_dim": 32,
-        "num_hidden_layers": BLOCKS,
-        "num_attention_heads": 2,
-        "max_position_embeddings": 64,
-    },
-}
 ENCODER_DECODER = ("t5", "mt5", "longt5")
-FAMILIES = tuple(SETTINGS)
-
-
-def tiny_config(family, **changes):
-    return AutoConfig.for_model(
-        family,
-        **{"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-        | SETTINGS[family]
-        | changes,
-    )
+FAMILIES = (*ENCODER_DECODER, "llama", "qwen3", "gpt2", "opt")
+__all__ = ["BLOCKS", "ENCODER_DECODER", "FAMILIES", "WIDTH", "collate", "tiny_decoder", "tiny_features"]
 
 
 def tiny_decoder(family, seed=0, **changes):
-    """A model whose weights are wide enough that layers and rows differ; in training mode, as it comes from its config."""
-    config = tiny_config(family, **changes)
-    kind = AutoModelForSeq2SeqLM if family in ENCODER_DECODER else AutoModelForCausalLM
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = kind.from_config(config)
-        with torch.no_grad():
-            for item in model.parameters():
-                item.add_(0.1 * torch.randn_like(item))
-    return model
+    """A tiny model in training mode, as it comes from its config."""
+    return tiny_decoder_to_use(family, seed, **changes).train()
 
 
 def tiny_features(family, rows=6, seed=0):
