@@ -91,6 +91,17 @@ def test_blocks_above_the_exit_learn_nothing_from_distillation(kind):
     assert learning == {"last": {3}, "unif": {1, 2, 3}}.get(kind, learning)
 
 
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_in_a_model_the_distillation_trains_blocks_up_to_the_exit_alone(family):
+    model, loss = tiny_decoder(family).eval(), make_loss("shallowdeep_kd_unif")
+    states, _ = LayerStates(model)(collate(tiny_features(family)), loss.layers)
+    loss.distillation(states).backward()
+    blocks = model.decoder.block if family == "t5" else model.model.layers
+    for number, block in enumerate(blocks, 1):
+        learns = any(item.grad is not None and item.grad.any() for item in block.parameters())
+        assert learns == (number <= SHALLOW)
+
+
 @pytest.mark.parametrize("kind", ["last", "unif", "dyna"])
 @pytest.mark.parametrize("projection", [False, True])
 def test_without_weight_the_distillation_is_gone(kind, projection):
