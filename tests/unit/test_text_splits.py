@@ -158,3 +158,23 @@ def test_the_shared_sets_can_be_read(train, keys):
     task = TextTask(source="local", train=train, metric="bleu", **keys)
     _, splits = make_text_splits("t", task, SHARED, 0)
     assert all(e.source and e.target in e.accepted for split in splits.values() for e in split)
+
+
+def test_a_hub_set_gives_what_its_rows_in_a_file_give(tmp_path, monkeypatch):
+    import datasets
+
+    rows = [{"translation": {"de": f"ja {n}", "en": f"yes {n}"}} for n in range(20)]
+    asked = []
+
+    def load(*given, **named):
+        asked.append((given, named))
+        return datasets.Dataset.from_list(rows)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    words = {"source_text": "{de}", "target_text": "{en}", "metric": "bleu"}
+    hub = TextTask(
+        source="hub", hub_id="some/set", hub_config="de-en", revision="0" * 40, train="train", **words
+    )
+    splits = make_text_splits("t", hub, tmp_path, 0)
+    assert asked == [(("some/set", "de-en"), {"split": "train", "revision": "0" * 40})]
+    assert splits == make_text_splits("t", local(tmp_path, rows, **words), tmp_path, 0)
