@@ -23,14 +23,11 @@ def test_scores_are_fractions_and_a_text_is_worth_1_against_itself(metric, text,
     assert score_each(metric, [text], [[other, text]])[0] == 1
 
 
-@pytest.mark.parametrize("metric", METRICS)
+# not BLEU: its brevity penalty follows the reference of the nearest length, which need not be the best
+@pytest.mark.parametrize("metric", ["exact_match", "rouge_lsum", "squad_f1"])
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5))
 @settings(max_examples=20, deadline=None)
 def test_another_reference_never_lowers_a_score(metric, pairs):
-    if (
-        metric == "bleu"
-    ):  # its brevity penalty follows the reference of the nearest length, which need not be the best
-        return
     texts, right = zip(*pairs, strict=True)
     one = score_each(metric, texts, [[reference] for reference in right])
     assert (score_each(metric, texts, [[reference, "red cat"] for reference in right]) >= one).all()
