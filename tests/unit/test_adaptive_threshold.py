@@ -65,7 +65,7 @@ def test_the_corrected_threshold_is_where_agreement_becomes_likely():
     share = share_agreeing(GRID, estimate.disagree, estimate.agree)
     assert GRID[0] < estimate.threshold < GRID[-1]
     assert (share[estimate.threshold <= GRID] > 0.4).all()
-    assert share[GRID < estimate.threshold][-1] <= 0.4
+    assert share[estimate.threshold > GRID][-1] <= 0.4
 
 
 def test_confidence_that_means_the_contrary_gives_the_most_careful_threshold():
