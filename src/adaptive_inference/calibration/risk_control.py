@@ -56,23 +56,25 @@ def fixed_sequence(p_values: np.ndarray, epsilon: float) -> np.ndarray:
     return np.logical_and.accumulate(np.asarray(p_values) <= epsilon, axis=-1).sum(-1)
 
 
-def certify(losses: np.ndarray, delta: float, epsilon: float) -> int | None:
+def certify(losses: np.ndarray, delta: float, epsilon: float, keys: str = "goal.risk") -> int | None:
     """Return the index of the fastest threshold whose risk is certified; None where not even the safest is.
 
     Parameters
     ----------
     losses
-        ``(T, N)`` in [0, 1], thresholds from the safest (slowest) to the fastest: the grid's order reversed, never an
-        order of observed losses.
+        ``(T, N)`` in [0, 1], thresholds from the safest (slowest) to the fastest: an order set before the losses are seen,
+        never one of observed losses.
     delta, epsilon
         Greatest risk, and greatest probability to be wrong; both in (0, 1).
+    keys
+        The section of params that holds them, for messages.
 
     Raises
     ------
     UserError
         ``delta`` or ``epsilon`` is out of range, a loss is, or there is no row.
     """
-    _check_fractions(delta, epsilon)
+    _check_fractions(delta, epsilon, keys)
     losses = np.asarray(losses, dtype=np.float64)
     if losses.ndim != 2 or not losses.size or not ((losses >= 0) & (losses <= 1)).all():
         raise UserError(
@@ -83,13 +85,13 @@ def certify(losses: np.ndarray, delta: float, epsilon: float) -> int | None:
     return count - 1 if count else None
 
 
-def least_rows(delta: float, epsilon: float) -> int:
+def least_rows(delta: float, epsilon: float, keys: str = "goal.risk") -> int:
     """Return the fewest rows that can certify anything: those whose p-value without a single loss is ``epsilon``.
 
     Without a loss ``KL(0 || delta) = -ln(1 - delta)``, so ``p = (1 - delta)^n``. The round figure ``ln(1 / epsilon) /
     delta`` asks for slightly more, since ``-ln(1 - delta) > delta``.
     """
-    _check_fractions(delta, epsilon)
+    _check_fractions(delta, epsilon, keys)
     return max(1, ceil(log(epsilon) / log1p(-delta)))
 
 
@@ -174,12 +176,10 @@ def consistency_loss(answers: np.ndarray, full: np.ndarray, labels: np.ndarray |
 LOSSES = {"accuracy": accuracy_loss, "consistency": consistency_loss}  #: by the name in ``goal.risk.loss``
 
 
-def _check_fractions(delta: float, epsilon: float) -> None:
+def _check_fractions(delta: float, epsilon: float, keys: str) -> None:
     for name, value in (("delta", delta), ("epsilon", epsilon)):
         if not 0.0 < value < 1.0:
-            raise UserError(
-                f"goal.risk.{name} is {value:g}; it lies between 0 and 1, both excluded, e.g. 0.05"
-            )
+            raise UserError(f"{keys}.{name} is {value:g}; it lies between 0 and 1, both excluded, e.g. 0.05")
 
 
 def _up(value: float) -> float:
