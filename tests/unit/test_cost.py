@@ -102,7 +102,7 @@ def test_counting_alike_layers_once_equals_counting_every_layer(family):
         {"conv_kernel_size": 3} if family == "deberta-v2" else {}
     )  # a first layer that is unlike the others
     backbone = adapter(family)(AutoModel.from_config(tiny_config(family, **changes)))
-    twin = cost._meta_twin(add_exits(backbone, (1, 2, 4), SCHEMA, 0))
+    twin = cost.meta_twin(add_exits(backbone, (1, 2, 4), SCHEMA, 0))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward = twin.start({"input_ids": torch.zeros(1, 13, dtype=torch.long, device="meta")})
         every = [(forward.reach(k), counter.get_total_flops())[1] for k in range(3)]
@@ -116,7 +116,7 @@ def test_counts_that_are_no_parabola_are_taken_one_by_one():
         asked.append(length)
         return [length**3, 5]
 
-    assert cost._by_length(count, lengths) == {n: [n**3, 5] for n in lengths}
+    assert cost.by_length(count, lengths) == {n: [n**3, 5] for n in lengths}
     assert sorted(asked) == lengths
 
 
@@ -134,7 +134,7 @@ def test_counts_with_one_kink_anywhere_are_exact_at_every_length(lengths, kink, 
         two, one, none = before if length <= kink else after
         return [two * length**2 + one * length + none]
 
-    assert cost._by_length(count, lengths) == {n: count(n) for n in lengths}
+    assert cost.by_length(count, lengths) == {n: count(n) for n in lengths}
 
 
 def test_deberta_with_fewer_relative_positions_than_tokens_is_counted_exactly():
@@ -174,7 +174,7 @@ def test_the_count_copies_no_weight_and_changes_nothing_of_the_model():
     model = tiny()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attention = model.backbone.config._attn_implementation
-    twin = cost._meta_twin(model)
+    twin = cost.meta_twin(model)
     assert all(p.device.type == "meta" for p in twin.parameters())
     assert all(p.device.type == "cpu" and p.requires_grad for p in model.parameters())
     assert model.backbone.config._attn_implementation == attention

@@ -18,12 +18,13 @@ import copy
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
     from torch.utils.flop_counter import FlopCounterMode
 
     from adaptive_inference.backbones.base import Backbone, Context
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from adaptive_inference.token_reduction.reduction import TokenReduction
 
     Model = MultiExitModel | MultiModel
+    AnyModel = TypeVar("AnyModel", bound=Module)
     Count = Callable[[int], list[int]]
 
 #: So many lengths are counted each by itself.
@@ -90,7 +92,7 @@ class FlopCount:
     """
 
     def __init__(self, model: Model, certainty: bool = False, longest: int = 0) -> None:
-        self._twin, self._certainty = _meta_twin(model), certainty
+        self._twin, self._certainty = meta_twin(model), certainty
         # At each length, the steps of all members; a layer that was not run costs nothing.
         self._known = {0: [0] * sum(_step_count(member) for member in _members(model))}
         self._longest, self._between = longest, None
@@ -154,7 +156,7 @@ class FlopCount:
         if self._between is not None:
             self._known |= {n: self._between(n) for n in new if n <= self._longest}
             new = [n for n in new if n > self._longest]
-        self._known |= _by_length(self._count, new)
+        self._known |= by_length(self._count, new)
         return np.array([self._known[n] for n in lengths], dtype=np.int64)
 
     def _count(self, length: int) -> list[int]:
@@ -247,7 +249,7 @@ class _PredictorsAlone:
         """Nothing is carried from layer to layer."""
 
 
-def _by_length(count: Count, lengths: Sequence[int]) -> dict[int, list[int]]:
+def by_length(count: Count, lengths: Sequence[int]) -> dict[int, list[int]]:
     """Return the counts at sorted lengths, by interpolation where they lie on a parabola."""
     if len(lengths) <= _DIRECT:
         return {length: count(length) for length in lengths}
@@ -278,8 +280,14 @@ def _parabola(count: Count, lengths: Sequence[int]) -> tuple[dict[int, list[int]
     return seen, lambda length: [int(value) for value in exact(length)]
 
 
-def _meta_twin(model: Model) -> Model:
-    """Return a copy on the meta device with eager attention, without copying a single weight."""
+def meta_twin(model: AnyModel) -> AnyModel:
+    """Return a copy on the meta device with eager attention, without copying a single weight.
+
+    Parameters
+    ----------
+    model
+        A model of ours or of transformers.
+    """
     import torch
 
     memo: dict[int, object] = {}
@@ -287,8 +295,9 @@ def _meta_twin(model: Model) -> Model:
         memo[id(tensor)] = tensor.to("meta")
     for tensor in model.parameters():
         memo[id(tensor)] = torch.nn.Parameter(tensor.detach().to("meta"), requires_grad=False)
-    if model.tokenizer is not None:
-        memo[id(model.tokenizer)] = model.tokenizer
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is not None:
+        memo[id(tokenizer)] = tokenizer
     twin = copy.deepcopy(model, memo).eval()
     for module in twin.modules():
         if hasattr(module, "config"):

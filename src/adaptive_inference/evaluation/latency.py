@@ -7,9 +7,10 @@ ratios are reported. ``wallclock_speedup`` is the total time of the full model o
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,22 +71,34 @@ def time_interleaved(
         for run in runs:
             run(examples[i % len(examples)])
     spent = np.zeros((len(runs), repeats, len(examples)), dtype=np.int64)
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()  # a collection in the middle of an example would be charged to it
-    try:
+    with without_collection():
         for r in range(repeats):
             for i in generator.permutation(len(examples)):
                 for who in generator.permutation(len(runs)):
-                    wait()
-                    start = time.perf_counter_ns()
-                    runs[who](examples[i])
-                    wait()
-                    spent[who, r, i] = time.perf_counter_ns() - start
+                    spent[who, r, i], _ = stopwatch(runs[who], examples[i], wait)
+    return spent
+
+
+def stopwatch(run: Run, example: Any, wait: Callable[[], None]) -> tuple[int, Any]:
+    """Return the nanoseconds that a callable takes for an example, between two waits for the device, and its answer."""
+    wait()
+    start = time.perf_counter_ns()
+    answer = run(example)
+    wait()
+    return time.perf_counter_ns() - start, answer
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep the garbage collector off: a collection in the middle of an example would be charged to it."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()
-    return spent
 
 
 def summarise(timing: Timing, resamples: int, seed: int) -> dict[str, Any]:
