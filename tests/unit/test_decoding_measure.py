@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_decoding_cost import MAKE
 
+from adaptive_inference.decoders._tiny import BLOCKS, tiny_decoder
 from adaptive_inference.decoding.adaptive import AdaptiveThreshold
 from adaptive_inference.decoding.generate import EarlyExitDecoding
 from adaptive_inference.decoding.policy import DecodingPolicy
 from adaptive_inference.errors import UserError
+from adaptive_inference.evaluation.request_latency import summarise_times, time_requests
 from adaptive_inference.generation.answers import Answering
 from adaptive_inference.generation.cost import DecoderCost
 from adaptive_inference.generation.journal import Journal
@@ -19,17 +20,14 @@ from adaptive_inference.generation.measure import (
     cheapest_within,
     summarise_answers,
 )
-from adaptive_inference.generation.timing import summarise_times, time_requests
 
 LONGEST = 6
 
 
 @pytest.fixture(scope="module", params=["t5", "llama"])
 def setting(request):
+    model = tiny_decoder(request.param, attn_implementation="eager")
     torch.manual_seed(1)
-    model = MAKE[request.param]().eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.4)
     requests = [{"input_ids": torch.randint(3, 50, (1, columns))} for columns in (4, 2, 6)]
     return model, requests, DecoderCost(model)
 
@@ -75,7 +73,7 @@ class TestAnswers:
         same = [{k: v for k, v in rows[name].items() if k not in apart} for name in ("full", "loop")]
         assert same[0] == same[1]
         assert same[0]["token_agreement"] == same[0]["sequence_agreement"] == same[0]["flops_speedup"] == 1
-        assert same[0]["blocks_per_token"] == 3
+        assert same[0]["blocks_per_token"] == BLOCKS
         assert same[0]["agreed_where_seen"] is None
 
     def test_verify_writes_the_full_models_text_and_pays_for_what_it_takes_back(self, measured):
@@ -191,7 +189,7 @@ class Counting:
 
     def __init__(self, way: Answering, calls: list[str]) -> None:
         self._way, self._calls = way, calls
-        self.name, self.model, self.decoding = way.name, way.model, way.decoding
+        self.name, self.decoding, self.prompt = way.name, way.decoding, way.prompt
 
     def __call__(self, *args):
         self._calls.append(self.name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 Request = Mapping[str, "Tensor"]
 
 
-@dataclass(frozen=True)
 class Answering:
     """A way to answer requests.
 
@@ -30,11 +29,16 @@ class Answering:
         In evaluation mode.
     decoding
         None: ``model.generate`` as transformers has it.
+
+    Raises
+    ------
+    UserError
+        The model's family is not served.
     """
 
-    name: str
-    model: PreTrainedModel
-    decoding: EarlyExitDecoding | None = None
+    def __init__(self, name: str, model: PreTrainedModel, decoding: EarlyExitDecoding | None = None) -> None:
+        self.name, self.model, self.decoding = name, model, decoding
+        self._decoder = adapter_for(model)
 
     def __call__(self, request: Request, max_new_tokens: int, fixed: bool = False) -> list[int]:
         """Return the tokens written for one request, greedily, the end token included.
@@ -59,25 +63,13 @@ class Answering:
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
         if fixed:
             options |= {"eos_token_id": None, "min_new_tokens": max_new_tokens}
-        if self.decoding is not None:
+        if self.decoding is None:
+            options["past_key_values"] = self._decoder.plain_cache()
+        else:
             options["custom_generate"] = self.decoding
-        ids_1C = self.model.generate(**request, **options, **plain_cache(self.model))
-        return ids_1C[0, prompt_columns(self.model, columns) :].tolist()
+        ids_1C = self.model.generate(**request, **options)
+        return ids_1C[0, self.prompt(columns) :].tolist()
 
-
-def prompt_columns(model: PreTrainedModel, columns: int) -> int:
-    """Return how many columns the decoder starts from: the request's, or the one start token of an encoder-decoder."""
-    return 1 if model.config.is_encoder_decoder else columns
-
-
-def plain_cache(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the cache that ``generate`` is to be given: an empty one of the kind that it makes itself.
-
-    transformers 5.23 sizes the cache of an encoder-decoder by its encoder, and fails where the decoder has more blocks;
-    this one grows with them.
-    """
-    if not model.config.is_encoder_decoder:
-        return {}
-    from transformers import DynamicCache, EncoderDecoderCache
-
-    return {"past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache())}
+    def prompt(self, columns: int) -> int:
+        """Return how many columns the decoder starts from: the request's, or an encoder-decoder's one start token."""
+        return 1 if self._decoder.encoder_decoder else columns

@@ -1,7 +1,8 @@
 """What early-exit decoding writes and what that costs: several ways to answer the same requests, run one by one.
 
 A threshold changes later states, so each threshold of a grid is a way of its own and is really run. The full model is one
-too: plain ``model.generate`` of the same weights. Wall-clock is apart, in `timing`. Costs are of the run itself: a decoding
+too: plain ``model.generate`` of the same weights. Wall-clock is apart, in
+`evaluation.request_latency`. Costs are of the run itself: a decoding
 that observes what agreed pays for its looks, so costs are taken from one that does not.
 
 Shapes: N requests.
@@ -15,7 +16,7 @@ from typing import Any
 
 from adaptive_inference.decoding.trace import Trace
 from adaptive_inference.errors import UserError
-from adaptive_inference.generation.answers import Answering, Request, prompt_columns
+from adaptive_inference.generation.answers import Answering, Request
 from adaptive_inference.generation.cost import DecoderCost, blocks_run, published_blocks
 from adaptive_inference.generation.journal import Journal
 
@@ -169,7 +170,7 @@ def cheapest_within(
 
 def _answer(way: Answering, request: Request, max_new_tokens: int, cost: DecoderCost) -> dict[str, Any]:
     columns, tokens = request["input_ids"].shape[1], way(request, max_new_tokens)
-    prompt, decoding = prompt_columns(way.model, columns), way.decoding
+    prompt, decoding = way.prompt(columns), way.decoding
     trace = cost.plain(prompt, len(tokens)) if decoding is None else decoding.trace
     classifier = None if decoding is None else decoding.classifier
     exit_layer = (decoding.policy.exit_layer or 0) if decoding is not None else 0
