@@ -109,6 +109,8 @@ class DecoderCost:
     def plain(self, prompt: int, tokens: int) -> Trace:
         """Return what ``model.generate`` does, greedily and one token at a time, for one row.
 
+        Only what is read: the stock OPT, where it projects its states for the head, does so for the whole prompt.
+
         Parameters
         ----------
         prompt

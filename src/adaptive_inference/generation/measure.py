@@ -1,9 +1,8 @@
 """What early-exit decoding writes and what that costs: several ways to answer the same requests, run one by one.
 
 A threshold changes later states, so each threshold of a grid is a way of its own and is really run. The full model is one
-too: plain ``model.generate`` of the same weights. Wall-clock is apart, in
-`evaluation.request_latency`. Costs are of the run itself: a decoding
-that observes what agreed pays for its looks, so costs are taken from one that does not.
+too: plain ``model.generate`` of the same weights. Costs are those of the run itself: a decoding that observes what agreed
+pays for looking, so take costs from one that does not. Wall-clock is measured apart (`evaluation.request_latency`).
 
 Shapes: N requests.
 """
@@ -20,11 +19,19 @@ from adaptive_inference.generation.answers import Answering, Request
 from adaptive_inference.generation.cost import DecoderCost, blocks_run, published_blocks
 from adaptive_inference.generation.journal import Journal
 
+#: What a trace counts.
+TRACED = (
+    "head_calls",
+    "head_rows",
+    "syncs",
+    "left_waiting",
+    "taken_back",
+    "void_steps",
+    "tests",
+    "host_reads",
+)
 #: Counts that are summed over requests.
-COUNTS = (
-    "tokens_written", "blocks", "published_blocks", "decoder_flops", "encoder_flops", "head_calls", "head_rows", "syncs",
-    "left_waiting", "taken_back", "tests", "host_reads",
-)  # fmt: skip
+COUNTS = ("tokens_written", "blocks", "published_blocks", "decoder_flops", "encoder_flops", *TRACED)
 
 Line = Mapping[str, Any]
 
@@ -185,18 +192,8 @@ def _answer(way: Answering, request: Request, max_new_tokens: int, cost: Decoder
 
 def _of_trace(trace: Trace) -> dict[str, Any]:
     (row,) = trace.rows
-    own = (
-        "threshold",
-        "head_calls",
-        "head_rows",
-        "syncs",
-        "left_waiting",
-        "taken_back",
-        "tests",
-        "host_reads",
-    )
     return {"depth": row.depth, "confidence": row.confidence, "agreed": row.agreed} | {
-        name: getattr(trace, name) for name in own
+        name: getattr(trace, name) for name in ("threshold", *TRACED)
     }
 
 
