@@ -1,5 +1,7 @@
 """Our block-by-block decoders against the stock forward, in double precision on tiny random models of every family."""
 
+import gc
+import weakref
 from contextlib import contextmanager
 
 import pytest
@@ -214,6 +216,21 @@ def test_half_precision_runs_in_its_own(family, dtype):
     assert ours[0].dtype == logits.dtype == dtype
     difference = (torch.cat(ours, dim=1) - logits).float().abs().max()
     assert difference < 0.05 * logits.float().abs().max()
+
+
+@pytest.mark.parametrize("family", served())
+def test_a_cache_is_freed_with_its_last_reference(family):
+    """Its memory must not wait for the collector of circles: requests follow each other fast."""
+    case = Case(family)
+    gc.disable()
+    try:
+        cache = case.start()
+        case.feed(case.tokens, cache)
+        freed = weakref.ref(cache)
+        del cache
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 class Ragged:

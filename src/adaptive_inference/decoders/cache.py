@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 import torch
-from transformers import Cache, EncoderDecoderCache
+from transformers import Cache
 
 
 class Step:
@@ -32,36 +32,47 @@ class Step:
         Column of every new token, where rows differ in length; None where they do not.
     """
 
-    __slots__ = ("_cache", "after", "before", "columns_RT", "index_R", "keys", "new", "past", "rows")
+    __slots__ = (
+        "_dtype",
+        "_numbers_C",
+        "_padding_R",
+        "after",
+        "before",
+        "columns_RT",
+        "index_R",
+        "keys",
+        "new",
+        "past",
+        "rows",
+    )
 
     def __init__(self, cache: RaggedCache, before: Sequence[int], new: int) -> None:
-        self._cache, self.before, self.new = cache, before, new
+        # Parts of the cache, not the cache: a circle would keep its memory until the collector comes by.
+        self._numbers_C, self._dtype, self._padding_R = cache.numbers_C, cache.dtype, cache.padding_B
+        self.before, self.new = before, new
         self.rows, self.index_R = cache.at_hand, cache.index_R
+        if self._padding_R is not None and self.index_R is not None:
+            self._padding_R = self._padding_R[self.index_R]
         self.past = max(before)
         self.keys = self.past + new
         self.after = [length + new for length in before]
         self.columns_RT: torch.Tensor | None = None
         if min(before) != self.past:
             start_R = torch.tensor(before, device=cache.device)
-            self.columns_RT = start_R[:, None] + cache.numbers_C[:new]
+            self.columns_RT = start_R[:, None] + self._numbers_C[:new]
 
     def columns(self) -> torch.Tensor:
         """Return the column of every new token, (R, T), or (1, T) where rows do not differ."""
         if self.columns_RT is not None:
             return self.columns_RT
-        return self._cache.numbers_C[None, self.past : self.keys]
-
-    def padding(self) -> torch.Tensor | None:
-        """Return the padding columns before each row at hand, (R,); None without padding."""
-        padding_B = self._cache.padding_B
-        return padding_B if padding_B is None or self.index_R is None else padding_B[self.index_R]
+        return self._numbers_C[None, self.past : self.keys]
 
     def take(self, table_CX: torch.Tensor) -> torch.Tensor:
         """Return a table's rows at the positions of the new tokens, (R, T, X), or a view (1, T, X) of it.
 
         A position counts from the first token that is no padding; padding itself has position 0.
         """
-        padding_R = self.padding()
+        padding_R = self._padding_R
         if padding_R is None and self.columns_RT is None:
             return table_CX[None, self.past : self.keys]
         positions_RT = self.columns()
@@ -81,19 +92,19 @@ class Step:
         -------
         None where no mask is needed: one new token after rows of equal length.
         """
-        padding_R = self.padding()
+        padding_R = self._padding_R
         if (
             padding_R is None
             and self.columns_RT is None
             and (self.new == 1 or (causal_kernel and not self.past))
         ):
             return None
-        key_N, query_RT1 = self._cache.numbers_C[: self.keys], self.columns()[..., None]
+        key_N, query_RT1 = self._numbers_C[: self.keys], self.columns()[..., None]
         seen_RTN = key_N <= query_RT1
         if padding_R is not None:
             # A padding token sees itself, since a softmax over nothing is no number; nobody sees it.
             seen_RTN = seen_RTN & ((key_N >= padding_R[:, None, None]) | (key_N == query_RT1))
-        dtype = self._cache.dtype
+        dtype = self._dtype
         lowest = torch.finfo(dtype).min
         return torch.zeros(seen_RTN.shape, dtype=dtype, device=key_N.device).masked_fill_(~seen_RTN, lowest)[
             :, None
@@ -166,14 +177,18 @@ class RaggedCache(Cache):
         """Let blocks see these rows alone, in this order; None, or all rows in order: no copy is made."""
         before = self.at_hand, self.index_R
         if index is None or list(index) == list(range(self.count)):
-            self.at_hand, self.index_R = None, None
+            self._look_at(None, None)
         else:
-            self.at_hand = list(index)
-            self.index_R = torch.tensor(self.at_hand, device=self.device)
+            self._look_at(list(index), torch.tensor(list(index), device=self.device))
         try:
             yield
         finally:
-            self.at_hand, self.index_R = before
+            self._look_at(*before)
+
+    def _look_at(self, at_hand: list[int] | None, index_R: torch.Tensor | None) -> None:
+        self.at_hand, self.index_R = at_hand, index_R
+        if self.cross is not None:
+            self.cross.look_at(index_R)
 
     def open(self, first: int, last: int, new: int) -> Step:
         """Begin a pass of ``new`` tokens of the rows at hand through blocks ``first..last``.
@@ -295,8 +310,8 @@ class RaggedCache(Cache):
 class _CrossLayer:
     """Keys and values of the encoder's states at one block, as the stock cross-attention asks for them."""
 
-    def __init__(self, owner: RaggedCache) -> None:
-        self._owner = owner
+    def __init__(self) -> None:
+        self.index_R: torch.Tensor | None = None  #: rows at hand; None: all
         self.all_keys: torch.Tensor | None = None
         self.all_values: torch.Tensor | None = None
 
@@ -309,8 +324,7 @@ class _CrossLayer:
         return self._at_hand(self.all_values)
 
     def _at_hand(self, states: torch.Tensor | None) -> torch.Tensor | None:
-        index_R = self._owner.index_R
-        return states if index_R is None or states is None else states[index_R]
+        return states if self.index_R is None or states is None else states[self.index_R]
 
 
 class CrossStates(Cache):
@@ -318,8 +332,6 @@ class CrossStates(Cache):
 
     Parameters
     ----------
-    owner
-        The cache of the decoder's own tokens, which says what rows are at hand.
     blocks
         L.
     hidden_BSD
@@ -328,18 +340,21 @@ class CrossStates(Cache):
         Added to the scores of the cross-attention: 0, or the lowest number at padding.
     """
 
-    def __init__(
-        self, owner: RaggedCache, blocks: int, hidden_BSD: torch.Tensor, bias_B11S: torch.Tensor
-    ) -> None:
-        super().__init__(layers=[_CrossLayer(owner) for _ in range(blocks)])
-        self._owner, self.hidden_BSD, self._bias_B11S = owner, hidden_BSD, bias_B11S
-        self.pair = EncoderDecoderCache(owner, self)  #: what the stock blocks of an encoder-decoder are given
+    def __init__(self, blocks: int, hidden_BSD: torch.Tensor, bias_B11S: torch.Tensor) -> None:
+        super().__init__(layers=[_CrossLayer() for _ in range(blocks)])
+        self.hidden_BSD, self._bias_B11S = hidden_BSD, bias_B11S
+        self._index_R: torch.Tensor | None = None
 
     @property
     def bias_R11S(self) -> torch.Tensor:
         """What is added to the scores of the rows at hand."""
-        index_R = self._owner.index_R
-        return self._bias_B11S if index_R is None else self._bias_B11S[index_R]
+        return self._bias_B11S if self._index_R is None else self._bias_B11S[self._index_R]
+
+    def look_at(self, index_R: torch.Tensor | None) -> None:
+        """Let blocks see these rows alone; None: all."""
+        self._index_R = index_R
+        for layer in self.layers:
+            layer.index_R = index_R
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the encoder's length."""

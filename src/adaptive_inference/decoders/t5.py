@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import EncoderDecoderCache, PreTrainedModel
 
 from adaptive_inference.decoders.base import Decoder, heads
 from adaptive_inference.decoders.cache import CrossStates, RaggedCache, Step
@@ -17,6 +17,8 @@ from adaptive_inference.errors import UserError
 class _Context(NamedTuple):
     mask: torch.Tensor | None
     bias_RHTN: torch.Tensor
+    cross_bias_R11S: torch.Tensor
+    pair: EncoderDecoderCache  # by which the stock blocks tell the two kinds of attention apart
 
 
 class T5Decoder(Decoder):
@@ -50,7 +52,7 @@ class T5Decoder(Decoder):
         if encoder_mask is not None:
             lowest = torch.finfo(cache.dtype).min
             bias_B11S.masked_fill_(encoder_mask[:, None, None, :] == 0, lowest)
-        cache.cross = CrossStates(cache, self.num_blocks, encoder_hidden, bias_B11S)
+        cache.cross = CrossStates(self.num_blocks, encoder_hidden, bias_B11S)
         return cache
 
     def embed(self, tokens_RT: torch.Tensor, positions_RT: torch.Tensor) -> torch.Tensor:
@@ -73,7 +75,8 @@ class T5Decoder(Decoder):
         return self.model.decoder.block
 
     def _context(self, step: Step, cache: RaggedCache) -> _Context:
-        return _Context(step.mask(self._causal_kernel), self._bias(step, cache))
+        pair = EncoderDecoderCache(cache, cache.cross)
+        return _Context(step.mask(self._causal_kernel), self._bias(step, cache), cache.cross.bias_R11S, pair)
 
     def _bias(self, step: Step, cache: RaggedCache) -> torch.Tensor:
         """Return the position bias of the new tokens, (R or 1, H, T, N): never the bias of another step (free.md 6)."""
@@ -101,8 +104,8 @@ class T5Decoder(Decoder):
             attention_mask=context.mask,
             position_bias=context.bias_RHTN,
             encoder_hidden_states=cross.hidden_BSD,  # says that there is cross-attention; its K and V are held
-            encoder_decoder_position_bias=cross.bias_R11S,
-            past_key_values=cross.pair,
+            encoder_decoder_position_bias=context.cross_bias_R11S,
+            past_key_values=context.pair,
         )[0]
 
 
