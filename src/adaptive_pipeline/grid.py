@@ -1,14 +1,14 @@
-"""Which cells there are: the only place that crosses tasks, backbones, methods and seeds.
+"""Which cells there are: the only place that crosses tasks, models, methods and seeds.
 
-A `Grid` is one such product. Classification has one (`Params.grid`); a family of models with axes of its own gets a grid
-beside it, never a fifth axis here.
+A `Grid` is one such product. Classification has one (`Params.grid`). Generation has a `TextGrid` beside it, with trainings
+that several methods share; the two are never crossed.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -47,7 +47,8 @@ Name = Annotated[str, AfterValidator(as_name)]
 class Cell:
     """One point of the grid.
 
-    ``method`` is empty for stages that serve all methods; of scores of tokens, which do too, it is their kind.
+    ``method`` is empty for stages that serve all methods; of scores of tokens, which do too, it is their kind. Of a text
+    cell, ``backbone`` is the model, and ``method`` that of a training is the training's name.
     """
 
     task: str
@@ -94,9 +95,51 @@ class Grid:
         UserError
             ``a-b`` with ``c`` and ``a`` with ``b-c`` are both ``a-b-c``.
         """
-        count = Counter(cell.name for cell in self.cells())
-        twice = sorted(name for name, times in count.items() if times > 1)
-        if twice:
-            raise UserError(
-                f"two cells would be named {', '.join(twice[:4])}; rename a task, backbone or method"
-            )
+        refuse_twice(self.cells(), "a task, backbone or method")
+
+
+@dataclass(frozen=True)
+class TextGrid:
+    """The grid of tasks that write text: methods are crossed like the trainings that they share."""
+
+    tasks: tuple[str, ...]
+    models: tuple[str, ...]
+    seeds: tuple[int, ...]
+    trainings: tuple[str, ...]
+    methods: tuple[str, ...]
+
+    def cells(self) -> Iterator[Cell]:
+        """Return a cell for every method, the last axis (methods) fastest."""
+        return self._crossed(self.methods)
+
+    def trained(self) -> Iterator[Cell]:
+        """Return a cell for every training."""
+        return self._crossed(self.trainings)
+
+    def has(self, cell: Cell, *, training: bool = False) -> bool:
+        """Return whether the grid asks for a method's cell (or a training's), or for one that serves all of them."""
+        names = self.trainings if training else self.methods
+        asked = cell.task in self.tasks and cell.backbone in self.models and cell.seed in self.seeds
+        return asked and cell.method in ("", *names)
+
+    def check_names(self) -> None:
+        """Refuse two cells of one name, as `Grid.check_names` does.
+
+        Raises
+        ------
+        UserError
+            Names them.
+        """
+        refuse_twice(self.cells(), "a task, model or method of `generation`")
+        refuse_twice(self.trained(), "a task, model or training of `generation`")
+
+    def _crossed(self, methods: tuple[str, ...]) -> Iterator[Cell]:
+        return (Cell(*point) for point in product(self.tasks, self.models, self.seeds, methods))
+
+
+def refuse_twice(cells: Iterable[Cell], what: str) -> None:
+    """Refuse two cells of one name, since DVC would silently keep one of them; ``what`` is to be renamed."""
+    count = Counter(cell.name for cell in cells)
+    twice = sorted(name for name, times in count.items() if times > 1)
+    if twice:
+        raise UserError(f"two cells would be named {', '.join(twice[:4])}; rename {what}")

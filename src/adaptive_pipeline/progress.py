@@ -1,6 +1,6 @@
 """How much is left: an estimate before a run starts, made better by every stage that ends.
 
-The first guess scales the seconds that stages of the default task took on two slow cores (`REFERENCE`) by the number of
+The first guess scales the seconds that stages of the default task took on two slow cores (`families`) by the number of
 examples that they train on; stages that ran here before are taken at the time they took, scaled likewise, and whatever a
 finished stage shows of this machine's speed is applied to those that are left. `console` says it.
 """
@@ -19,36 +19,22 @@ from adaptive_inference.data.splits import most_training_rows
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
 from adaptive_inference.settings.training import WeightLearning
+from adaptive_pipeline.families import FAMILIES
 from adaptive_pipeline.runs.environment import installed, other_versions
 
 if TYPE_CHECKING:
+    from adaptive_inference.settings.generation import TextTask
     from adaptive_inference.settings.inputs import Task
     from adaptive_pipeline.dvc_graph import StageNode
     from adaptive_pipeline.params import Params
 
 DURATIONS = Path("logs/durations")
 
-#: Seconds of one stage of the default task, two at a time; of trainings, beyond `START`, for `REFERENCE_EXAMPLES`.
-REFERENCE = {
-    "prepare_data": 15.0,
-    "finetune_backbone": 90.0,
-    "train_sweet": 95.0,
-    "train_leebert": 95.0,
-    "train_multi_model": 110.0,
-    "extract_saliencies": 30.0,
-    "train_adapler": 150.0,
-    "train_adapler_exits": 60.0,
-    "collect_answers": 15.0,
-    "calibrate_thresholds": 5.0,
-    "evaluate_batch1": 40.0,
-    "score_rationales": 60.0,
-    "recommend": 8.0,
-    "evaluate_recommended": 15.0,
-    "make_tables": 10.0,
-}
-REFERENCE_EXAMPLES = 4_080  # training rows x epochs
+#: Training rows x epochs of the trainings in `families`; their seconds beyond `START` are for so many.
+REFERENCE_EXAMPLES = 4_080
 START = 10.0  # imports and DVC, whatever is trained
 ROWS_OF_A_HUB = 5_000  # where the params do not limit them
+DEFAULT_ROWS = 6_000  # of a generated text task
 
 
 @dataclass(frozen=True)
@@ -139,6 +125,7 @@ def plan_run(
     unknown = any(stage.stale is None for stage in stages)
     pending = {stage.name for stage in stages} if unknown else set(stale_closure(stages))
     rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
+    rows |= {name: text_rows(task) for name, task in params.generation.tasks.items()}
     entries = {
         stage.name: Entry(
             stage.name,
@@ -180,7 +167,7 @@ def _announcement(plan: Plan, stages: int, unknown: bool) -> str:
 
 def label(stage: StageNode) -> str:
     """Return a stage's name as a person reads it, e.g. ``train_sweet tiers/minilm/sweet seed 0``."""
-    cell = [stage.argument(key) for key in ("task", "backbone", "method", "scores")]
+    cell = [stage.argument(key) for key in ("task", "backbone", "model", "training", "method", "scores")]
     seed = stage.argument("seed")
     words = [stage.family, "/".join(filter(None, cell)), f"seed {seed}" if seed else ""]
     return " ".join(filter(None, words))
@@ -222,7 +209,7 @@ def tell_of_other_versions(stages: list[StageNode]) -> None:
 def guess(name: str, examples: int | None) -> float:
     """Return the seconds that a stage will take: what it took last time, else the reference, scaled to its examples."""
     past = _took(name)
-    seconds, then = past or (REFERENCE.get(name.partition("@")[0], 30.0), REFERENCE_EXAMPLES)
+    seconds, then = past or (FAMILIES[name.partition("@")[0]].seconds, REFERENCE_EXAMPLES)
     if examples is None or not then:
         return seconds
     start = min(START, seconds)
@@ -235,11 +222,14 @@ def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | No
     Parameters
     ----------
     rows
-        Training rows of each task, see `training_rows`.
+        Training rows of each task, see `training_rows` and `text_rows`.
     """
     if not stage.family.startswith(("finetune_", "train_")):
         return None
     task = stage.argument("task") or ""
+    if stage.family == "train_free":
+        asked = params.generation
+        return rows[task] * (asked.trainings[str(stage.argument("training"))].epochs or asked.training.epochs)
     training, own = params.training_of(task, stage.argument("method") or "full")
     scheme = (own.weight_learning or WeightLearning()).scheme
     halved = own.objective == "weight_learning" and scheme != "slo"  # an epoch is half of the rows
@@ -252,6 +242,14 @@ def training_rows(task: Task) -> int:
         return most_training_rows(task, Path("data")) or ROWS_OF_A_HUB
     except (UserError, OSError):
         return ROWS_OF_A_HUB
+
+
+def text_rows(task: TextTask) -> int:
+    """Return about how many rows a text task trains on."""
+    if task.source != "generated":
+        return task.train_rows or ROWS_OF_A_HUB
+    left = (task.rows or DEFAULT_ROWS) - task.development_rows - task.calibration_rows
+    return min(left, task.train_rows or left)
 
 
 def remember(entry: Entry, seconds: float) -> None:

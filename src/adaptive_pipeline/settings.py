@@ -13,43 +13,13 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.settings.inputs import weights_kind
 from adaptive_pipeline import presets
 from adaptive_pipeline.dvc_graph import CHECK, CHECKED, StageNode
-from adaptive_pipeline.grid import TRAINING_STAGES, Cell
+from adaptive_pipeline.families import FAMILIES
+from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, own_code, preflight
 from adaptive_pipeline.runs.store import Runs, open_runs
 from adaptive_pipeline.runs.validity import why_unusable
 
-#: Memory (MB) and time limit (minutes) of a stage family; a laptop's profile ignores the time.
-RESOURCES = {
-    "prepare_data": {"mem_mb": 2000, "runtime": 60},
-    "finetune_backbone": {"mem_mb": 6000, "runtime": 720},
-    "train_sweet": {"mem_mb": 6000, "runtime": 720},
-    "train_leebert": {"mem_mb": 6000, "runtime": 720},
-    "train_multi_model": {"mem_mb": 6000, "runtime": 1440},
-    "extract_saliencies": {"mem_mb": 4000, "runtime": 240},
-    "train_adapler": {"mem_mb": 6000, "runtime": 720},
-    "train_adapler_exits": {"mem_mb": 6000, "runtime": 720},
-    "collect_answers": {"mem_mb": 4000, "runtime": 240},
-    "calibrate_thresholds": {"mem_mb": 2000, "runtime": 60},
-    "evaluate_batch1": {"mem_mb": 4000, "runtime": 240},
-    "score_rationales": {"mem_mb": 4000, "runtime": 240},
-    "recommend": {"mem_mb": 2000, "runtime": 60},
-    "evaluate_recommended": {"mem_mb": 4000, "runtime": 60},
-    "make_tables": {"mem_mb": 2000, "runtime": 30},
-}
 SMALL_MB = 2000  # a stage with the packaged encoder, or a smaller one: 1.2 GB were measured
-ON_GPU = (
-    "finetune_backbone",
-    *TRAINING_STAGES,
-    "extract_saliencies",
-    "collect_answers",
-    "evaluate_batch1",
-    "score_rationales",
-    "evaluate_recommended",
-)
-#: Families whose records a slice of a preset is run for.
-ENDS = ("evaluate_batch1", "score_rationales")
-#: Families that measure wall-clock.
-TIMED = ("evaluate_batch1", "evaluate_recommended")
 
 
 def checked_params(encoders: bool) -> Params:
@@ -93,9 +63,10 @@ def threads(stage: StageNode, params: Params, cores: int) -> int:
 
     A timing beside other work would be wrong; results never depend on how many cores there are.
     """
-    if stage.family in TIMED and int(stage.argument("seed") or -1) in params.evaluation.timed_seeds:
-        return cores
-    return params.runtime.threads
+    timed = FAMILIES[stage.family].timed
+    if timed and stage.argument("backbone"):  # of texts, every seed is timed
+        timed = int(stage.argument("seed") or -1) in params.evaluation.timed_seeds
+    return cores if timed else params.runtime.threads
 
 
 def resources(stage: StageNode, params: Params) -> dict[str, Any]:
@@ -103,11 +74,11 @@ def resources(stage: StageNode, params: Params) -> dict[str, Any]:
     on_gpu = params.runtime.device == "cuda" or (
         params.runtime.device == "auto" and Path("/proc/driver/nvidia/version").exists()
     )
-    asked = RESOURCES.get(stage.family, {"mem_mb": 2000, "runtime": 60})
+    family = FAMILIES[stage.family]
     backbone = params.backbones.get(stage.argument("backbone") or "")
-    if backbone and (backbone.weights == "packaged" or weights_kind(backbone.weights) == "random"):
-        asked = asked | {"mem_mb": min(SMALL_MB, asked["mem_mb"])}
-    return asked | {"gpu": int(on_gpu and stage.family in ON_GPU)}
+    small = backbone and (backbone.weights == "packaged" or weights_kind(backbone.weights) == "random")
+    memory = min(SMALL_MB, family.mem_mb) if small else family.mem_mb
+    return {"mem_mb": memory, "runtime": family.runtime, "gpu": int(on_gpu and family.gpu)}
 
 
 def limit_memory(workflow: Any) -> None:
@@ -133,7 +104,7 @@ def unkept(stages: list[StageNode], params: Params) -> set[str]:
     return {
         stage.name
         for stage in stages
-        if stage.family in ENDS and why_unusable(stage.family, _cell(stage), runs, params)
+        if FAMILIES[stage.family].end and why_unusable(stage.family, _cell(stage), runs, params)
     }
 
 
@@ -147,7 +118,6 @@ def with_upstream(names: set[str], stages: list[StageNode]) -> set[str]:
 
 
 def _cell(stage: StageNode) -> Cell:
-    task, backbone, seed, method = (
-        str(stage.argument(key)) for key in ("task", "backbone", "seed", "method")
-    )
-    return Cell(task, backbone, int(seed), method)
+    model = stage.argument("backbone") or stage.argument("model")
+    task, seed, method = (str(stage.argument(key)) for key in ("task", "seed", "method"))
+    return Cell(task, str(model), int(seed), method)

@@ -10,6 +10,7 @@ import pytest
 from adaptive_inference.files import write_json
 from adaptive_pipeline import progress
 from adaptive_pipeline.dvc_graph import StageNode
+from adaptive_pipeline.families import FAMILIES
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.progress import Entry, Plan
 
@@ -123,7 +124,7 @@ def test_a_training_is_estimated_by_its_own_rows_and_epochs(tmp_path, monkeypatc
 
 def test_what_a_stage_took_before_is_scaled_to_what_it_reads_now(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    reference = progress.REFERENCE["train_sweet"]
+    reference = FAMILIES["train_sweet"].seconds
     assert progress.guess("train_sweet@a", progress.REFERENCE_EXAMPLES) == pytest.approx(reference)
     assert progress.guess("train_sweet@a", 3 * progress.REFERENCE_EXAMPLES) == pytest.approx(
         progress.START + 3 * (reference - progress.START)
@@ -134,7 +135,7 @@ def test_what_a_stage_took_before_is_scaled_to_what_it_reads_now(tmp_path, monke
     assert progress.guess("train_sweet@a", 1000) == pytest.approx(210.0)
     assert progress.guess("train_sweet@a", 2000) == pytest.approx(410.0)
     assert progress.guess("finetune_backbone@a", 0) == progress.START  # `epochs: 0`
-    assert progress.guess("evaluate_batch1@a", None) == progress.REFERENCE["evaluate_batch1"]
+    assert progress.guess("evaluate_batch1@a", None) == FAMILIES["evaluate_batch1"].seconds
 
 
 def test_while_an_earlier_runs_stage_still_works_nothing_is_called_computed(tmp_path, monkeypatch):

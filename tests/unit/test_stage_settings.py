@@ -12,6 +12,7 @@ import pytest
 
 import run_stage
 from adaptive_pipeline import dvc_graph, one_run, settings
+from adaptive_pipeline.families import FAMILIES
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.search import __main__ as search
 
@@ -52,7 +53,7 @@ def test_a_small_encoder_asks_for_less_memory_than_one_of_the_hub():
     large = parse_params(body)
     stage = a_stage("train_sweet")
     assert settings.resources(stage, SMOKE)["mem_mb"] == settings.SMALL_MB
-    assert settings.resources(stage, large)["mem_mb"] == settings.RESOURCES["train_sweet"]["mem_mb"]
+    assert settings.resources(stage, large)["mem_mb"] == FAMILIES["train_sweet"].mem_mb
 
 
 SNAKEFILE = """

@@ -15,6 +15,7 @@ from adaptive_inference.by_name import is_own, module_names, short_name
 from adaptive_inference.calibration.operating_point import static_layers
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.settings.base import Section, Seed
+from adaptive_inference.settings.generation import Generation
 from adaptive_inference.settings.inputs import Backbone, Task
 from adaptive_inference.settings.protocol import (
     Calibration,
@@ -31,7 +32,8 @@ from adaptive_inference.settings.training import (
     Training,
     effective,
 )
-from adaptive_pipeline.grid import Grid, Name
+from adaptive_pipeline.grid import Grid, Name, TextGrid
+from adaptive_pipeline.params.generation import check_generation, whole_or_empty
 from adaptive_pipeline.params.messages import explain
 from adaptive_pipeline.params.trained_by import TrainedBy, check_reduction, check_stages
 from adaptive_pipeline.params.yaml_file import read_yaml
@@ -58,9 +60,9 @@ class Method(Section):
 class Params(Section):
     """The whole of `params.yaml`: science only, no machine."""
 
-    tasks: dict[Name, Task] = Field(min_length=1, description="Name -> task.")
-    backbones: dict[Name, Backbone] = Field(min_length=1, description="Name -> backbone.")
-    seeds: list[Seed] = Field(min_length=1, description="An axis of the grid; each 0 to 4294967295.")
+    tasks: dict[Name, Task] = Field(description="Name -> task; empty, as the axes beside it: no classifiers.")
+    backbones: dict[Name, Backbone] = Field(description="Name -> backbone.")
+    seeds: list[Seed] = Field(description="An axis of the grid; each 0 to 4294967295.")
     training: Training = Field(Training(), description="Optimisation.")
     trained_by: TrainedBy = Field(description="Stage -> the methods that it trains.")
     token_scores: list[ScoreKind] = Field(
@@ -71,25 +73,31 @@ class Params(Section):
     pruned_body: str = Field(
         "", description="The method of `train_adapler` on whose model `train_adapler_exits` trains exits."
     )
-    methods: dict[Name, Method] = Field(min_length=1, description="Name -> method; `full` is always one.")
+    methods: dict[Name, Method] = Field(description="Name -> method; `full` is always one.")
     calibration: Calibration = Field(Calibration(), description="Temperatures and thresholds.")
     goal: Goal = Field(Goal(), description="Operating points.")
     evaluation: Evaluation = Field(Evaluation(), description="Protocol.")
     explanations: Explanations = Field(
         Explanations(), description="Which scores of tokens are held against rationales."
     )
+    generation: Generation = Field(Generation(), description="The second grid: tasks that write text.")
     runtime: Runtime = Field(Runtime(), description="Threads, device, precision.")
 
     @model_validator(mode="after")
     def _whole(self) -> Params:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds {self.seeds} repeat")
+        axes = {name: getattr(self, name) for name in ("tasks", "backbones", "seeds", "methods")}
+        classifiers = whole_or_empty(axes)
+        if not classifiers and not self.generation.tasks:
+            raise ValueError(f"{', '.join(axes)} are empty, and so is `generation`: nothing would run")
         self.grid.check_names()
-        if "full" not in self.methods:
+        check_generation(self.generation, self.text_grid, {*self.tasks, *self.backbones})
+        if classifiers and "full" not in self.methods:
             raise ValueError("`methods` needs `full`, the model that every speed-up is measured against")
         check_stages(self.trained_by, {name: method.train.objective for name, method in self.methods.items()})
         check_reduction(self.trained_by, self.token_scores, self.pruned_body, self.explanations.methods)
-        for name in ("full", *self.trained_by.train_multi_model):
+        for name in self._single_exits:
             if self.methods[name].train.exits is not None:
                 raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
         for name, method in self.methods.items():
@@ -113,7 +121,7 @@ class Params(Section):
             raise ValueError(
                 f"trained_by.train_multi_model: {cascades} would share the rows static_K; name one"
             )
-        self._check_single_exits(cascades)
+        self._check_shared()
         for name in self.methods:
             self._check_static(name, cascades)
         for name in self.methods:
@@ -135,9 +143,14 @@ class Params(Section):
                 _require_module("exit_rules", rule.partition("(")[0], f"methods.{name}.rules")
         return self
 
-    def _check_single_exits(self, cascades: list[str]) -> None:
+    @property
+    def _single_exits(self) -> tuple[str, ...]:
+        """The methods whose models have one exit each."""
+        return tuple(name for name in ("full", *self.trained_by.train_multi_model) if name in self.methods)
+
+    def _check_shared(self) -> None:
         """Refuse keys that say how exits share a model where every model of the method has one exit."""
-        for name in ("full", *cascades):
+        for name in self._single_exits:
             self.methods[name].train.check_single_exit(f"methods.{name}, whose models have one exit each")
         if all(len(backbone.exits) == 1 for backbone in self.backbones.values()):
             for name, method in self.methods.items():
@@ -188,6 +201,13 @@ class Params(Section):
     def grid(self) -> Grid:
         """Return the cells that the params ask for."""
         return Grid(tuple(self.tasks), tuple(self.backbones), tuple(self.seeds), tuple(self.methods))
+
+    @property
+    def text_grid(self) -> TextGrid:
+        """Return the cells that `generation` asks for."""
+        asked = self.generation
+        axes = (asked.tasks, asked.models, asked.seeds, asked.trainings, asked.methods)
+        return TextGrid(*(tuple(axis) for axis in axes))
 
     def method(self, name: str) -> Method:
         """Return one method, or refuse with the nearest name."""

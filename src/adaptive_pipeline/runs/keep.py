@@ -33,7 +33,7 @@ from adaptive_pipeline.runs.store import (
     read_kept,
     write_kept,
 )
-from adaptive_pipeline.runs.validity import asked_for, why_unusable
+from adaptive_pipeline.runs.validity import TEXT_STAGES, asked_for, training_key, why_unusable
 
 
 def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
@@ -49,7 +49,7 @@ def keep_records(root: Path, out: Path, params: Params) -> tuple[int, int]:
     """
     runs = open_runs(root)
     keepable = {key: item for key, item in runs.finished.items() if key[0] in KEPT}
-    retrained = _retrained(runs)
+    retrained = _retrained(runs, params)
     fit = [
         _with_exit_answers(item)
         for (stage, cell), item in keepable.items()
@@ -87,12 +87,14 @@ def _with_exit_answers(item: Finished) -> Finished:
     return replace(item, at_hand={"exit_answers": {"exits": answers.outputs.exits, "classes": classes}})
 
 
-def _retrained(runs: Runs) -> set[Key]:
+def _retrained(runs: Runs, params: Params) -> set[Key]:
     """Return the keys of the stages that read a model which is no longer the one that lies there."""
     models: dict[Path, str] = {}
     found = set()
     for key, record in runs.records.items():
-        training, read = runs.folder("train", key[1]), record.inputs.get("model")
+        read = record.inputs.get("model")
+        asked = read and asked_for(*key, params)
+        training = runs.folder(*training_key(key[1], params, key[0] in TEXT_STAGES)) if asked else None
         if read and training and (training / "model").is_dir():
             if training not in models:
                 models[training] = digest_path(training / "model")

@@ -28,9 +28,13 @@ INPUTS = {
     "methods": "",
     "saliencies": f"{_TOKEN_SCORES}/saliency/{SCORES_FILE}",
     "pruned": "{pruned_body}/train/model",
+    "tokenizer": "data/tokenizer",
+    "trainings": "trainings",
+    "assigned": "models/{method}.json",
+    "decoding": "{method}/calibration/metrics.json",
 }
-#: An input of which a stage reads parts that it finds out: those it adds and digests itself.
-WHOLE = "methods"
+#: Inputs of which a stage reads parts that it finds out: those it adds and digests itself.
+WHOLE = ("methods", "trainings")
 #: Stage -> the folder that it writes, from there.
 FOLDERS = {
     "prepare_data": "data",
@@ -42,7 +46,14 @@ FOLDERS = {
     "evaluate_recommended": f"{_RECOMMENDED}/evaluation",
     "extract_saliencies": f"{_TOKEN_SCORES}/{{method}}",
     "score_rationales": "../rationales/seed{seed}/{method}",
+    "prepare_texts": "data",
+    "train_free": "trainings/{method}/train",
+    "assign_models": "models",
+    "calibrate_decoding": "{method}/calibration",
+    "evaluate_decoding": "{method}/evaluation",
 }
+#: From what `assign_models` writes for a method to the folder of the trainings.
+TRAININGS_BESIDE = Path("../trainings")
 #: What a stage writes beside its folder, from there.
 FILES = {"candidates": "candidates/{method}.safetensors"}
 

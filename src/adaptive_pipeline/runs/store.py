@@ -34,6 +34,8 @@ COMPANIONS = {
         "predictions": "predictions.json",
     },
     "evaluate_recommended": {"timings": "../timings.json"},
+    "train_free": {"timings": "../train_timings.json"},
+    "evaluate_decoding": {"timings": "../timings.json", "confidences": "confidences.json"},
 }
 #: Family -> what is made of other files when its record is kept, and lies beside kept records alone.
 MADE_WHEN_KEPT = {"evaluate_batch1": ("exit_answers",)}
@@ -47,6 +49,10 @@ KEPT = (
     "score_rationales",
     "recommend",
     "evaluate_recommended",
+    "prepare_texts",
+    "train_free",
+    "calibrate_decoding",
+    "evaluate_decoding",
 )
 #: Ends the names of kept files; what stands before is for people, the records say what they are of.
 KEPT_ENDING = ".jsonl.gz"

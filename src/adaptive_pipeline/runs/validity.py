@@ -23,10 +23,14 @@ from adaptive_pipeline.runs.store import Key, Runs
 
 #: Stages of a whole seed: the choice among its methods, and the measuring of what was chosen.
 CHOICES = ("recommend", "evaluate_recommended")
+#: Stages of the second grid.
+TEXT_STAGES = ("prepare_texts", "train_free", "assign_models", "calibrate_decoding", "evaluate_decoding")
 
 
 def asked_for(stage: str, cell: Cell, params: Params) -> bool:
     """Whether the params ask for what a stage makes of a cell."""
+    if stage in TEXT_STAGES:
+        return params.text_grid.has(cell, training=stage == "train_free")
     if stage == "extract_saliencies":
         return replace(cell, method="") in params.grid and cell.method in params.token_scores
     if stage == "score_rationales" and cell.method not in params.explanations.methods:
@@ -36,6 +40,8 @@ def asked_for(stage: str, cell: Cell, params: Params) -> bool:
 
 def chain(stage: str, cell: Cell, params: Params) -> list[Key]:
     """Return the keys of all records that a stage's record stands on, its own last."""
+    if stage in TEXT_STAGES:
+        return _text_chain(stage, cell, params)
     data, full = ("prepare_data", replace(cell, method="")), ("train", replace(cell, method="full"))
     if stage == "prepare_data":
         return [data]
@@ -48,6 +54,20 @@ def chain(stage: str, cell: Cell, params: Params) -> list[Key]:
         links.append(("calibrate_thresholds", cell))
     links.append((stage, cell))
     return list(dict.fromkeys(links))
+
+
+def training_key(cell: Cell, params: Params, text: bool = False) -> Key:
+    """Return the key of the training whose model a method's cell runs; ``text``: of the second grid."""
+    if text:
+        return "train_free", replace(cell, method=params.generation.methods[cell.method].training)
+    return "train", cell
+
+
+def _text_chain(stage: str, cell: Cell, params: Params) -> list[Key]:
+    links: list[Key] = [("prepare_texts", replace(cell, method=""))]
+    if stage in ("calibrate_decoding", "evaluate_decoding"):
+        links += [training_key(cell, params, text=True), ("calibrate_decoding", cell)]
+    return list(dict.fromkeys([*links, (stage, cell)]))
 
 
 def _trained_from(cell: Cell, params: Params) -> list[Key]:
@@ -103,7 +123,11 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
     if (stage, cell) not in runs.records and not cell.method:
         return f"{stage} has not run"
     if (stage, cell) not in runs.records:
-        done = [name for name in ("train", "calibrate_thresholds") if (name, cell) in runs.records]
+        done = [
+            name
+            for name in ("train", "calibrate_thresholds", "calibrate_decoding")
+            if (name, cell) in runs.records
+        ]
         return f"not evaluated yet (done: {', '.join(done) or 'nothing'})"
     read: dict[str, str] = {}
     links = chain(stage, cell, params)
