@@ -34,7 +34,7 @@ FAMILIES = {
     "evaluate_recommended": Family(4000, 60, 15.0, gpu=True, timed=True),
     "prepare_texts": Family(2000, 60, 10.0),
     "train_free": Family(6000, 1440, 16.0, gpu=True),
-    "assign_models": Family(2000, 30, 4.0),
+    "assign_model": Family(2000, 30, 4.0),
     "calibrate_decoding": Family(4000, 720, 60.0, gpu=True),
     "evaluate_decoding": Family(4000, 720, 90.0, gpu=True, timed=True, end=True),
     "make_tables": Family(2000, 30, 10.0),

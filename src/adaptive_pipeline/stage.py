@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
 from adaptive_pipeline.grid import Cell
-from adaptive_pipeline.params import Params, load_params
+from adaptive_pipeline.params import Params, load_params, named
 from adaptive_pipeline.params.own_code import check_loaded
 from adaptive_pipeline.presets import preset_of
 from adaptive_pipeline.runs import layout
@@ -81,14 +81,13 @@ class Stage:
         UserError
             An input is not what another one was made from.
         """
-        read = {name: path for name, path in self.inputs.items() if name != layout.WHOLE}
+        read = {name: path for name, path in self.inputs.items() if name not in layout.WHOLE}
         digests = {name: digest_path(path) for name, path in read.items()} | check_loaded()
         for name, digest in (made_from or {}).items():
             if digests.setdefault(name, digest) != digest:
-                where = self.inputs.get("answers") or self.inputs.get(layout.WHOLE)
+                read, again = _made(self.inputs)
                 raise UserError(
-                    f"the answers in {where} were made from another {name} than "
-                    f"{self.inputs.get(name, 'there is now')}; run collect_answers again"
+                    f"{read} was made from another {name} than {self.inputs.get(name, 'there is now')}; run {again} again"
                 )
         self.keys = keys
         params = self.params.echo(keys) | given
@@ -110,6 +109,8 @@ def run_stage(
     files: Sequence[str] = (),
     per_method: bool = False,
     per_kind: bool = False,
+    per_training: bool = False,
+    texts: bool = False,
     timings: bool = False,
     encoder: bool = True,
 ) -> None:
@@ -117,8 +118,8 @@ def run_stage(
 
     The output folder appears whole or not at all. A second process of the same stage waits for the first,
     because a killed scheduler leaves its child alive and DVC would start another one into the same folder.
-    ``files`` are written beside it (`layout.FILES`). ``per_method`` and ``per_kind`` say what its cell is of: a method, or a
-    kind of scores of tokens.
+    ``files`` are written beside it (`layout.FILES`). ``per_method``, ``per_kind`` and ``per_training`` say what its cell is
+    of: a method, a kind of scores of tokens, or a training of ``texts``, the second grid.
     ``encoder`` says whether the stage uses the encoder or its tokenizer: an adapter of one's own is then loaded first.
     An input that was damaged since a stage wrote it is refused. A `UserError` is printed without traceback, exit
     status 2. No secret of the tracking store is printed.
@@ -127,20 +128,20 @@ def run_stage(
     mask_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
     name = Path(script).stem
-    args = _parser(name, doc, inputs, options, files, per_method, per_kind, timings).parse_args()
+    of = {"method": per_method, "scores": per_kind, "training": per_training}
+    axis = next((axis for axis, given in of.items() if given), "")
+    args = _parser(name, doc, inputs, options, files, axis, texts, timings).parse_args()
     try:
         params = load_params(args.params)
-        of = args.method if per_method else args.scores if per_kind else ""
-        cell = Cell(args.task, args.backbone, args.seed, of)
-        params.task(cell.task), params.backbone(cell.backbone)
-        if per_method:
-            params.method(cell.method)
+        model = args.model if texts else args.backbone
+        cell = Cell(args.task, model, args.seed, getattr(args, axis) if axis else "")
+        _refuse_unknown(params, cell, axis, texts)
         _fill_in(args, name, cell, params.pruned_body)
         out = Path(args.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         _keep_lock_files()
         with _exclusive(out.parent / f".{out.name}.lock"):
-            adapter = params.backbone(cell.backbone).adapter if encoder else None
+            adapter = params.backbone(cell.backbone).adapter if encoder and not texts else None
             _run(main, name, cell, params, args, inputs, options, files, out, script, adapter)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -154,6 +155,19 @@ def run_stage(
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+
+
+def _refuse_unknown(params: Params, cell: Cell, axis: str, texts: bool) -> None:
+    """Refuse a cell of names that the params lack."""
+    if texts:
+        asked = params.generation
+        named(asked.tasks, cell.task, "task of generation"), named(asked.models, cell.backbone, "model")
+        if axis:
+            named(getattr(asked, f"{axis}s"), cell.method, f"{axis} of generation")
+        return
+    params.task(cell.task), params.backbone(cell.backbone)
+    if axis == "method":
+        params.method(cell.method)
 
 
 def _refuse_edited(params: Params, keys: Sequence[str], file: str | Path) -> None:
@@ -184,6 +198,13 @@ def _keep_lock_files() -> None:
             raise SystemExit(status)
 
 
+def _made(inputs: Mapping[str, Path]) -> tuple[Path, str]:
+    """Return the input that tells what it was made from, and the stage that made it."""
+    makers = {"answers": "collect_answers", "assigned": "assign_model", "methods": "collect_answers"}
+    name = next(name for name in makers if name in inputs)
+    return inputs[name], makers[name]
+
+
 _DISK_ERRNOS = (28, 122, 30)  # no space, quota, read-only
 
 
@@ -212,7 +233,7 @@ def _run(
     paths = {key: Path(getattr(args, key)) for key in inputs}
     given = {key: getattr(args, key) for key in options}
     for key, path in paths.items():
-        if key != layout.WHOLE:
+        if key not in layout.WHOLE:
             refuse_damaged(path)
     beside = {key: Path(getattr(args, f"out_{key}")) for key in files}
     parts = {key: path.with_name(f".{path.name}.partial") for key, path in beside.items()}
@@ -250,19 +271,20 @@ def _parser(
     inputs: Sequence[str],
     options: Sequence[str],
     files: Sequence[str],
-    per_method: bool,
-    per_kind: bool,
+    axis: str,
+    texts: bool,
     timings: bool,
 ) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--params", default="params.yaml", help="params file (default: params.yaml)")
-    parser.add_argument("--task", required=True, help="a key of `tasks`")
-    parser.add_argument("--backbone", required=True, help="a key of `backbones`")
-    parser.add_argument("--seed", required=True, type=int, help="one of `seeds`")
-    if per_method:
-        parser.add_argument("--method", required=True, help="a key of `methods`")
-    if per_kind:
-        parser.add_argument("--scores", required=True, help="a kind of `token_scores`")
+    at = "generation." if texts else ""
+    models = ("model", "models") if texts else ("backbone", "backbones")
+    parser.add_argument("--task", required=True, help=f"a key of `{at}tasks`")
+    parser.add_argument(f"--{models[0]}", required=True, help=f"a key of `{at}{models[1]}`")
+    parser.add_argument("--seed", required=True, type=int, help=f"one of `{at}seeds`")
+    if axis:
+        help = "a kind of `token_scores`" if axis == "scores" else f"a key of `{at}{axis}s`"
+        parser.add_argument(f"--{axis}", required=True, help=help)
     for key in inputs:
         flag, known = f"--{key.replace('_', '-')}", key in layout.INPUTS
         parser.add_argument(flag, dest=key, required=not known, help="input path" + _PLACE * known)

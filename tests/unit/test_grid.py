@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_EVALUATION, RUN_MODEL
-from adaptive_pipeline.grid import TRAINING_STAGES, Cell, Grid, as_name
+from adaptive_pipeline.dvc_graph import CHECK
+from adaptive_pipeline.families import FAMILIES
+from adaptive_pipeline.grid import TRAINING_STAGES, Cell, Grid, TextGrid, as_name
 from adaptive_pipeline.params import load_params
 from adaptive_pipeline.runs import layout
 from adaptive_pipeline.runs.records import RECORD_FILE
@@ -51,6 +53,38 @@ def test_cells_that_dvc_would_take_for_one_are_refused_whichever_stage_they_are_
             grid.check_names()
 
 
+text_grids = st.builds(TextGrid, axes, axes, st.just((0, 1)), axes, axes)
+
+
+@given(text_grids)
+def test_a_text_grid_holds_a_cell_per_method_and_per_training_and_tells_them_apart(grid):
+    for cells, training, others in (
+        (list(grid.cells()), False, grid.trainings),
+        (list(grid.trained()), True, grid.methods),
+    ):
+        assert len(cells) == len(set(cells))
+        for cell in cells:
+            assert grid.has(cell, training=training)
+            assert grid.has(Cell(cell.task, cell.backbone, cell.seed), training=training)
+            assert not grid.has(Cell(cell.task, cell.backbone, 9, cell.method), training=training)
+            assert grid.has(cell, training=not training) == (cell.method in others)
+
+
+@given(text_grids)
+def test_text_cells_of_one_name_are_refused(grid):
+    if all(
+        len({cell.name for cell in cells}) == len(cells) for cells in (list(grid.cells()), list(grid.trained()))
+    ):
+        grid.check_names()
+    else:
+        with pytest.raises(UserError, match="of `generation`"):
+            grid.check_names()
+
+
+def test_every_stage_has_its_line_in_the_table_of_families():
+    assert set(FAMILIES) == set(STAGES) - {CHECK}
+
+
 @given(st.text(max_size=6) | names)
 def test_a_name_is_one_folder_and_one_word_of_a_command_or_refused_in_one_line(name):
     if re.fullmatch(r"\w[\w-]*", name, re.ASCII) and not name.startswith("_"):
@@ -76,8 +110,9 @@ def path_of(out):
 
 @pytest.mark.parametrize("stage", sorted(layout.FOLDERS))
 def test_a_stage_reads_and_writes_where_dvc_yaml_says(stage):
-    cell = Cell("T", "B", 7, "M" if {"method", "scores"} & set(STAGES[stage]["matrix"]) else "")
-    fill = {"task": "T", "backbone": "B", "seed": "7", "method": "M", "scores": "M", "pruned_body": "P"}
+    cell = Cell("T", "B", 7, "M" if {"method", "scores", "training"} & set(STAGES[stage]["matrix"]) else "")
+    fill = {"task": "T", "backbone": "B", "model": "B", "seed": "7", "pruned_body": "P"}
+    fill |= dict.fromkeys(("method", "scores", "training"), "M")
     deps, outs = (
         {re.sub(r"\$\{(?:item\.)?(\w+)\}", lambda found: fill[found[1]], path) for path in paths}
         for paths in (STAGES[stage]["deps"], map(path_of, STAGES[stage]["outs"]))

@@ -5,7 +5,7 @@ Loads no torch, so that validation and ``--help`` answer at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Params(Section):
                 raise ValueError(f"methods.{name}: `exits` has no meaning for it; remove it")
         for name, method in self.methods.items():
             for task in method.train.removal.by_task if method.train.removal else ():
-                _named(self.tasks, task, "task")
+                named(self.tasks, task, "task")
             if name != "full" and method.train.keep_epochs > 1:
                 raise ValueError(
                     f"methods.{name}: `keep_epochs` is for `full`, of which saliencies are taken; remove it"
@@ -211,15 +211,15 @@ class Params(Section):
 
     def method(self, name: str) -> Method:
         """Return one method, or refuse with the nearest name."""
-        return _named(self.methods, name, "method")
+        return named(self.methods, name, "method")
 
     def task(self, name: str) -> Task:
         """Return one task, or refuse with the nearest name."""
-        return _named(self.tasks, name, "task")
+        return named(self.tasks, name, "task")
 
     def backbone(self, name: str) -> Backbone:
         """Return one backbone, or refuse with the nearest name."""
-        return _named(self.backbones, name, "backbone")
+        return named(self.backbones, name, "backbone")
 
     def training_of(self, task: str, method: str) -> tuple[Training, MethodTraining]:
         """Return how a method is trained on a task: `training` and the method's own section, overrides applied."""
@@ -252,7 +252,8 @@ def _require_module(folder: str, name: str, where: str) -> None:
         )
 
 
-def _named(table: dict[str, Any], name: str, what: str) -> Any:
+def named(table: Mapping[str, Any], name: str, what: str) -> Any:
+    """Return an entry of the params, or refuse with the nearest name."""
     if name not in table:
         raise UserError(
             f"no {what} {name!r} in the params; allowed: {', '.join(table)}{nearest(name, list(table))}"

@@ -30,7 +30,7 @@ INPUTS = {
     "pruned": "{pruned_body}/train/model",
     "tokenizer": "data/tokenizer",
     "trainings": "trainings",
-    "assigned": "models/{method}.json",
+    "assigned": "{method}/assigned/model.json",
     "decoding": "{method}/calibration/metrics.json",
 }
 #: Inputs of which a stage reads parts that it finds out: those it adds and digests itself.
@@ -48,12 +48,12 @@ FOLDERS = {
     "score_rationales": "../rationales/seed{seed}/{method}",
     "prepare_texts": "data",
     "train_free": "trainings/{method}/train",
-    "assign_models": "models",
+    "assign_model": "{method}/assigned",
     "calibrate_decoding": "{method}/calibration",
     "evaluate_decoding": "{method}/evaluation",
 }
-#: From what `assign_models` writes for a method to the folder of the trainings.
-TRAININGS_BESIDE = Path("../trainings")
+#: From the folder that `assign_model` writes to that of all trainings of the seed.
+TRAININGS_BESIDE = Path("../../trainings")
 #: What a stage writes beside its folder, from there.
 FILES = {"candidates": "candidates/{method}.safetensors"}
 

@@ -309,7 +309,7 @@ FAMILIES |= {
     "score_rationales": ExplanationRecord,
     "prepare_texts": TextDataRecord,
     "train_free": TextTrainingRecord,
-    "assign_models": AssignmentRecord,
+    "assign_model": AssignmentRecord,
     "calibrate_decoding": DecodingCalibrationRecord,
     "evaluate_decoding": DecodingEvaluationRecord,
 }

@@ -61,9 +61,9 @@ class TextTrainingRecord(Record):
 
 
 class AssignmentRecord(Record):
-    """`assign_models`; ``trainings`` is method -> training whose model it decodes with."""
+    """`assign_model`; ``training`` is the one whose model the method decodes with."""
 
-    trainings: dict[str, str] = Field(default_factory=dict)
+    training: str = ""
 
 
 class TokenKind(Part):

@@ -24,7 +24,7 @@ from adaptive_pipeline.runs.store import Key, Runs
 #: Stages of a whole seed: the choice among its methods, and the measuring of what was chosen.
 CHOICES = ("recommend", "evaluate_recommended")
 #: Stages of the second grid.
-TEXT_STAGES = ("prepare_texts", "train_free", "assign_models", "calibrate_decoding", "evaluate_decoding")
+TEXT_STAGES = ("prepare_texts", "train_free", "assign_model", "calibrate_decoding", "evaluate_decoding")
 
 
 def asked_for(stage: str, cell: Cell, params: Params) -> bool:
