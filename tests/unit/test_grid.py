@@ -73,7 +73,8 @@ def test_a_text_grid_holds_a_cell_per_method_and_per_training_and_tells_them_apa
 @given(text_grids)
 def test_text_cells_of_one_name_are_refused(grid):
     if all(
-        len({cell.name for cell in cells}) == len(cells) for cells in (list(grid.cells()), list(grid.trained()))
+        len({cell.name for cell in cells}) == len(cells)
+        for cells in (list(grid.cells()), list(grid.trained()))
     ):
         grid.check_names()
     else:

@@ -135,7 +135,7 @@ class Params(Section):
                     "list every method but `full` under the one stage that trains it"
                 )
         unknown = sorted(set(self.evaluation.timed_seeds) - set(self.seeds))
-        if unknown:
+        if classifiers and unknown:
             raise ValueError(f"evaluation.timed_seeds {unknown} are not among seeds {self.seeds}")
         for name, method in self.methods.items():
             _require_module("objectives", method.train.objective, f"methods.{name}.train.objective")

@@ -64,7 +64,8 @@ def check_stages(trained_by: TrainedBy, objectives: Mapping[str, str]) -> None:
                     f"trained_by names {name!r}, which `methods` lacks; allowed: {', '.join(objectives)}"
                     f"{nearest(name, list(objectives))}"
                 )
-    for stage, names in (trained_by.by_stage | {"finetune_backbone": ["full"]}).items():
+    full = [name for name in ("full",) if name in objectives]  # none where there are no classifiers
+    for stage, names in (trained_by.by_stage | {"finetune_backbone": full}).items():
         allowed = STAGE_OBJECTIVES[stage]
         for name in names:
             objective = objectives[name]

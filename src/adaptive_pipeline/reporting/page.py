@@ -62,6 +62,17 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
         ),
         "measures and times what is recommended on the evaluation rows",
     ),
+    "prepare_texts": ((), "draws the splits of texts, and trains a tokenizer or takes one"),
+    "train_free": (("prepare_texts",), "trains decoders by a loss over their blocks"),
+    "assign_model": (("train_free",), "notes which trained model a method of decoding runs"),
+    "calibrate_decoding": (
+        ("prepare_texts", "assign_model"),
+        "runs every threshold on calibration rows, and chooses",
+    ),
+    "evaluate_decoding": (
+        ("prepare_texts", "assign_model", "calibrate_decoding"),
+        "writes the evaluation rows' texts at every threshold, and times the chosen ones",
+    ),
     "make_tables": (
         (
             "prepare_data",
@@ -73,6 +84,11 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
             "evaluate_recommended",
             "extract_saliencies",
             "score_rationales",
+            "prepare_texts",
+            "train_free",
+            "assign_model",
+            "calibrate_decoding",
+            "evaluate_decoding",
         ),
         "makes this page from the records of all",
     ),

@@ -17,6 +17,13 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.settings.generation import (
+    DecodingMethod,
+    Generation,
+    LossTraining,
+    TextModel,
+    TextTask,
+)
 from adaptive_inference.settings.inputs import Backbone, Task
 from adaptive_inference.settings.training import (
     OURS,
@@ -42,6 +49,13 @@ ENTRIES: dict[str, tuple[str, type[BaseModel] | None]] = {
     "tasks": ("task", Task),
     "backbones": ("backbone", Backbone),
     "methods": ("", None),
+}
+#: The same of `generation`.
+TEXT_ENTRIES: dict[str, tuple[str, type[BaseModel]]] = {
+    "tasks": ("task", TextTask),
+    "models": ("backbone", TextModel),
+    "trainings": ("train", LossTraining),
+    "methods": ("decode", DecodingMethod),
 }
 _LONGEST = 6000  # MLflow's limit of a parameter's value
 
@@ -88,7 +102,9 @@ def run_params(record: Record, background: Background) -> dict[str, str]:
     shown: dict[str, Any] = {"task": cell.task, "backbone": cell.backbone, "seed": cell.seed}
     shown |= {"method": cell.method} if cell.method else {}
     for key, value in record.params.items():
-        if not _of_training(key):
+        if key.startswith("generation."):
+            shown |= _text_section(key.removeprefix("generation."), value)
+        elif not _of_training(key):
             shown |= _section(key, value)
     shown |= _flat(_training(background.trained), "train.") if background.trained else {}
     return {key: str(value)[:_LONGEST] for key, value in shown.items() if value is not None}
@@ -132,6 +148,20 @@ def _section(key: str, value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):  # a key of the top level that is no section
         return {name: value}
     return _flat(defaults | (value or {}), f"{name}.")
+
+
+def _text_section(key: str, value: Any) -> dict[str, Any]:
+    """Return what one key below `generation` says; what a training leaves to all of them is theirs."""
+    head, *rest = key.split(".")
+    if head not in TEXT_ENTRIES:
+        name, section = "train" if head == "training" else head, Generation.model_fields[head].annotation
+    else:
+        name, section = TEXT_ENTRIES[head]
+    if rest[1:]:  # one key of an entry
+        return {".".join([name, *rest[1:]]): value}
+    defaults = section.model_construct().model_dump(mode="json") if _is_section(section) else {}
+    given = {key: item for key, item in (defaults | (value or {})).items() if item is not None}
+    return _flat(given, f"{name}.")
 
 
 def _is_section(section: Any) -> bool:

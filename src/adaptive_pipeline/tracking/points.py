@@ -12,6 +12,7 @@ from typing import Any
 from adaptive_inference.files import digest_json, read_jsonl
 from adaptive_pipeline.runs.records import EvaluationRecord, PointRow, TrainingRecord
 from adaptive_pipeline.runs.store import Finished
+from adaptive_pipeline.runs.text_records import TextTrainingRecord
 
 #: One value of a metric at a step.
 Point = tuple[str, int, float]
@@ -52,7 +53,7 @@ def all_points(item: Finished) -> list[Point]:
             points += step_points(entry)
     timings = item.companion("timings")
     clock = {name: timings[name] for name in CLOCK if name in timings} | timings.get("goals", {})
-    prefix = "final/" if isinstance(item.record, TrainingRecord) else ""
+    prefix = "final/" if isinstance(item.record, TrainingRecord | TextTrainingRecord) else ""
     for name, value in (item.record.metrics | clock | _headline(item)).items():
         points += _point(f"{prefix}{name}", 0, value)
     return list(dict.fromkeys(points))
