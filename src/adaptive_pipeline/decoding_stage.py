@@ -28,6 +28,5 @@ def assigned_model(stage: Stage) -> tuple[Path, dict[str, str]]:
 
 def decoding_keys(stage: Stage) -> tuple[str, ...]:
     """Return the params that decoding with a method depends on, dotted."""
-    cell, asked = stage.cell, ("calibration", "evaluation")
-    own = (f"methods.{cell.method}", f"tasks.{cell.task}", *asked)
-    return (*(f"generation.{key}" for key in own), "runtime")
+    keys = (f"methods.{stage.cell.method}", "calibration", "evaluation")
+    return (*(f"generation.{key}" for key in keys), "runtime")
