@@ -71,9 +71,7 @@ def sketch_decoder(settings: TextModel) -> Decoder | None:
     if settings.weights != "config":
         return None
     with torch.device("meta"):
-        return adapter_for(
-            load_decoder("config", architecture=settings.architecture, config=settings.config)
-        )
+        return adapter_for(load_decoder("config", architecture=settings.architecture, config=settings.config))
 
 
 def check_lengths(decoder: Decoder, max_source: int, max_target: int) -> None:

@@ -20,6 +20,7 @@ from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.inputs import Backbone, weights_kind
 from adaptive_inference.settings.training import FROM_FULL, OURS, REDUCING
 from adaptive_pipeline.params import Params, load_params, own_code
+from adaptive_pipeline.params.text_preflight import check_texts
 
 logger = logging.getLogger("adaptive_inference")
 DATA = Path("data")
@@ -51,6 +52,7 @@ def checked_params(path: str | Path = "params.yaml", encoders: bool = True) -> P
             check_encoders(params)
             check_own_heads(params)
             tell_of_few_rows(params)
+            check_texts(params.generation, DATA)
     check_risk(params)
     check_data(DATA)
     check_evaluation_files(params)
