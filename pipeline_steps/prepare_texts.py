@@ -17,8 +17,11 @@ from adaptive_pipeline.stage import Stage, run_stage
 def main(stage: Stage) -> None:
     """Write the splits, the tokenizer and their statistics."""
     from adaptive_inference.data.text_splits import make_text_splits, text_files
-    from adaptive_inference.generation.texts import describe_texts
-    from adaptive_inference.generation.tokenizer import describe_tokenizer, make_tokenizer, save_tokenizer
+    from adaptive_inference.generation.texts import encode_pairs
+
+    from adaptive_inference.exits.saved import save_tokenizer
+    from adaptive_inference.generation.rows import describe_pairs, shared_sources
+    from adaptive_inference.generation.start import start_tokenizer
     from adaptive_inference.tasks.schema import save_split
 
     cell, folder, asked = stage.cell, stage.inputs["data_folder"], stage.params.generation
@@ -27,15 +30,21 @@ def main(stage: Stage) -> None:
     stage.inputs = text_files(task, folder)
     record = stage.begin(f"generation.tasks.{cell.task}", f"generation.models.{cell.backbone}")
     schema, splits = make_text_splits(cell.task, task, folder, cell.seed)
-    tokenizer = make_tokenizer(model, task, splits["train"])
+    tokenizer = start_tokenizer(model, splits["train"])
+    (stage.out / "tokenizer").mkdir()
     save_tokenizer(tokenizer, stage.out / "tokenizer")
     out = stage.out / "splits"
     schema.save(out)
     for split, examples in splits.items():
         save_split(out, split, examples)
-        record.splits[split] = body = describe_texts(examples, tokenizer, schema)
-        record.metrics |= {f"{split}_rows": body["rows"], f"{split}_cut": body["cut"]}
-    record.tokenizer = describe_tokenizer(tokenizer)
+        # lengths as an encoder-decoder reads: a decoder-only model's sources have a separator in place of the end token
+        encoded = encode_pairs(examples, tokenizer, schema, encoder_decoder=True)
+        record.splits[split] = describe_pairs(encoded)
+        record.metrics[f"{split}_rows"] = len(examples)
+        record.metrics[f"{split}_cut"] = encoded.cut_sources + encoded.cut_targets
+    record.shared_texts = shared_sources(splits)
+    record.metrics |= {"shared_texts": sum(record.shared_texts.values()), "vocabulary": len(tokenizer)}
+    record.tokenizer = {"size": len(tokenizer)} | tokenizer.special_tokens_map
 
 
 if __name__ == "__main__":

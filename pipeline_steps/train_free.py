@@ -17,23 +17,24 @@ from adaptive_pipeline.stage import Stage, run_stage
 def main(stage: Stage) -> None:
     """Train, save; then the classifier."""
     import torch
-
     from adaptive_inference.generation.classifier import fit_classifier, save_classifier
     from adaptive_inference.generation.fit import fit
     from adaptive_inference.generation.lora import add_adapters, merge
     from adaptive_inference.generation.model_dir import TrainedFor, save_decoder
-    from adaptive_inference.generation.start import start_decoder
-    from adaptive_inference.generation.texts import training_rows
-    from adaptive_inference.generation.tokenizer import load_tokenizer
     from adaptive_inference.generation.trainer import LayerTraining, TextRecipe
     from adaptive_inference.tasks.text_schema import TextSchema
+
+    from adaptive_inference.backbones._stock import stock_tokenizer
+    from adaptive_inference.generation.rows import training_rows
+    from adaptive_inference.generation.start import start_decoder
     from adaptive_pipeline.training_stage import take_timings
 
     cell, params, asked = stage.cell, stage.params, stage.params.generation
     loss, settings = asked.trainings[cell.method], asked.models[cell.backbone]
-    schema, tokenizer = TextSchema.load(stage.inputs["data"]), load_tokenizer(stage.inputs["tokenizer"])
+    data, tokenizer = stage.inputs["data"], stock_tokenizer(stage.inputs["tokenizer"])
     model = start_decoder(settings, tokenizer, cell.seed)
-    rows = training_rows(stage.inputs["data"], tokenizer, schema, model.config.is_encoder_decoder)
+    kind = model.config.is_encoder_decoder
+    rows = training_rows(data, tokenizer, kind, asked.evaluation.batch_size)
     record = stage.begin(
         "generation.training",
         f"generation.trainings.{cell.method}",
@@ -49,7 +50,9 @@ def main(stage: Stage) -> None:
     model = merge(adapted) if adapted is not None else model
 
     blocks = trained.states.blocks
-    trained_for = TrainedFor(model.config.model_type, blocks, loss.loss, loss.exit_layer, schema.to_dict())
+    trained_for = TrainedFor(
+        model.config.model_type, blocks, loss.loss, loss.exit_layer, TextSchema.load(data).to_dict()
+    )
     save_decoder(stage.out / "model", model, tokenizer, trained_for, trained.loss.projection)
     record.metrics |= result.metrics | {"parameters": sum(item.numel() for item in model.parameters())}
     if loss.classifier:
@@ -59,7 +62,7 @@ def main(stage: Stage) -> None:
         save_classifier(found.classifier, stage.out / "model")
         record.metrics["classifier_development_loss"] = found.development_loss
         record.metrics["classifier_constant_loss"] = found.constant_loss
-    record.architecture, record.encoder_decoder = model.config.model_type, model.config.is_encoder_decoder
+    record.architecture, record.encoder_decoder = model.config.model_type, kind
     record.blocks, record.loss, record.exit_layer = blocks, loss.loss, loss.exit_layer
     record.classifier, record.steps = loss.classifier, result.steps
     take_timings(stage, result.timings)

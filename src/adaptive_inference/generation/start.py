@@ -1,19 +1,43 @@
-"""The decoder that a training starts from, and what of it can be told before: its blocks, its positions."""
+"""The tokenizer and the decoder that a training starts from, and what of a decoder can be told before."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.decoders.weights import load_decoder
-from adaptive_inference.errors import UserError
+from adaptive_inference.generation.tokenizer import load_text_tokenizer, train_tokenizer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from adaptive_inference.decoders.base import Decoder
+    from adaptive_inference.tasks.text_schema import TextExample
+
     from adaptive_inference.settings.generation import TextModel
+
+
+def start_tokenizer(settings: TextModel, examples: Sequence[TextExample]) -> PreTrainedTokenizerBase:
+    """Train, or load, the tokenizer of a model.
+
+    Parameters
+    ----------
+    settings
+        Says where it comes from.
+    examples
+        The train split. Rows whose words have known difficulties get a token for each word.
+
+    Raises
+    ------
+    UserError
+        It cannot be had, has no end token, or its vocabulary is too small.
+    """
+    if settings.vocabulary is not None:
+        return train_tokenizer(examples, settings.vocabulary, words=examples[0].difficulties is not None)
+    if settings.tokenizer == "weights":
+        return load_text_tokenizer(settings.weights, settings.revision)
+    return load_text_tokenizer(settings.tokenizer)
 
 
 def start_decoder(settings: TextModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -33,11 +57,6 @@ def start_decoder(settings: TextModel, tokenizer: PreTrainedTokenizerBase, seed:
     UserError
         The weights cannot be found or used, or the family is not served.
     """
-    special = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-    }
     own = settings.config | {"vocab_size": len(tokenizer)} if settings.weights == "config" else {}
     model = load_decoder(
         settings.weights,
@@ -51,12 +70,14 @@ def start_decoder(settings: TextModel, tokenizer: PreTrainedTokenizerBase, seed:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model.resize_token_embeddings(len(tokenizer))
-    if model.config.is_encoder_decoder and model.config.decoder_start_token_id is None:
-        special["decoder_start_token_id"] = tokenizer.pad_token_id  # as T5 was trained
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "eos_token_id", "bos_token_id")}
+    if model.config.is_encoder_decoder:
+        given = getattr(model.generation_config, "decoder_start_token_id", None)
+        special["decoder_start_token_id"] = tokenizer.pad_token_id if given is None else given  # T5 starts so
     for name, token in special.items():
         setattr(model.config, name, token)
         setattr(model.generation_config, name, token)
-    adapter_for(model)
+    adapter_for(model)  # refuses what cannot be decoded, before it is trained
     return model
 
 
@@ -72,19 +93,3 @@ def sketch_decoder(settings: TextModel) -> Decoder | None:
         return None
     with torch.device("meta"):
         return adapter_for(load_decoder("config", architecture=settings.architecture, config=settings.config))
-
-
-def check_lengths(decoder: Decoder, max_source: int, max_target: int) -> None:
-    """Refuse texts longer than the decoder has positions for.
-
-    Raises
-    ------
-    UserError
-        Names both numbers.
-    """
-    needed = max_target if decoder.encoder_decoder else max_source + max_target
-    if decoder.longest is not None and needed > decoder.longest:
-        raise UserError(
-            f"max_source {max_source} and max_target {max_target} need {needed} positions, and the decoder has "
-            f"{decoder.longest}; lower them, or raise the positions in its configuration"
-        )

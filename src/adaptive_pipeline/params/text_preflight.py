@@ -46,7 +46,10 @@ def check_texts(generation: Generation, data: Path) -> None:
 
 
 def _check_model(generation: Generation, model: TextModel) -> None:
-    from adaptive_inference.generation.start import check_lengths, sketch_decoder
+    from adaptive_inference.generation.texts import check_context
+    from adaptive_inference.tasks.text_schema import TextSchema
+
+    from adaptive_inference.generation.start import sketch_decoder
 
     if weights_kind(model.weights) != "hub" and model.weights != "config":
         from adaptive_inference.decoders.weights import weights_source
@@ -60,8 +63,8 @@ def _check_model(generation: Generation, model: TextModel) -> None:
     if decoder is None:
         return
     for name, task in generation.tasks.items():
-        with _at(f"on generation.tasks.{name}"):
-            check_lengths(decoder, task.max_source, task.max_target)
+        schema = TextSchema(name, task.metric, task.max_source, task.max_target)
+        check_context(schema, decoder.longest, encoder_decoder=decoder.encoder_decoder)
     for name, training in generation.trainings.items():
         if training.exit_layer is not None and training.exit_layer >= decoder.num_blocks:
             raise UserError(
