@@ -6,7 +6,8 @@ No text of the data is in them. Figures of the clock are in the timings files: `
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
@@ -15,6 +16,8 @@ from adaptive_pipeline.runs.record import Part, Record
 #: What a threshold is chosen for. ``certified``: Learn-then-Test bounds the loss; ``min_quality``: the cheapest that keeps a
 #: share of the full quality, without a promise; ``none``: nothing to choose, since the policy reads no fixed threshold.
 DecodingGoal = Literal["certified", "min_quality", "none"]
+#: In the order in which one stands for a method.
+SHOWN_FIRST: tuple[DecodingGoal, ...] = ("min_quality", "none", "certified")
 
 
 class TextDataRecord(Record):
@@ -185,6 +188,52 @@ class DecodingEvaluationRecord(Decoding):
 
     chosen: list[ChosenRow] = Field(default_factory=list)
     area: float | None = None
+
+    @property
+    def shown(self) -> ChosenRow | None:
+        """The chosen threshold that stands for the method where there is room for one."""
+        return min(self.chosen, key=lambda row: SHOWN_FIRST.index(row.choice.goal), default=None)
+
+
+class Mixture(Part):
+    """Two Beta densities, each by its two parameters: of tokens on which all blocks disagree, and agree."""
+
+    disagree: tuple[float, float]
+    agree: tuple[float, float]
+
+
+#: Equal bins of [0, 1] in which confidences are counted; the last holds 1.
+BINS = 50
+
+
+class Confidences(Part):
+    """``confidences.json`` of an evaluation, at the threshold that stands for the method (`DecodingEvaluationRecord.shown`).
+
+    Attributes
+    ----------
+    threshold
+        In force; where it is estimated, the last one; None: the policy reads none.
+    disagreeing, agreeing
+        Per bin of confidence, tokens of the shallow model that all blocks saw too: which wrote another one, or the same.
+    mixture
+        Fitted to them; None where nothing was.
+    trajectory
+        Where the threshold is estimated: that of each text, in order.
+    """
+
+    threshold: float | None = None
+    disagreeing: list[int] = Field(min_length=BINS, max_length=BINS)
+    agreeing: list[int] = Field(min_length=BINS, max_length=BINS)
+    mixture: Mixture | None = None
+    trajectory: list[float] = Field(default_factory=list)
+
+    @classmethod
+    def counted(cls, tokens: Iterable[tuple[float, bool]], **others: Any) -> Self:
+        """Count tokens, each by its confidence in [0, 1] and whether all blocks agree; ``others``: the other fields."""
+        counts = {agrees: [0] * BINS for agrees in (False, True)}
+        for confidence, agrees in tokens:
+            counts[agrees][min(int(confidence * BINS), BINS - 1)] += 1
+        return cls(disagreeing=counts[False], agreeing=counts[True], **others)
 
 
 class TimedRow(Part):
