@@ -1,8 +1,8 @@
 r"""Choose the thresholds of a method of decoding, on calibration rows only.
 
 Every threshold of the grid is really run, beside plain `generate` of the same weights, since a threshold changes what later
-tokens see. One threshold is certified: Learn-then-Test bounds its loss (docs/methods/free.md). Another keeps a share of the full
-model's quality at the least cost, without a promise. A killed run goes on with the requests that are left.
+tokens see. One threshold is certified: Learn-then-Test bounds its loss (docs/methods/free.md). Another keeps a share of the
+full model's quality at the least cost, without a promise. A killed run goes on with the requests that are left.
 
     python pipeline_steps/calibrate_decoding.py --task transduce --model t5_small --seed 0 --method free
     python pipeline_steps/calibrate_decoding.py --params presets/smoke.yaml --task transduce --model t5_tiny --seed 0 \
@@ -21,8 +21,8 @@ def main(stage: Stage) -> None:
     from adaptive_inference.generation.consistency import certified_threshold, risk_losses, textual_losses
     from adaptive_inference.generation.journal import Journal
     from adaptive_inference.generation.measure import answer_all
-    from adaptive_inference.tasks.text_quality import score_each
 
+    from adaptive_inference.tasks.text_quality import score_each
     from adaptive_pipeline.decoding.at_hand import FULL, MethodAtHand, decoding_keys, journal_file
     from adaptive_pipeline.runs.text_records import ChosenThreshold
 

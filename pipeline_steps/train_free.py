@@ -17,16 +17,16 @@ from adaptive_pipeline.stage import Stage, run_stage
 def main(stage: Stage) -> None:
     """Train, save; then the classifier."""
     import torch
+
+    from adaptive_inference.backbones._stock import stock_tokenizer
     from adaptive_inference.generation.classifier import fit_classifier, save_classifier
     from adaptive_inference.generation.fit import fit
     from adaptive_inference.generation.lora import add_adapters, merge
     from adaptive_inference.generation.model_dir import TrainedFor, save_decoder
-    from adaptive_inference.generation.trainer import LayerTraining, TextRecipe
-    from adaptive_inference.tasks.text_schema import TextSchema
-
-    from adaptive_inference.backbones._stock import stock_tokenizer
     from adaptive_inference.generation.rows import training_rows
     from adaptive_inference.generation.start import start_decoder
+    from adaptive_inference.generation.trainer import LayerTraining, TextRecipe
+    from adaptive_inference.tasks.text_schema import TextSchema
     from adaptive_pipeline.training_stage import take_timings
 
     cell, params, asked = stage.cell, stage.params, stage.params.generation

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from adaptive_inference.generation.answers import plain_cache, prompt_columns
+
+from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.generation.texts import (
     EncodedPairs,
     Pair,
@@ -80,22 +81,24 @@ def write_plain(
     batch_size
         Sources of like length that are written together.
     """
+    decoder = adapter_for(model)
     order = sorted(range(len(sources)), key=lambda place: len(sources[place]))
     texts = [""] * len(sources)
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        encoder_decoder = model.config.is_encoder_decoder
         batch = collate_sources(
-            [sources[place] for place in places], tokenizer.pad_token_id, encoder_decoder=encoder_decoder
+            [sources[place] for place in places],
+            tokenizer.pad_token_id,
+            encoder_decoder=decoder.encoder_decoder,
         )
         ids_BC = model.generate(
             **{name: tensor.to(model.device) for name, tensor in batch.items()},
             max_new_tokens=max_target,
             do_sample=False,
             num_beams=1,
-            **plain_cache(model),
+            past_key_values=decoder.plain_cache(),
         )
-        begin = prompt_columns(model, batch["input_ids"].shape[1])
+        begin = 1 if decoder.encoder_decoder else batch["input_ids"].shape[1]
         for place, text in zip(places, written_texts(ids_BC[:, begin:].tolist(), tokenizer), strict=True):
             texts[place] = text
     return texts

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.decoders.weights import load_decoder
 from adaptive_inference.generation.tokenizer import load_text_tokenizer, train_tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from adaptive_inference.decoders.base import Decoder
-    from adaptive_inference.tasks.text_schema import TextExample
-
     from adaptive_inference.settings.generation import TextModel
+    from adaptive_inference.tasks.text_schema import TextExample
 
 
 def start_tokenizer(settings: TextModel, examples: Sequence[TextExample]) -> PreTrainedTokenizerBase:

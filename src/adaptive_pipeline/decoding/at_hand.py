@@ -15,8 +15,8 @@ from adaptive_pipeline.runs.text_records import Decoded, Decoding, TokenKind
 if TYPE_CHECKING:
     import numpy as np
     from adaptive_inference.generation.answers import Answering, Request
-    from adaptive_inference.tasks.text_schema import TextExample
 
+    from adaptive_inference.tasks.text_schema import TextExample
     from adaptive_pipeline.stage import Stage
 
 #: The way that is the full model: plain ``generate`` of the same weights.
@@ -47,13 +47,13 @@ class MethodAtHand:
     """
 
     def __init__(self, stage: Stage, split: str, rows: int | None) -> None:
-        from adaptive_inference.generation.classifier import load_classifier
         from adaptive_inference.generation.cost import DecoderCost
+
+        from adaptive_inference.exits.outputs import pick_device
+        from adaptive_inference.generation.classifier import load_classifier
         from adaptive_inference.generation.model_dir import load_decoder
         from adaptive_inference.generation.texts import collate_sources, encode_pairs
         from adaptive_inference.tasks.text_schema import TextSchema, load_text_split
-
-        from adaptive_inference.exits.outputs import pick_device
 
         self.generation, self.name, data = (
             stage.params.generation,
@@ -129,6 +129,7 @@ class MethodAtHand:
             Of the intervals over rows.
         """
         from adaptive_inference.generation.measure import summarise_answers
+
         from adaptive_inference.tasks.text_quality import score_texts
 
         metric = self.schema.metric

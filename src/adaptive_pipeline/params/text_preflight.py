@@ -32,8 +32,9 @@ def check_texts(generation: Generation, data: Path) -> None:
     """
     if not generation.tasks:
         return
-    from adaptive_inference.data.text_splits import check_text_task
     from adaptive_inference.generation.consistency import check_prompts
+
+    from adaptive_inference.data.text_splits import check_text_task
 
     for name, task in generation.tasks.items():
         check_text_task(name, task, data)
@@ -46,10 +47,9 @@ def check_texts(generation: Generation, data: Path) -> None:
 
 
 def _check_model(generation: Generation, model: TextModel) -> None:
+    from adaptive_inference.generation.start import sketch_decoder
     from adaptive_inference.generation.texts import check_context
     from adaptive_inference.tasks.text_schema import TextSchema
-
-    from adaptive_inference.generation.start import sketch_decoder
 
     if weights_kind(model.weights) != "hub" and model.weights != "config":
         from adaptive_inference.decoders.weights import weights_source
