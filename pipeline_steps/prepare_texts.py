@@ -18,8 +18,7 @@ def main(stage: Stage) -> None:
     """Write the splits, the tokenizer and their statistics."""
     from adaptive_inference.data.text_splits import make_text_splits, text_files
     from adaptive_inference.exits.saved import save_tokenizer
-    from adaptive_inference.generation.rows import describe_pairs, shared_sources
-    from adaptive_inference.generation.start import start_tokenizer
+    from adaptive_inference.generation.prepared import describe_pairs, shared_sources, start_tokenizer
     from adaptive_inference.generation.texts import encode_pairs
     from adaptive_inference.tasks.schema import save_split
 

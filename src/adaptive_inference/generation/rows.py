@@ -1,18 +1,16 @@
-"""The splits of a text task as rows to train on, and what is told of their lengths."""
+"""The splits of a text task as rows to train on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.generation.texts import (
-    EncodedPairs,
     Pair,
     collate_pairs,
     collate_sources,
@@ -21,13 +19,11 @@ from adaptive_inference.generation.texts import (
 )
 from adaptive_inference.generation.trainer import TextFeature, TextRows
 from adaptive_inference.tasks.text_quality import score_texts
-from adaptive_inference.tasks.text_schema import TextExample, TextSchema, load_text_split
+from adaptive_inference.tasks.text_schema import TextSchema, load_text_split
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-QUANTILES = (5, 25, 50, 75, 95, 100)
 
 
 def training_rows(
@@ -102,28 +98,6 @@ def write_plain(
         for place, text in zip(places, written_texts(ids_BC[:, begin:].tolist(), tokenizer), strict=True):
             texts[place] = text
     return texts
-
-
-def describe_pairs(encoded: EncodedPairs) -> dict[str, Any]:
-    """Return the statistics of a split: rows, quantiles of tokens, texts that were cut."""
-    lengths = {
-        "source_tokens": [len(pair.source) for pair in encoded.pairs],
-        "target_tokens": [len(pair.target) for pair in encoded.pairs],
-    }
-    quantiles = {
-        name: {str(at): float(np.percentile(found, at)) for at in QUANTILES}
-        for name, found in lengths.items()
-    }
-    cut = {"cut_sources": encoded.cut_sources, "cut_targets": encoded.cut_targets}
-    return {"rows": len(encoded.pairs)} | quantiles | cut
-
-
-def shared_sources(splits: dict[str, list[TextExample]]) -> dict[str, int]:
-    """Return how many sources two splits share, for each pair of splits."""
-    names = list(splits)
-    sources = {name: {example.source for example in splits[name]} for name in names}
-    pairs = [(first, second) for place, first in enumerate(names) for second in names[place + 1 :]]
-    return {f"{first}-{second}": len(sources[first] & sources[second]) for first, second in pairs}
 
 
 def _features(pairs: Sequence[Pair]) -> list[TextFeature]:

@@ -1,8 +1,7 @@
-"""The tokenizer and the decoder that a training starts from, and what of a decoder can be told before."""
+"""The decoder that a training starts from, and what of it can be told before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,34 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.decoders.weights import load_decoder
-from adaptive_inference.generation.tokenizer import load_text_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from adaptive_inference.decoders.base import Decoder
     from adaptive_inference.settings.generation import TextModel
-    from adaptive_inference.tasks.text_schema import TextExample
-
-
-def start_tokenizer(settings: TextModel, examples: Sequence[TextExample]) -> PreTrainedTokenizerBase:
-    """Train, or load, the tokenizer of a model.
-
-    Parameters
-    ----------
-    settings
-        Says where it comes from.
-    examples
-        The train split. Rows whose words have known difficulties get a token for each word.
-
-    Raises
-    ------
-    UserError
-        It cannot be had, has no end token, or its vocabulary is too small.
-    """
-    if settings.vocabulary is not None:
-        return train_tokenizer(examples, settings.vocabulary, words=examples[0].difficulties is not None)
-    if settings.tokenizer == "weights":
-        return load_text_tokenizer(settings.weights, settings.revision)
-    return load_text_tokenizer(settings.tokenizer)
 
 
 def start_decoder(settings: TextModel, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

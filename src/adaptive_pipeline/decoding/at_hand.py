@@ -95,9 +95,10 @@ class MethodAtHand:
 
     def way(self, threshold: float | None, observe: bool = False) -> Answering:
         """Return the method's way at a threshold; ``observe`` compares each early token with that of all blocks."""
+        from adaptive_inference.generation.answers import Answering
+
         from adaptive_inference.decoding.adaptive import AdaptiveThreshold
         from adaptive_inference.decoding.generate import EarlyExitDecoding
-        from adaptive_inference.generation.answers import Answering
 
         given = {} if threshold is None else {"threshold": threshold}
         policy = policy_of(self.generation, self.name, self.trained_for.exit_layer, **given)

@@ -74,6 +74,7 @@ def _pieces(at_hand: MethodAtHand, tokens: Sequence[int]) -> tuple[str, ...]:
 def _mixture(pairs: Sequence[tuple[float, bool]]) -> Mixture | None:
     """Fit a Beta density to each class; None where a class has too few tokens, or all of one confidence."""
     import numpy as np
+
     from adaptive_inference.decoding.adaptive import EDGE, beta_moments
 
     confidence_N = np.clip([confidence for confidence, _ in pairs], EDGE, 1.0 - EDGE)
