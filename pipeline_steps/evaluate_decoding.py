@@ -23,7 +23,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.files import write_json
     from adaptive_pipeline.decoding.at_hand import FULL, MethodAtHand, decoding_keys, journal_file, way_name
     from adaptive_pipeline.decoding.times import time_chosen
-    from adaptive_pipeline.decoding.tokens import confidences_of, draw_texts, observed_way
+    from adaptive_pipeline.decoding.tokens import confidences_of, draw_texts, seen_tokens, shown_threshold
     from adaptive_pipeline.runs.environment import environment
     from adaptive_pipeline.runs.text_records import ChosenRow, DecodingCalibrationRecord
     from adaptive_pipeline.tracking.store import PICTURES
@@ -40,8 +40,8 @@ def main(stage: Stage) -> None:
     with Journal(journal_file(stage, "answers"), record.record_id) as journal:
         answer_all([plain, *grid.values()], first, most, at_hand.cost, journal)
         answer_all([plain, *(grid[name] for name in chosen)], at_hand.requests, most, at_hand.cost, journal)
-        shown = observed_way(at_hand, calibrated.chosen)
-        answer_all([shown], first, most, at_hand.cost, journal)
+        if seen := seen_tokens(at_hand):
+            answer_all([seen], first, most, at_hand.cost, journal)
     on_grid = [line for line in journal.lines if line["request"] < len(first)]
     decoded = at_hand.decoded(on_grid, list(grid), seed)
     record.full, record.grid = decoded[FULL], [decoded[name] for name in grid]
@@ -50,11 +50,13 @@ def main(stage: Stage) -> None:
         ChosenRow(choice=item, decoded=on_all[way_name(item.threshold)], full=on_all[FULL])
         for item in calibrated.chosen
     ]
-    own = [line for line in journal.lines if line["way"] == shown.name]
-    figures = confidences_of(own, at_hand.method.adaptive is not None)
-    if figures is not None:
-        write_json(stage.out / "confidences.json", figures.model_dump(mode="json"))
-    draw_texts(at_hand, own, stage.out / PICTURES)
+    name = way_name(shown_threshold(calibrated.chosen))
+    shown = [line for line in on_grid if line["way"] == name]
+    if seen:
+        told = [line for line in on_grid if line["way"] == seen.name]
+        counts = confidences_of(told, shown, estimated=at_hand.method.adaptive is not None)
+        write_json(stage.out / "confidences.json", counts.model_dump(mode="json"))
+    draw_texts(at_hand, shown, stage.out / PICTURES)
 
     rows = time_chosen(stage, at_hand, calibrated.chosen)
     best = record.shown

@@ -93,8 +93,8 @@ class MethodAtHand:
 
         return Answering(FULL, self.model)
 
-    def way(self, threshold: float | None, observe: bool = False) -> Answering:
-        """Return the method's way at a threshold; ``observe`` compares each early token with that of all blocks."""
+    def way(self, threshold: float | None) -> Answering:
+        """Return the method's way at a threshold."""
         from adaptive_inference.generation.answers import Answering
 
         from adaptive_inference.decoding.adaptive import AdaptiveThreshold
@@ -105,8 +105,8 @@ class MethodAtHand:
         adaptive = None
         if self.method.adaptive:
             adaptive = AdaptiveThreshold(reference=self.method.adaptive == "reference")
-        decoding = EarlyExitDecoding(policy, adaptive, classifier=self.classifier, observe=observe)
-        return Answering(way_name(threshold, observe), self.model, decoding)
+        decoding = EarlyExitDecoding(policy, adaptive, classifier=self.classifier)
+        return Answering(way_name(threshold), self.model, decoding)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return written tokens as text."""
@@ -204,9 +204,9 @@ class MethodAtHand:
         record.metric = self.schema.metric
 
 
-def way_name(threshold: float | None, observe: bool = False) -> str:
-    """Return the name of a way in a journal."""
-    return f"{'observed' if observe else 'method'} {'' if threshold is None else repr(threshold)}".strip()
+def way_name(threshold: float | None) -> str:
+    """Return the name of a method's way in a journal."""
+    return "method" if threshold is None else f"method {threshold!r}"
 
 
 def threshold_of(name: str) -> float | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from adaptive_pipeline.decoding.at_hand import MethodAtHand
+from adaptive_pipeline.decoding.at_hand import Lines, MethodAtHand
 from adaptive_pipeline.reporting.generation.depths import Written, write_depth_page
 from adaptive_pipeline.runs.text_records import SHOWN_FIRST, ChosenThreshold, Confidences, Mixture
 
@@ -18,42 +18,54 @@ TEXTS = 12  #: texts on the page of depths
 FEWEST = 10  #: tokens of a class that a density is fitted to
 
 
-def observed_way(at_hand: MethodAtHand, chosen: Sequence[ChosenThreshold]) -> Answering:
-    """Return the method at the threshold that stands for it; where tokens wait, each is compared with that of all blocks."""
+def shown_threshold(chosen: Sequence[ChosenThreshold]) -> float | None:
+    """Return the threshold that stands for a method."""
+    return min(chosen, key=lambda item: SHOWN_FIRST.index(item.goal)).threshold
+
+
+def seen_tokens(at_hand: MethodAtHand) -> Answering | None:
+    """Return a way in which all blocks see every token that the shallow model is tested on; None for other policies.
+
+    No token leaves early in it: one that did would be seen only where the blocks above catch up later.
+    """
+    from adaptive_inference.generation.answers import Answering
+
+    from adaptive_inference.decoding.generate import EarlyExitDecoding
     from adaptive_inference.decoding.policy import SHALLOW_DEEP
 
-    threshold = min(chosen, key=lambda item: SHOWN_FIRST.index(item.goal)).threshold
-    return at_hand.way(threshold, observe=at_hand.method.policy in SHALLOW_DEEP)
+    if at_hand.method.policy not in SHALLOW_DEEP:
+        return None
+    return Answering("seen", at_hand.model, EarlyExitDecoding(at_hand.policy, observe=True))
 
 
-def confidences_of(lines: Sequence[Mapping[str, Any]], estimated: bool) -> Confidences | None:
-    """Count the confidences of tokens that all blocks saw too; None where they saw none.
+def confidences_of(seen: Lines, shown: Lines, estimated: bool) -> Confidences:
+    """Count the confidences of the tokens that all blocks saw.
 
     Parameters
     ----------
-    lines
-        Of one way.
+    seen
+        What `seen_tokens` answered.
+    shown
+        What the method answered, at the threshold that stands for it.
     estimated
-        Whether its threshold is.
+        Whether that is estimated.
     """
-    lines = sorted(lines, key=lambda line: line["request"])
+    thresholds = [line["threshold"] for line in sorted(shown, key=lambda line: line["request"])]
     pairs = [
         (confidence, agreed)
-        for line in lines
+        for line in seen
         for confidence, agreed in zip(line["confidence"], line["agreed"], strict=True)
         if confidence is not None and agreed is not None
     ]
-    if not pairs:
-        return None
     return Confidences.counted(
         pairs,
-        threshold=lines[-1]["threshold"],
+        threshold=thresholds[-1],
         mixture=_mixture(pairs),
-        trajectory=[line["threshold"] for line in lines] if estimated else [],
+        trajectory=thresholds if estimated else [],
     )
 
 
-def draw_texts(at_hand: MethodAtHand, lines: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def draw_texts(at_hand: MethodAtHand, lines: Lines, folder: Path) -> None:
     """Write the page of the first texts with the depth of each token."""
     cell = f"{at_hand.schema.task}, {at_hand.name}"
     texts = []

@@ -207,12 +207,12 @@ BINS = 50
 
 
 class Confidences(Part):
-    """``confidences.json`` of an evaluation, at the threshold that stands for the method (`DecodingEvaluationRecord.shown`).
+    """``confidences.json`` of an evaluation, counted in a run in which no token leaves early, so that all blocks see all.
 
     Attributes
     ----------
     threshold
-        In force; where it is estimated, the last one; None: the policy reads none.
+        That stands for the method (`DecodingEvaluationRecord.shown`); where it is estimated, the last one.
     disagreeing, agreeing
         Per bin of confidence, tokens of the shallow model that all blocks saw too: which wrote another one, or the same.
     mixture
