@@ -20,7 +20,7 @@ READER = """
 from adaptive_pipeline import dvc_graph
 for _ in range(4):
     nodes = dvc_graph.read_graph(judge=False)
-    assert len(nodes) == 39
+    assert len(nodes) == 58
     assert all(md5 for node in nodes for md5 in node.outs.values())
 """
 
@@ -102,7 +102,14 @@ def test_bad_params_are_refused_before_any_job(built, edit, message):
 
 @pytest.mark.parametrize(
     ("preset", "jobs"),
-    [("default", 39), ("grid", 183), ("sst2-minilm", 70), ("sweet-paper", 58), ("glue-small-stsb", 24)],
+    [
+        ("default", 58),
+        ("grid", 183),
+        ("sst2-minilm", 70),
+        ("sweet-paper", 58),
+        ("glue-small-stsb", 24),
+        ("free-tiny", 24),
+    ],
 )
 def test_a_preset_plans_its_graph(built, preset, jobs):
     text = (built.root / "params.yaml").read_text()

@@ -75,9 +75,9 @@ def dvc_edges(project):
 def test_one_run_executes_every_stage_once_and_shows_the_result(built):
     stages = yaml.safe_load((built.root / "dvc.yaml").read_text())["stages"]
     assert stages_of(built) == set(stages) - {CHECK}
-    assert len(built.first_executed) <= 39
-    assert "39 of 39 stages to run, about" in built.output
-    assert "39 of 39 stages done" in built.output
+    assert len(built.first_executed) <= 58
+    assert "58 of 58 stages to run, about" in built.output
+    assert "58 of 58 stages done" in built.output
     assert "\nRecommended for tiers with tiny: " in built.output
     assert "Select jobs" not in built.output
     assert len(built.output.splitlines()) < 120
@@ -159,6 +159,33 @@ def test_a_method_more_that_removes_tokens_makes_no_cell_of_another_stale(built)
         params.write_text(text)
 
 
+FREE = "free: {training: shallow_deep, policy: keep}"
+
+
+def test_a_method_of_decoding_more_makes_no_other_stale_and_one_with_a_training_of_its_own_none_that_decodes(
+    built,
+):
+    params = built.root / "params.yaml"
+    text = params.read_text()
+    assert FREE in text
+    more = text.replace(FREE, f"{FREE}\n    more: {{training: shallow_deep, policy: keep, max_pending: 4}}")
+    own = text.replace(FREE, f"{FREE}\n    more: {{training: other, policy: full}}").replace(
+        "    ce: {loss: ce}", "    ce: {loss: ce}\n    other: {loss: ce, epochs: 1}"
+    )
+    try:
+        params.write_text(more)
+        status = direct(built.run("dvc", "status", "--json"))
+        assert {name for name in status if "-more-" not in name} == {"make_tables"}
+        params.write_text(own)
+        status = direct(built.run("dvc", "status", "--json"))
+        assert {name for name in status if "-more-" not in name} == {
+            "train_free@transduce-t5_tiny-other-0",
+            "make_tables",
+        }
+    finally:
+        params.write_text(text)
+
+
 def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
     files = [
         built.root / "src/adaptive_inference" / name
@@ -186,7 +213,10 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
         ("adaptive_inference/selection/families.py", {"calibrate_thresholds"}),
         ("adaptive_inference/selection/drift.py", {"evaluate_recommended"}),
         ("adaptive_inference/serving/__init__.py", {"make_tables"}),
-        ("adaptive_pipeline/reporting/__init__.py", {"make_tables", "score_rationales"}),
+        ("adaptive_pipeline/reporting/__init__.py", {"make_tables", "score_rationales", "evaluate_decoding"}),
+        ("adaptive_inference/decoding/decay.py", {"calibrate_decoding", "evaluate_decoding"}),
+        ("adaptive_inference/generation/losses.py", {"train_free"}),
+        ("adaptive_pipeline/decoding/times.py", {"evaluate_decoding"}),
         (
             "adaptive_inference/evaluation/faithfulness.py",
             {"score_rationales", "evaluate_batch1", "evaluate_recommended"},
@@ -212,6 +242,7 @@ def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(
     "family", ["check_params", "prepare_data", "finetune_backbone", "train_sweet", "train_leebert", "train_multi_model",
                "extract_saliencies", "train_adapler", "train_adapler_exits", "score_rationales",
                "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend", "evaluate_recommended",
+               "prepare_texts", "train_free", "assign_model", "calibrate_decoding", "evaluate_decoding",
                "make_tables", "train_fold", "choose_point"],
 )  # fmt: skip
 def test_a_stage_declares_the_modules_that_its_script_imports(built, family):
