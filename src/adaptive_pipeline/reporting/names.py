@@ -68,6 +68,27 @@ KINDS = {
     "attention_rollout": "Attention rollout",
 }
 
+#: Metric of a text task -> name.
+TEXT_METRICS = {
+    "exact_match": "exact match",
+    "bleu": "BLEU",
+    "rouge_lsum": "ROUGE-Lsum",
+    "squad_f1": "SQuAD F1",
+}
+#: Known difficulties of a token, easy ones first.
+DIFFICULTIES = ("copied", "look-up", "arithmetic")
+
+
+def text_metric_name(metric: str) -> str:
+    """Return how the metric of a text task is shown."""
+    return TEXT_METRICS.get(metric, metric)
+
+
+def difficulty_key(difficulty: str) -> tuple[Any, ...]:
+    """Sort key of a token's known difficulty: easy ones first, unknown ones last."""
+    known = difficulty in DIFFICULTIES
+    return (DIFFICULTIES.index(difficulty) if known else len(DIFFICULTIES), difficulty)
+
 
 def kind_name(kind: str) -> str:
     """Return how a kind of scores of tokens is shown."""
