@@ -6,12 +6,12 @@ import base64
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Protocol
 
 from markdown_it import MarkdownIt
 
 from adaptive_pipeline.grid import TRAINING_STAGES
 from adaptive_pipeline.reporting.figures.captions import CAPTIONS, ORDER
-from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.text.html import page
 
 TRAININGS = ("finetune_backbone", *TRAINING_STAGES)
@@ -106,16 +106,36 @@ figcaption { color: #555; }
 summary { cursor: pointer; margin: 0.5rem 0; }
 pre { background: #f6f6f6; padding: 0.6rem; overflow-x: auto; }
 """
+#: The table on tasks that write text; not there where there are none.
+DECODING = "generation.md"
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
+class Pair(Protocol):
+    """A task, and what was trained for it: the figures of each stand together."""
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Names of the two."""
+
+    @property
+    def title(self) -> str:
+        """What its figures are headed with."""
+
+
 def report_page(
-    results: Results, recommendation: str, tables: Mapping[str, str], figures: Sequence[str], folder: Path
+    pairs: Sequence[Pair],
+    recommendation: str,
+    tables: Mapping[str, str],
+    figures: Sequence[str],
+    folder: Path,
 ) -> str:
     """Return the text of ``report.html``.
 
     Parameters
     ----------
+    pairs
+        In the order in which their figures are shown.
     recommendation
         Text of ``recommendation.md``.
     tables
@@ -126,7 +146,8 @@ def report_page(
     parts = {
         "Recommendation": MARKDOWN.render(recommendation),
         "Results": MARKDOWN.render(tables["main.md"]),
-        "Figures": "\n".join(_figures(results, figures, folder)),
+        **({"Decoding": MARKDOWN.render(tables[DECODING])} if DECODING in tables else {}),
+        "Figures": "\n".join(_figures(pairs, figures, folder)),
         "Tables": "\n".join(_other_tables(tables)),
         "Graph": _graph(),
     }
@@ -135,10 +156,10 @@ def report_page(
     return page("Results of adaptive-inference", STYLE, f"<nav>{links}</nav>\n{sections}")
 
 
-def _figures(results: Results, names: Sequence[str], folder: Path) -> Iterator[str]:
+def _figures(pairs: Sequence[Pair], names: Sequence[str], folder: Path) -> Iterator[str]:
     """Yield each figure with its caption, in the told order; one heading per task and backbone."""
     yield "<h1>Figures</h1>"
-    for one in results.each:
+    for one in pairs:
         yield f"<h2>{escape(one.title)}</h2>"
         for kind in ORDER:
             stem = "-".join([*one.pair, kind])
@@ -158,7 +179,7 @@ def _figure(file: Path, caption: str, name: str) -> str:
 def _other_tables(tables: Mapping[str, str]) -> Iterator[str]:
     yield "<h1>Other tables</h1>"
     for name, text in tables.items():
-        if name.endswith(".md") and name != "main.md":
+        if name.endswith(".md") and name not in ("main.md", DECODING):
             yield f"<details>\n<summary>{name}</summary>\n{MARKDOWN.render(text)}</details>"
     links = (f'<a href="tables/{name}">{name}</a>' for name in tables if name.endswith((".csv", ".tex")))
     yield f"<p>Beside this page, to compute with: {', '.join(links)}.</p>"

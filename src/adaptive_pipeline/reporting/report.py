@@ -18,6 +18,12 @@ from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.figures.headline import draw_speed
 from adaptive_pipeline.reporting.figures.survivors import draw_exit_survivors
 from adaptive_pipeline.reporting.frame import Results, collect
+from adaptive_pipeline.reporting.generation.confidence import draw_confidences, draw_trajectory
+from adaptive_pipeline.reporting.generation.curves import draw_quality_latency
+from adaptive_pipeline.reporting.generation.difficulty import draw_difficulty
+from adaptive_pipeline.reporting.generation.frame import TextResults, collect_texts
+from adaptive_pipeline.reporting.generation.headline import text_metrics
+from adaptive_pipeline.reporting.generation.tables import text_tables
 from adaptive_pipeline.reporting.handout import hand_out
 from adaptive_pipeline.reporting.headline import metrics_json
 from adaptive_pipeline.reporting.page import report_page
@@ -51,6 +57,13 @@ FIGURES = {
     "rationales": rationales.draw_rationales,
     "exit_survivors": draw_exit_survivors,
 }
+#: The same of a task that writes text, and a model.
+TEXT_FIGURES = {
+    "quality_latency": draw_quality_latency,
+    "difficulty": draw_difficulty,
+    "confidences": draw_confidences,
+    "threshold": draw_trajectory,
+}
 
 
 def make_report(runs: Path, params: Params, out: Path) -> None:
@@ -60,25 +73,28 @@ def make_report(runs: Path, params: Params, out: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        _write(collect(runs, params), runs, partial, out.as_posix())
+        results = collect(runs, params)
+        _write(results, collect_texts(results.runs, params), runs, partial, out.as_posix())
         _replace_outputs(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write(results: Results, runs: Path, out: Path, shown_as: str) -> None:
+def _write(results: Results, written: TextResults, runs: Path, out: Path, shown_as: str) -> None:
     """Write everything into ``out``; commands in the texts name it ``shown_as``."""
     choices, comparisons = recommend(results), compare(results)
-    texts = tables(results, choices, comparisons)
+    texts = tables(results, choices, comparisons) | text_tables(written)
     for name, text in texts.items():
         write_text(out / "tables" / name, text)
     drawn = draw_figures(results, choices, comparisons, out / "figures")
+    drawn += draw_text_figures(written, out / "figures")
     handed_out = {choice.model for choice in choices if hand_out(results, choice, runs, out)}
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
     recommendation = as_markdown(choices, results, shown_as, handed_out)
     write_text(out / "recommendation.md", recommendation)
-    write_text(out / "report.html", report_page(results, recommendation, texts, drawn, out / "figures"))
-    write_json(out / "metrics.json", metrics_json(results, choices))
+    pairs = [*results.each, *written.each]
+    write_text(out / "report.html", report_page(pairs, recommendation, texts, drawn, out / "figures"))
+    write_json(out / "metrics.json", metrics_json(results, choices) | text_metrics(written))
 
 
 def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -> dict[str, str]:
@@ -121,6 +137,17 @@ def draw_figures(
         for kind, draw in FIGURES.items():
             names += draw(one, folder, f"{stem}-{kind}")
     return names
+
+
+def draw_text_figures(written: TextResults, folder: Path) -> list[str]:
+    """Write every figure of the tasks that write text, as `draw_figures` does (``TASK-MODEL-KIND``)."""
+    stems = [("-".join(one.pair), one) for one in written.each]
+    return [
+        name
+        for stem, one in stems
+        for kind, draw in TEXT_FIGURES.items()
+        for name in draw(one, folder, f"{stem}-{kind}")
+    ]
 
 
 def _replace_outputs(partial: Path, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: Kind -> one sentence. A figure's name is ``TASK-BACKBONE-KIND``, or ``TASK-BACKBONE-KIND-METHOD`` of the last three.
+#: Kind -> one sentence. A figure's name is ``TASK-BACKBONE-KIND``, or ``TASK-BACKBONE-KIND-METHOD`` where each method has its own.
 CAPTIONS = {
     "headline": (
         "Quality against measured speed at batch 1, around the goal: up and to the right is better; the ring marks the "
@@ -34,6 +34,16 @@ CAPTIONS = {
         "What the predictors say and what each layer keeps, against the words that people marked; other scores beside it, "
         "on the right at as many tokens as the layer keeps."
     ),
+    "quality_latency": (
+        "Quality of what is written against cost: every threshold by exact decoder FLOPs, the chosen ones by the clock, "
+        "texts that end by themselves and texts of a fixed length; right of the grey line is faster than plain decoding."
+    ),
+    "difficulty": "Decoder blocks that tokens take, by how hard they are to find, at the threshold that stands for a method.",
+    "confidences": (
+        "How confident the shallow model was where all blocks agree with it and where not, with the fitted densities and the "
+        "threshold: the further apart, the more can leave early without harm."
+    ),
+    "threshold": "The threshold in force, text by text, where it is estimated as texts are written.",
 }
 #: The order in which a reader is shown them.
 ORDER: tuple[str, ...] = tuple(CAPTIONS)

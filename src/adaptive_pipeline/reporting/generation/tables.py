@@ -198,27 +198,27 @@ def _grid(results: TextResults) -> list[str]:
 def _notes(results: TextResults) -> Iterator[str]:
     main, asked = results.main, results.params.generation
     if len(main):
-        seeds = sorted(set(results.points.seed))
+        seeds = ", ".join(map(str, sorted(set(results.points.seed))))
         yield (
-            f"Seeds: {', '.join(map(str, seeds))}; means over them, ± std with n − 1. Greedy decoding on the evaluation split, "
-            f"{_range(main.prompts)} texts per seed. Quality is a fraction. Its own full: the same weights with all blocks, on "
-            "the same texts. Full model: that of method `full`, trained by its own loss; what another training costs shows here."
+            f"Seeds: {seeds}; means over them, ± std with n − 1. Greedy decoding of {_range(main.prompts)} texts of the "
+            "evaluation split per seed. Quality is a fraction. Its own full: the same weights with all blocks, on the same "
+            "texts. Full model: the method `full`, trained by its own loss, so that what another training costs shows here."
         )
         yield (
-            "Agreement: share of places at which the same weights with all blocks write the same token. Blocks: decoder blocks "
-            "computed per token, deep rows that caught up included. Papers' count: by the block that each token came from, as "
-            "CALM and FREE count it: what catching up costs is not in it. FLOPs: exact decoder FLOPs per token, vocabulary "
-            "projections included."
+            "Agreement: share of places at which the same weights with all blocks write the same token. Blocks: decoder "
+            "blocks computed per token, deep rows that caught up included. Papers' count: by the block that each token came "
+            "from, as CALM and FREE count; what catching up costs is not in it. FLOPs: exact decoder FLOPs per token, "
+            "vocabulary projections included."
         )
         yield (
-            "Thresholds were chosen on calibration rows, so that the evaluation split may miss what was asked "
+            "Thresholds were chosen on calibration rows, so that the evaluation split may miss what was asked for "
             "(`met_seeds` in generation.csv, where it tells). Not reached: no threshold below 1 is good enough, and 1 never "
             f"exits. Certified: with probability {1 - asked.calibration.epsilon:g}, for each method and seed by itself."
         )
         yield from _clock(results)
         yield (
-            f"Every threshold was really run, on {_range(results.grid.prompts)} texts each: generation_grid.csv has them on both "
-            "splits."
+            f"Every threshold was really run, on {_range(results.grid.prompts)} texts each: generation_grid.csv has them on "
+            "both splits."
         )
     if results.missing:
         cells = ", ".join(f"{item.cell.name} ({item.why})" for item in results.missing[:12])
@@ -232,12 +232,12 @@ def _clock(results: TextResults) -> Iterator[str]:
         yield "Wall-clock was not measured."
         return
     yield (
-        "Text ×: plain `generate` of the same weights over this, per request at batch 1, in turns in one process; median over "
-        f"{_range(main.free_requests)} texts, with its 95 % bootstrap interval (several seeds: lowest and highest end). Texts "
-        "end by themselves, so that another length counts; fixed length: all have "
-        f"{results.params.generation.evaluation.fixed_length} new tokens. Tokens/s ×: all tokens over all seconds. ms: median of "
-        f"a text, and of plain `generate`. Measured on: {'; '.join(sorted({*main.machine}))}."
-    )  # fmt: skip
+        "Text ×: seconds of plain `generate` of the same weights over seconds of this, per text at batch 1, in turns in one "
+        f"process; median over {_range(main.free_requests)} texts, with its 95 % bootstrap interval (several seeds: lowest "
+        "and highest end). Texts end by themselves, so a text of another length counts as it is; fixed length: all have "
+        f"{results.params.generation.evaluation.fixed_length} new tokens. Tokens/s ×: of all tokens over all seconds. "
+        f"ms: median of a text, and of plain `generate`. Measured on: {'; '.join(sorted({*main.machine}))}."
+    )
 
 
 def _range(values: pd.Series) -> str:
