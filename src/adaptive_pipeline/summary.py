@@ -27,6 +27,9 @@ def summary(root: Path = Path()) -> str:
     if len(choices) > SHOWN:
         told.append(f"and {len(choices) - SHOWN} more: results/recommendation.md")
     command = next((choice["command"] for choice in choices if choice.get("command")), None)
+    decoding = "results/tables/generation.md"
+    if (root / decoding).is_file():
+        told.append(f"Early-exit decoding: {decoding}")
     return "\n".join(
         [
             *(told or ["Recommended: nothing yet, no cell is evaluated"]),

@@ -38,10 +38,11 @@ METHODS = {
     "head_pruning": ("Head pruning", ""),
     "adapler": ("AdapLeR", "#1B7837"),
     "adapler_early_exit": ("AdapLeR + early exit", "#B2182B"),
-    "free": ("FREE", ""),
-    "free_verify": ("FREE (verify)", ""),
-    "calm": ("CALM", ""),
     "static_exit": ("Static-Exiting", ""),
+    "calm": ("CALM", ""),
+    "free": ("FREE", ""),
+    "free_adaptive": ("FREE (adaptive threshold)", ""),
+    "free_verify": ("FREE (verify)", ""),
 }
 
 #: Rule key -> name, in table order.

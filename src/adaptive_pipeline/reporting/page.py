@@ -137,16 +137,15 @@ def report_page(
     pairs
         In the order in which their figures are shown.
     recommendation
-        Text of ``recommendation.md``.
+        Text of ``recommendation.md``; empty where there are no classifiers, of which ``main.md`` says nothing either.
     tables
         File name -> text of every table, ``main.md`` among them.
     figures, folder
         Names of the figures that were drawn, and where their SVG files lie.
     """
-    parts = {
-        "Recommendation": MARKDOWN.render(recommendation),
-        "Results": MARKDOWN.render(tables["main.md"]),
-        **({"Decoding": MARKDOWN.render(tables[DECODING])} if DECODING in tables else {}),
+    classified = {"Recommendation": recommendation, "Results": tables["main.md"]} if recommendation else {}
+    written = {"Decoding": tables[DECODING]} if DECODING in tables else {}
+    parts = {name: MARKDOWN.render(text) for name, text in (classified | written).items()} | {
         "Figures": "\n".join(_figures(pairs, figures, folder)),
         "Tables": "\n".join(_other_tables(tables)),
         "Graph": _graph(),

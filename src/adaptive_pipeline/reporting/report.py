@@ -92,8 +92,9 @@ def _write(results: Results, written: TextResults, runs: Path, out: Path, shown_
     write_json(out / "recommendation.json", as_json(choices, results, shown_as, handed_out))
     recommendation = as_markdown(choices, results, shown_as, handed_out)
     write_text(out / "recommendation.md", recommendation)
-    pairs = [*results.each, *written.each]
-    write_text(out / "report.html", report_page(pairs, recommendation, texts, drawn, out / "figures"))
+    told = recommendation if results.params.tasks else ""
+    shown = report_page([*results.each, *written.each], told, texts, drawn, out / "figures")
+    write_text(out / "report.html", shown)
     write_json(out / "metrics.json", metrics_json(results, choices) | text_metrics(written))
 
 

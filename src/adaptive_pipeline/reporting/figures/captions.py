@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-#: Kind -> one sentence. A figure's name is ``TASK-BACKBONE-KIND``, or ``TASK-BACKBONE-KIND-METHOD`` where each method has its own.
+#: Kind -> one sentence. A figure's name is ``TASK-BACKBONE-KIND``, or ``TASK-BACKBONE-KIND-METHOD`` where there is one for
+#: each method.
 CAPTIONS = {
     "headline": (
         "Quality against measured speed at batch 1, around the goal: up and to the right is better; the ring marks the "
@@ -38,10 +39,10 @@ CAPTIONS = {
         "Quality of what is written against cost: every threshold by exact decoder FLOPs, the chosen ones by the clock, "
         "texts that end by themselves and texts of a fixed length; right of the grey line is faster than plain decoding."
     ),
-    "difficulty": "Decoder blocks that tokens take, by how hard they are to find, at the threshold that stands for a method.",
+    "difficulty": "Decoder blocks that tokens take, by how hard they are to find, at one threshold of each method.",
     "confidences": (
-        "How confident the shallow model was where all blocks agree with it and where not, with the fitted densities and the "
-        "threshold: the further apart, the more can leave early without harm."
+        "How confident the shallow model was where all blocks agree with it and where not, with the fitted densities and "
+        "the threshold: the further apart, the more can leave early without harm."
     ),
     "threshold": "The threshold in force, text by text, where it is estimated as texts are written.",
 }

@@ -93,6 +93,7 @@ def draw_trajectory(results: TextResults, folder: Path, name: str) -> list[str]:
                 range(1, len(trajectory) + 1), trajectory, where="mid", color=look[method].colour, linewidth=1.2, label=label
             )  # fmt: skip
         axes.set(ylim=(-0.02, 1.02))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("text, in the order of the run")
         axes.set_ylabel("threshold in force")
         axes.set_title(f"{results.title}: the estimated threshold, a line per seed", loc="left")

@@ -7,21 +7,14 @@ from pathlib import Path
 from adaptive_pipeline.reporting.figures.style import canvas, save
 from adaptive_pipeline.reporting.generation.curves import looks
 from adaptive_pipeline.reporting.generation.frame import TextResults
-from adaptive_pipeline.reporting.generation.tables import pooled_kinds
 from adaptive_pipeline.reporting.names import difficulty_key, method_name
-from adaptive_pipeline.runs.text_records import SHOWN_FIRST
 
 
 def draw_difficulty(results: TextResults, folder: Path, name: str) -> list[str]:
     """Draw the mean blocks per token by known difficulty, at the threshold that stands for each method, seeds pooled."""
-    kinds = results.kinds[results.kinds.goal != ""]
-    shown = {
-        method: min(own.goal, key=SHOWN_FIRST.index) for method, own in kinds.groupby("method", sort=False)
-    }
-    kinds = kinds[[shown[row.method] == row.goal for row in kinds.itertuples()]]
-    if kinds.empty:
+    pooled, look = results.shown_kinds, looks(results)
+    if pooled.empty:
         return []
-    pooled, look = pooled_kinds(kinds), looks(results)
     methods, names = list(dict.fromkeys(pooled.method)), sorted({*pooled.kind}, key=difficulty_key)
     width = 0.8 / len(methods)
     with canvas(2.2 + 0.42 * len(methods) * len(names), 3.4) as (figure, (axes,)):

@@ -118,6 +118,24 @@ class TextResults:
         cells = [cell for cell in self.cells if (cell.task, cell.backbone) == (task, model)]
         return replace(self, cells=cells, **own)
 
+    @cached_property
+    def shown_kinds(self) -> pd.DataFrame:
+        """Tokens of known difficulty at the threshold that stands for each method, seeds pooled: means over tokens.
+
+        Columns ``task``, ``model``, ``method``, ``goal``, ``kind``, ``tokens``, ``blocks``, ``agreement``.
+        """
+        keys, rows = [*KEY, "kind"], []
+        chosen = self.kinds[self.kinds.goal != ""]
+        for _, every in chosen.groupby([*PAIR, "method"], sort=False):
+            shown = min(every.goal, key=SHOWN_FIRST.index)
+            for key, own in every[every.goal == shown].groupby(keys, sort=False):
+                means = {
+                    name: (own[name] * own.tokens).sum() / own.tokens.sum()
+                    for name in ("blocks", "agreement")
+                }
+                rows.append(dict(zip(keys, key, strict=True)) | {"tokens": int(own.tokens.sum())} | means)
+        return pd.DataFrame(rows, columns=[*keys, "tokens", "blocks", "agreement"])
+
     @property
     def pair(self) -> tuple[str, str]:
         """Of one of `each`: task and model."""

@@ -75,7 +75,7 @@ def goal_words(row: Any, asked: TextCalibration) -> str:
         return ""
     words = f"loss ≤ {row.goal_value:g}, certified ({asked.consistency})"
     if row.goal == "min_quality":
-        words = f"≥ {100 * row.goal_value:g} % of quality"
+        words = f"≥ {100 * row.goal_value:g} % of its own full quality"
     reached, _, of = row.reached_seeds.partition("/")
     return (
         words
@@ -141,15 +141,9 @@ def _percent(value: float) -> str:
 
 
 def _kinds(results: TextResults) -> list[str]:
-    """Return the table of tokens of known difficulty at the chosen thresholds, seeds pooled."""
-    chosen = results.kinds[results.kinds.goal != ""]
-    if chosen.empty:
-        return []
-    words = {
-        (row.method, row.goal): goal_words(row, results.params.generation.calibration)
-        for row in results.main.itertuples()
-    }
-    pooled = pooled_kinds(chosen)
+    """Return the table of tokens of known difficulty, one threshold per method."""
+    kinds, asked = results.shown_kinds, results.params.generation.calibration
+    words = {(row.method, row.goal): goal_words(row, asked) for row in results.main.itertuples()}
     cells = [
         [
             method_name(row.method),
@@ -159,20 +153,12 @@ def _kinds(results: TextResults) -> list[str]:
             number(row.blocks, ".2f"),
             _percent(row.agreement),
         ]
-        for row in pooled.itertuples()
+        for row in kinds.itertuples()
     ]
+    if not cells:
+        return []
     lines = table("lllrrr", KIND_HEADERS, cells)
-    return folded("Tokens by how hard they are to find, where the task knows it", [*lines, ""])
-
-
-def pooled_kinds(kinds: pd.DataFrame) -> pd.DataFrame:
-    """Return tokens of known difficulty with all seeds of a method and goal together: means over tokens."""
-    rows = []
-    for (method, goal, kind), own in kinds.groupby(["method", "goal", "kind"], sort=False):
-        body = {"method": method, "goal": goal, "kind": kind, "tokens": int(own.tokens.sum())}
-        means = {name: (own[name] * own.tokens).sum() / own.tokens.sum() for name in ("blocks", "agreement")}
-        rows.append(body | means)
-    return pd.DataFrame(rows)
+    return folded("Tokens by how hard they are to find, seeds pooled", [*lines, ""])
 
 
 def _grid(results: TextResults) -> list[str]:

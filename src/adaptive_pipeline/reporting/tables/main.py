@@ -24,7 +24,7 @@ from adaptive_pipeline.reporting.text.markdown import (
     table,
 )
 from adaptive_pipeline.reporting.text.notes import first_exit_sentence, main_notes, signs
-from adaptive_pipeline.reporting.text.sentences import chance_sentence
+from adaptive_pipeline.reporting.text.sentences import chance_sentence, nothing_evaluated
 
 #: Signs of significant differences stand with the figure that they speak of.
 SIGNED = {"quality_mean": "early_exit", "quality_difference": "full"}
@@ -40,7 +40,7 @@ def main_markdown(results: Results, choices: Sequence[Choice], comparisons: pd.D
     signed, by_pair = signs(comparisons), {(choice.task, choice.backbone): choice for choice in choices}
     lines = ["# Results", ""]
     if results.main.empty:
-        lines += ["Nothing is evaluated yet.", ""]
+        lines += [nothing_evaluated(results.params), ""]
     for one in results.each:
         choice = by_pair[one.pair]
         lines += [f"## {one.title} ({one.metric})", ""]

@@ -13,7 +13,7 @@ from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name, rule_name
 from adaptive_pipeline.reporting.text.markdown import number
-from adaptive_pipeline.reporting.text.sentences import chance_sentence, leak_warning
+from adaptive_pipeline.reporting.text.sentences import chance_sentence, leak_warning, nothing_evaluated
 
 TIED = 0.1  #: share of the resamples from which on another choice is named beside the chosen one
 WORTH_MORE_ROWS = 1.1  #: ratio of speed-ups from which on more calibration rows are advised
@@ -87,7 +87,7 @@ def as_markdown(choices: list[Choice], results: Results, root: str, models: Coll
         *leak_warning(results.params),
     ]
     if not choices:
-        lines += ["Nothing is evaluated yet.", ""]
+        lines += [nothing_evaluated(results.params), ""]
     for choice in choices:
         lines += [f"## {choice.task}, {choice.backbone}", ""]
         lines += choice_lines(choice, results.params, root, choice.model in models)

@@ -21,6 +21,11 @@ def chance_sentence(chance: Chance) -> str:
     )
 
 
+def nothing_evaluated(params: Params) -> str:
+    """Say why there is nothing to tell of classifiers."""
+    return "Nothing is evaluated yet." if params.tasks else "The params name no task of classifiers."
+
+
 def leak_warning(params: Params) -> list[str]:
     """Return the lines that say so where thresholds were chosen on the reported rows themselves."""
     if params.calibration.calibrate_on == "calibration":
