@@ -12,7 +12,7 @@ from typing import Any
 from adaptive_inference.files import digest_json, read_jsonl
 from adaptive_pipeline.runs.records import EvaluationRecord, PointRow, TrainingRecord
 from adaptive_pipeline.runs.store import Finished
-from adaptive_pipeline.runs.text_records import TextTrainingRecord
+from adaptive_pipeline.runs.text_records import Decoding, DecodingEvaluationRecord, TextTrainingRecord
 
 #: One value of a metric at a step.
 Point = tuple[str, int, float]
@@ -92,9 +92,11 @@ def shown_point(item: Finished) -> Shown | None:
 
     The one that calibration recommends. Where no threshold keeps the quality: of the points that reach another goal the one
     that lost least on the calibration split; where there is none, the last exit. None of a record of another stage, or one
-    that measured nothing.
+    that measured nothing. Of decoding the threshold that stands for the method, which is 1 where no other keeps the quality.
     """
     record = item.record
+    if isinstance(record, DecodingEvaluationRecord):
+        return _shown_decoding(record, item)
     if not isinstance(record, EvaluationRecord):
         return None
     own = [row for row in record.rows if row.point.seen and row.attainable]
@@ -116,8 +118,31 @@ def shown_point(item: Finished) -> Shown | None:
     return Shown(row.point.goal.name, within, setting.rule, setting.threshold, figures)
 
 
+def _shown_decoding(record: DecodingEvaluationRecord, item: Finished) -> Shown | None:
+    row = record.shown
+    if row is None:
+        return None
+    choice, decoded = row.choice, row.decoded
+    timed = [
+        clock["speedup"]
+        for clock in item.companion("timings").get("rows", [])
+        if clock["mode"] == "free" and clock["threshold"] == choice.threshold
+    ]
+    figures = {name: getattr(decoded, name) for name in ("quality", "agreement", "blocks", "flops_speedup")}
+    figures |= {
+        "layers_speedup": record.blocks / decoded.blocks,
+        "wallclock_speedup": next(iter(timed), None),
+    }
+    return Shown(choice.goal, choice.reached, record.policy, choice.threshold, figures)
+
+
 def curves_table(item: Finished) -> str:
-    """Return the curves of all rules as a CSV table, a line per threshold; empty where there are none."""
+    """Return the curves of all rules as a CSV table, a line per threshold; empty where there are none.
+
+    Of decoding every threshold that was run.
+    """
+    if isinstance(item.record, Decoding):
+        return _grid_table(item.record)
     curves = item.companion("curves")
     columns = list(dict.fromkeys(name for curve in curves.values() for name in curve if name != "thresholds"))
     lines = io.StringIO()
@@ -128,6 +153,15 @@ def curves_table(item: Finished) -> str:
             zip(repeat(rule), curve["thresholds"], *(curve[name] for name in columns), strict=False)
         )
     return lines.getvalue() if curves else ""
+
+
+def _grid_table(record: Decoding) -> str:
+    rows = [one.model_dump(exclude={"kinds"}) for one in record.grid if one.threshold is not None]
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, ["policy", *(rows[0] if rows else ())], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"policy": record.policy} | row for row in rows)
+    return lines.getvalue() if rows else ""
 
 
 def _headline(item: Finished) -> dict[str, float | None]:

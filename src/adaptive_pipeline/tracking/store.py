@@ -30,7 +30,7 @@ from adaptive_pipeline.tracking.secrets import masked
 from adaptive_pipeline.tracking.view import VIEW_TAG, saved_view
 
 #: What of a stage's folder goes into the run: small files only, since weights are DVC's.
-SMALL_FILES = ("metrics.json", "history.jsonl", "weights.jsonl", "calibration.json")
+SMALL_FILES = ("metrics.json", "history.jsonl", "weights.jsonl", "calibration.json", "confidences.json")
 #: Subfolder of a stage's folder whose files go there too: pictures of single examples.
 PICTURES = "pictures"
 #: What of a results folder goes into the run of results: what MLflow can show.

@@ -26,10 +26,14 @@ COLUMNS = {
 }
 
 
+#: The runs that it lists: those of evaluations, of classifiers and of decoding, have this tag.
+LISTED = "tags.shown_point != ''"
+
+
 def saved_view() -> str:
     """Return the value of the tag: the evaluations, the fastest first."""
     state = {
-        "searchFilter": "tags.stage = 'evaluate_batch1'",
+        "searchFilter": LISTED,
         "orderByKey": "metrics.`flops_speedup`",
         "orderByAsc": False,
         "selectedColumns": list(COLUMNS),
