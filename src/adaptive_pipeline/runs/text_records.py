@@ -70,7 +70,7 @@ class AssignmentRecord(Record):
 
 
 class TokenKind(Part):
-    """Tokens of one known difficulty: how many the full model wrote, and the mean blocks that the method took for them."""
+    """Tokens of one known difficulty in texts as long as their target: how many, and the mean block they came from."""
 
     tokens: int
     blocks: float

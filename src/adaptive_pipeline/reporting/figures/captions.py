@@ -39,7 +39,7 @@ CAPTIONS = {
         "Quality of what is written against cost: every threshold by exact decoder FLOPs, the chosen ones by the clock, "
         "texts that end by themselves and texts of a fixed length; right of the grey line is faster than plain decoding."
     ),
-    "difficulty": "Decoder blocks that tokens take, by how hard they are to find, at one threshold of each method.",
+    "difficulty": "The block that tokens came from, by how hard they are to find, at one threshold of each method.",
     "confidences": (
         "How confident the shallow model was where all blocks agree with it and where not, with the fitted densities and "
         "the threshold: the further apart, the more can leave early without harm."

@@ -1,4 +1,4 @@
-"""How many blocks tokens of known difficulty take."""
+"""Which block tokens of known difficulty come from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from adaptive_pipeline.reporting.names import difficulty_key, method_name
 
 
 def draw_difficulty(results: TextResults, folder: Path, name: str) -> list[str]:
-    """Draw the mean blocks per token by known difficulty, at the threshold that stands for each method, seeds pooled."""
+    """Draw the mean block that tokens came from by known difficulty, at the threshold that stands for each method, seeds pooled."""
     pooled, look = results.shown_kinds, looks(results)
     if pooled.empty:
         return []
@@ -30,7 +30,7 @@ def draw_difficulty(results: TextResults, folder: Path, name: str) -> list[str]:
         axes.axhline(results.main.decoder_blocks.iloc[0], color="#999999", linewidth=0.8, zorder=1)
         axes.set_xticks(range(len(names)), names)
         axes.grid(axis="x", visible=False)
-        axes.set_ylabel("decoder blocks per token\n(above: agreement with all blocks, %)")
+        axes.set_ylabel("block that a token came from, mean\n(above: agreement with all blocks, %)")
         axes.set_title(f"{results.title}: tokens of known difficulty", loc="left")
         figure.legend(loc="outside lower center", ncols=3)
         return [save(figure, folder, name)]

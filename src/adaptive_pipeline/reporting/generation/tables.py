@@ -46,7 +46,7 @@ GRID_HEADERS = (
     "Method", "Seed", "Threshold", "Prompts", "Quality", "Of its own full, %", "Agreement, %", "Blocks", "Papers' count",
     "FLOPs ×",
 )  # fmt: skip
-KIND_HEADERS = ("Method", "Threshold chosen for", "Difficulty", "Tokens", "Blocks", "Agreement, %")
+KIND_HEADERS = ("Method", "Threshold chosen for", "Difficulty", "Tokens", "Came from block", "Agreement, %")
 
 
 def text_tables(results: TextResults) -> dict[str, str]:
