@@ -11,7 +11,7 @@ from adaptive_pipeline.reporting.names import difficulty_key, method_name
 
 
 def draw_difficulty(results: TextResults, folder: Path, name: str) -> list[str]:
-    """Draw the mean block that tokens came from by known difficulty, at the threshold that stands for each method, seeds pooled."""
+    """Draw the mean block that tokens of known difficulty came from, one threshold per method, seeds pooled."""
     pooled, look = results.shown_kinds, looks(results)
     if pooled.empty:
         return []
