@@ -21,7 +21,6 @@ def main(stage: Stage) -> None:
     from adaptive_inference.generation.consistency import certified_threshold, risk_losses, textual_losses
     from adaptive_inference.generation.journal import Journal
     from adaptive_inference.generation.measure import answer_all
-
     from adaptive_inference.tasks.text_quality import score_each
     from adaptive_pipeline.decoding.at_hand import FULL, MethodAtHand, decoding_keys, journal_file
     from adaptive_pipeline.runs.text_records import ChosenThreshold

@@ -17,10 +17,9 @@ from adaptive_pipeline.stage import Stage, run_stage
 
 def main(stage: Stage) -> None:
     """Run, time, write."""
+    from adaptive_inference.files import write_json
     from adaptive_inference.generation.journal import Journal
     from adaptive_inference.generation.measure import answer_all
-
-    from adaptive_inference.files import write_json
     from adaptive_pipeline.decoding.at_hand import FULL, MethodAtHand, decoding_keys, journal_file, way_name
     from adaptive_pipeline.decoding.times import time_chosen
     from adaptive_pipeline.decoding.tokens import confidences_of, draw_texts, seen_tokens, shown_threshold

@@ -14,8 +14,8 @@ from adaptive_pipeline.runs.text_records import Decoded, Decoding, TokenKind
 
 if TYPE_CHECKING:
     import numpy as np
-    from adaptive_inference.generation.answers import Answering, Request
 
+    from adaptive_inference.generation.answers import Answering, Request
     from adaptive_inference.tasks.text_schema import TextExample
     from adaptive_pipeline.stage import Stage
 
@@ -47,10 +47,9 @@ class MethodAtHand:
     """
 
     def __init__(self, stage: Stage, split: str, rows: int | None) -> None:
-        from adaptive_inference.generation.cost import DecoderCost
-
         from adaptive_inference.exits.outputs import pick_device
         from adaptive_inference.generation.classifier import load_classifier
+        from adaptive_inference.generation.cost import DecoderCost
         from adaptive_inference.generation.model_dir import load_decoder
         from adaptive_inference.generation.texts import collate_sources, encode_pairs
         from adaptive_inference.tasks.text_schema import TextSchema, load_text_split
@@ -95,10 +94,9 @@ class MethodAtHand:
 
     def way(self, threshold: float | None) -> Answering:
         """Return the method's way at a threshold."""
-        from adaptive_inference.generation.answers import Answering
-
         from adaptive_inference.decoding.adaptive import AdaptiveThreshold
         from adaptive_inference.decoding.generate import EarlyExitDecoding
+        from adaptive_inference.generation.answers import Answering
 
         given = {} if threshold is None else {"threshold": threshold}
         policy = policy_of(self.generation, self.name, self.trained_for.exit_layer, **given)
@@ -130,7 +128,6 @@ class MethodAtHand:
             Of the intervals over rows.
         """
         from adaptive_inference.generation.measure import summarise_answers
-
         from adaptive_inference.tasks.text_quality import score_texts
 
         metric = self.schema.metric

@@ -17,6 +17,7 @@ WARMUP = 2  # requests
 def time_chosen(stage: Stage, at_hand: MethodAtHand, chosen: Sequence[ChosenThreshold]) -> list[TimedRow]:
     """Time every chosen threshold beside plain ``generate``, free-running and at a fixed length, request by request."""
     import torch
+
     from adaptive_inference.evaluation.request_latency import summarise_times, time_requests
     from adaptive_inference.generation.journal import Journal
 

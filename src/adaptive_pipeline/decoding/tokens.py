@@ -28,10 +28,9 @@ def seen_tokens(at_hand: MethodAtHand) -> Answering | None:
 
     No token leaves early in it: one that did would be seen only where the blocks above catch up later.
     """
-    from adaptive_inference.generation.answers import Answering
-
     from adaptive_inference.decoding.generate import EarlyExitDecoding
     from adaptive_inference.decoding.policy import SHALLOW_DEEP
+    from adaptive_inference.generation.answers import Answering
 
     if at_hand.method.policy not in SHALLOW_DEEP:
         return None

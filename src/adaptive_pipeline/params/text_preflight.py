@@ -32,9 +32,8 @@ def check_texts(generation: Generation, data: Path) -> None:
     """
     if not generation.tasks:
         return
-    from adaptive_inference.generation.consistency import check_prompts
-
     from adaptive_inference.data.text_splits import check_text_task
+    from adaptive_inference.generation.consistency import check_prompts
 
     for name, task in generation.tasks.items():
         check_text_task(name, task, data)
