@@ -9,15 +9,26 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from adaptive_inference.data.local import Table, read_table, reader_of
 from adaptive_inference.errors import UserError, nearest
-from adaptive_inference.tasks.schema import Schema
 
 _SEPARATORS = ",;\t|"
 #: What a column's name looks like in a header, and names that columns of texts and labels often have.
 _NAME, _OFTEN = re.compile(r"[\w.-]{1,40}"), {"text", "label", "sentence"}
+
+
+class Reads(Protocol):
+    """What a task reads: a `Schema`, or a `TextSchema`."""
+
+    @property
+    def task(self) -> str:
+        """Its name."""
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """Names of its text columns."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Rows:
 
 
 @contextlib.contextmanager
-def open_rows(file: Path | None, columns: Sequence[str] | None, schema: Schema) -> Iterator[Rows]:
+def open_rows(file: Path | None, columns: Sequence[str] | None, schema: Reads) -> Iterator[Rows]:
     """Read a file by its ending, or standard input: one text, or one JSON object, per line.
 
     Blank lines, and rows of a CSV or TSV whose texts are all blank, are left out: there is nothing to answer.
@@ -111,7 +122,7 @@ def open_table(file: Path) -> Table:
     return table
 
 
-def table_rows(table: Table, columns: Sequence[str] | None, schema: Schema) -> list[Row]:
+def table_rows(table: Table, columns: Sequence[str] | None, schema: Reads) -> list[Row]:
     """Return the texts of all rows of a table, the blank ones too.
 
     Raises
@@ -133,7 +144,7 @@ def has_text(row: Row, table: Table) -> bool:
     return not table.blank_is_null or any(text.strip() for text in row.texts)
 
 
-def text_columns(table: Table, columns: Sequence[str] | None, schema: Schema) -> Sequence[str]:
+def text_columns(table: Table, columns: Sequence[str] | None, schema: Reads) -> Sequence[str]:
     """Return which columns of a table hold the texts, or say which there are."""
     names = _names(columns, schema, table.columns)
     for name in names:
@@ -155,7 +166,7 @@ def no_column(table: Table, name: str, option: str) -> str:
     )
 
 
-def _names(columns: Sequence[str] | None, schema: Schema, there: Sequence[str]) -> Sequence[str]:
+def _names(columns: Sequence[str] | None, schema: Reads, there: Sequence[str]) -> Sequence[str]:
     """Return the keys of the texts: those asked for, else the model's own, else ``text`` for a task of one text."""
     if columns is not None:
         return columns
@@ -195,7 +206,7 @@ def _open(file: Path) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def _from_lines(lines: IO[bytes], columns: Sequence[str] | None, schema: Schema) -> Iterator[Row]:
+def _from_lines(lines: IO[bytes], columns: Sequence[str] | None, schema: Reads) -> Iterator[Row]:
     """Yield a row per line; the first line decides whether lines are JSON objects."""
     as_json: bool | None = None
     numbered = enumerate(lines, 1)
@@ -231,7 +242,7 @@ def _decoded(raw: bytes, number: int) -> str:
     return line
 
 
-def _check_first(line: str, number: int, columns: Sequence[str] | None, schema: Schema) -> None:
+def _check_first(line: str, number: int, columns: Sequence[str] | None, schema: Reads) -> None:
     """Refuse lines of plain text that are none."""
     if len(schema.text) > 1:
         raise UserError(
@@ -249,7 +260,7 @@ def _check_first(line: str, number: int, columns: Sequence[str] | None, schema: 
         )
 
 
-def _is_header(line: str, schema: Schema) -> bool:
+def _is_header(line: str, schema: Reads) -> bool:
     """Whether each cell looks like a column's name, and one is a name that is known."""
     cells = [cell.strip('"') for cell in line.strip().split(max(_SEPARATORS, key=line.count))]
     known = _OFTEN.union(name.casefold() for name in schema.text)
@@ -275,7 +286,7 @@ def _object(line: str) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def _from_object(line: str, number: int, columns: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:
+def _from_object(line: str, number: int, columns: Sequence[str] | None, schema: Reads) -> tuple[str, ...]:
     body = _object(line)
     if body is None:
         raise UserError(f"line {number} is no JSON object, but the lines before it are; one object per line")

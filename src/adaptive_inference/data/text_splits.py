@@ -69,7 +69,8 @@ def make_text_splits(
                 "sources); give more rows"
             )
     known = transduction.DIFFICULTIES if generated else None
-    return TextSchema(name, task.metric, task.max_source, task.max_target, known), splits
+    schema = TextSchema(name, task.metric, task.max_source, task.max_target, known, task.source_text)
+    return schema, splits
 
 
 def check_text_task(name: str, task: TextTask, folder: Path) -> None:

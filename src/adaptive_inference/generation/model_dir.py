@@ -9,11 +9,10 @@ equal bytes.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from pydantic import ConfigDict
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -28,44 +27,13 @@ from adaptive_inference.backbones.load import WEIGHT_FILE
 from adaptive_inference.errors import UserError, blamed_on
 from adaptive_inference.exits.saved import fill, save_tokenizer
 from adaptive_inference.exits.weights import save_weights
-from adaptive_inference.files import check_form, read_object, write_json
+from adaptive_inference.files import read_object, write_json
 from adaptive_inference.generation.classifier import CLASSIFIER_FILE
 from adaptive_inference.generation.layer_states import LayerStates
+from adaptive_inference.generation.trained_for import FIX, TRAINED_FOR_FILE, TrainedFor, read_trained_for
 
-FORMAT = 1  #: of ``trained_for.json``
-TRAINED_FOR_FILE, PROJECTION_FILE = "trained_for.json", "projection.safetensors"
+PROJECTION_FILE = "projection.safetensors"
 _CONFIG_FILE, _GENERATION_FILE = "config.json", "generation_config.json"
-_FIX = "train the model again, or copy its folder again"
-
-
-@dataclass(frozen=True)
-class TrainedFor:
-    """What a decoder was trained for.
-
-    Attributes
-    ----------
-    family
-        Its ``model_type`` in transformers.
-    blocks
-        L, of the decoder.
-    loss
-        Name of the loss; see `losses`.
-    exit_layer
-        Blocks of the shallow model, for shallow-deep losses.
-    texts
-        How texts became tokens, as plain JSON (task, templates, lengths).
-    format
-        Version of this form.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    family: str
-    blocks: int
-    loss: str
-    exit_layer: int | None = None
-    texts: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
 
 
 @dataclass(frozen=True)
@@ -118,11 +86,11 @@ def load_decoder(folder: Path) -> SavedDecoder:
         A file is missing, damaged, of a later version, or does not go with the others.
     """
     trained_for = read_trained_for(folder)
-    config = stock_config(read_object(folder / _CONFIG_FILE, _FIX), folder / _CONFIG_FILE)
+    config = stock_config(read_object(folder / _CONFIG_FILE, FIX), folder / _CONFIG_FILE)
     if config.model_type != trained_for.family:
         raise UserError(
             f"{folder / TRAINED_FOR_FILE} is of family {trained_for.family!r}, and config.json beside it describes "
-            f"{config.model_type!r}; {_FIX}"
+            f"{config.model_type!r}; {FIX}"
         )
     pickles = sorted(file.name for ending in ("*.bin", "*.pt", "*.pth") for file in folder.glob(ending))
     if pickles and not (folder / WEIGHT_FILE).is_file():
@@ -131,31 +99,13 @@ def load_decoder(folder: Path) -> SavedDecoder:
             "(model.save_pretrained does)"
         )
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with blamed_on(folder / _CONFIG_FILE, _FIX):
+    with blamed_on(folder / _CONFIG_FILE, FIX):
         model = kind.from_config(config, trust_remote_code=False)
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     fill(model, folder)
     if (blocks := LayerStates(model).blocks) != trained_for.blocks:
         raise UserError(
             f"{folder / TRAINED_FOR_FILE} is of a decoder of {trained_for.blocks} blocks, and config.json beside it "
-            f"describes {blocks}; {_FIX}"
+            f"describes {blocks}; {FIX}"
         )
     return SavedDecoder(model.eval(), stock_tokenizer(folder), trained_for)
-
-
-def read_trained_for(folder: Path) -> TrainedFor:
-    """Return what a folder's decoder was trained for; loads no weights.
-
-    Raises
-    ------
-    UserError
-        The folder holds no decoder of this project, or one of a later version.
-    """
-    file = folder / TRAINED_FOR_FILE
-    body = read_object(file, "give the folder of a trained decoder, or train one")
-    if body.get("format") != FORMAT:
-        raise UserError(
-            f"{file} has format {body.get('format')!r}, and this version reads {FORMAT}; update it"
-        )
-    check_form(TrainedFor, body, file, _FIX)
-    return TrainedFor(**body)

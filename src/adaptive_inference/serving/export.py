@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def encoder_of(run: Path) -> Encoder:
     file, fix = run / RUN_TRAINING, "train the model again"
     if not file.is_file():
         return Encoder.on_card(run / CARD_FILE) if (run / CARD_FILE).is_file() else NO_ENCODER
-    params = _record(file, fix).get("params")
+    params = read_record(file, fix).get("params")
     found = (
         [params[name] for name in params if name.startswith("backbones.")] if isinstance(params, dict) else []
     )
@@ -72,7 +72,7 @@ def encoder_of(run: Path) -> Encoder:
 def _evaluated(file: Path) -> dict[tuple[Goal, Setting], dict[str, float | None]]:
     """Return what an evaluation's record says of each operating point."""
     fix, names = "evaluate the model again", ("quality", "layers_speedup", "flops_speedup")
-    body = _record(file, fix)
+    body = read_record(file, fix)
     try:
         rows = [(OperatingPoint.from_json(row["point"]), row) for row in body["rows"]]
         return {(point.goal, point.setting): {name: row[name] for name in names} for point, row in rows}
@@ -86,7 +86,8 @@ def check_empty(out: Path) -> None:
         raise UserError(f"{out} exists and is not an empty folder; name another one, or remove it")
 
 
-def _record(file: Path, fix: str) -> dict[str, Any]:
+def read_record(file: Path, fix: str) -> dict[str, Any]:
+    """Read a record of a run, of the version that is read here."""
     body = read_object(file, fix)
     version = body.get("version", 1)
     if version != RECORD_VERSION:
@@ -100,13 +101,18 @@ def has_weights(home: Path) -> bool:
 
 
 def copy_model(home: Path, out: Path, calibration: Mapping[str, Any]) -> None:
-    """Copy a model folder as plain, writable files, whatever links a cache has made of them, with a calibration."""
+    """Copy a model folder, with a calibration."""
+    copy_files(home, out)
+    write_json(out / CALIBRATION_FILE, calibration)
+
+
+def copy_files(home: Path, out: Path, left_out: Container[str] = ()) -> None:
+    """Copy a folder as plain, writable files, whatever links a cache has made of them, but those of some names."""
     for file in sorted(home.rglob("*")):
-        if file.is_file():
+        if file.is_file() and file.name not in left_out:
             target = out / file.relative_to(home)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
-    write_json(out / CALIBRATION_FILE, calibration)
 
 
 def write_card(folder: Path, data: CardData) -> None:

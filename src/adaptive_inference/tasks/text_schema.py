@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,8 @@ class TextSchema:
         Tokens read of a source and learned of a target at most, the end token included.
     difficulties
         What a target's words may be, from the easy to the hard, known for the generated task only.
+    source_text
+        What is read, with columns in braces (`settings.generation.TextTask`); None: one text as it is.
     """
 
     task: str
@@ -33,6 +37,20 @@ class TextSchema:
     max_source: Count
     max_target: Count
     difficulties: tuple[str, ...] | None = None
+    source_text: str | None = None
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """Names of the columns that a source is made of, each once, in their order."""
+        names = dict.fromkeys(re.findall(r"{(\w+)}", self.source_text or ""))
+        return tuple(names) or ("text",)
+
+    def source(self, texts: Sequence[str]) -> str:
+        """Return what is read of some texts, one for each name of `text`, as training read it."""
+        if self.source_text is None:
+            return texts[0].strip()
+        cells = dict(zip(self.text, texts, strict=True))
+        return re.sub(r"{(\w+)}", lambda found: cells[found[1]], self.source_text).strip()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
