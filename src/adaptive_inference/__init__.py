@@ -1,6 +1,7 @@
 """Adaptive-inference transformers: train, calibrate, time, compare and use early-exit models.
 
-``load_predictor(folder).predict(texts)`` answers with a saved model; nothing heavy is imported before that.
+``load_predictor(folder).predict(texts)`` answers with a saved classifier, ``load_generator(folder).generate(texts)`` with a
+saved decoder; nothing heavy is imported before that.
 """
 
 from __future__ import annotations
@@ -10,15 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from adaptive_inference.own_code import load_own_code
+    from adaptive_inference.serving.generator import load_generator
     from adaptive_inference.serving.hub import push_to_hub
     from adaptive_inference.serving.models import MultiExitModel, MultiModel, load_model
     from adaptive_inference.serving.predictor import load_predictor
 
-__all__ = ["MultiExitModel", "MultiModel", "load_model", "load_own_code", "load_predictor", "push_to_hub"]
+__all__ = [
+    "MultiExitModel",
+    "MultiModel",
+    "load_generator",
+    "load_model",
+    "load_own_code",
+    "load_predictor",
+    "push_to_hub",
+]
 
 _HOMES = {
     "MultiExitModel": "serving.models",
     "MultiModel": "serving.models",
+    "load_generator": "serving.generator",
     "load_model": "serving.models",
     "load_own_code": "own_code",
     "load_predictor": "serving.predictor",

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from adaptive_inference.cli import calibrate, doctor, export, judge, predict, push
+from adaptive_inference.cli import calibrate, doctor, export, generate, judge, predict, push
 from adaptive_inference.cli.versions import installed
 from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import load_own_code
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (predict, calibrate, export, push, judge, doctor):
+    for command in (predict, generate, calibrate, export, push, judge, doctor):
         command.add(commands)
     return parser
 

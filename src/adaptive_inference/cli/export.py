@@ -9,10 +9,11 @@ from typing import Any
 from adaptive_inference.cli.options import add_command, add_own_code
 
 TEXT = """Gather a method's run into one folder that can be loaded, copied and published: weights, tokenizer,
-calibration and a model card with thresholds and quality."""
+calibration and a model card with thresholds and quality. Classifiers and decoders alike."""
 
-EXAMPLES = """example:
-  adaptive-inference export runs/tiers/minilm/seed0/sweet exported/"""
+EXAMPLES = """examples:
+  adaptive-inference export runs/tiers/minilm/seed0/sweet exported/
+  adaptive-inference export runs/transduce/t5_small/seed0/free writer/"""
 
 
 def add(commands: Any) -> None:
@@ -27,6 +28,13 @@ def add(commands: Any) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from adaptive_inference.serving.export import export
+    from adaptive_inference.serving.generator_dir import is_generator
 
+    if is_generator(args.run_folder):
+        from adaptive_inference.serving.generator_export import export_generator
+
+        export_generator(args.run_folder, args.out)
+        print(f"wrote {args.out}; try: echo 'a text' | adaptive-inference generate {args.out}")
+        return
     export(args.run_folder, args.out)
     print(f"wrote {args.out}; try: echo 'a text' | adaptive-inference predict {args.out}")

