@@ -22,6 +22,10 @@ from adaptive_inference.tasks.text_schema import TextSchema
 TEXTS = ["w1 w2 w3", "w9", "w4 w5 w6 w7 w8 w9 w10", "w11 w12", "w30 w31 w32 w33 w34"]
 
 
+#: At which some tokens of these random models leave early, and some do not.
+SOME_LEAVE = {"t5": 0.55, "llama": 0.05, "gpt2": 0.05}
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     return {family: save_run(tmp_path_factory.mktemp(family), family) for family in ("t5", "llama", "gpt2")}
@@ -48,7 +52,7 @@ def engine(generator, text, decoding, most=SCHEMA.max_target):
 @pytest.mark.parametrize("family", ["t5", "llama", "gpt2"])
 def test_texts_are_what_the_engine_writes_at_the_stored_point(generators, family):
     generator = generators[family]
-    decoding = EarlyExitDecoding(DecodingPolicy("keep", exit_layer=EXIT, threshold=0.05))
+    decoding = EarlyExitDecoding(DecodingPolicy("keep", exit_layer=EXIT, threshold=SOME_LEAVE[family]))
     depths = set()
     for text, answer in zip(TEXTS, generator.generate(TEXTS), strict=True):
         assert answer.ids == engine(generator, text, decoding)
@@ -159,7 +163,7 @@ def test_bad_texts_and_settings_are_told(generators):
 
 def test_what_is_asked_takes_the_place_of_what_is_stored(runs):
     saved = open_generator(runs["t5"])
-    own = DecodingPolicy("keep", exit_layer=EXIT, threshold=0.05)
+    own = DecodingPolicy("keep", exit_layer=EXIT, threshold=SOME_LEAVE["t5"])
     assert saved.asked() == saved.asked("keep") == (own, None)
     assert saved.asked(threshold=0.7) == (replace(own, threshold=0.7), None)
     assert saved.asked("verify", 0.5) == (DecodingPolicy("verify", exit_layer=EXIT, threshold=0.5), None)
