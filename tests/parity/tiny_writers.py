@@ -17,7 +17,7 @@ OUTPUTS = (
     ".o.weight", ".wo.weight", "o_proj.weight", "down_proj.weight", "c_proj.weight", "out_proj.weight", "fc2.weight",
 )  # fmt: skip
 #: Factor of the final norm at which a family's gaps spread over [0, 1].
-SHARPNESS = {"t5": 3.0, "mt5": 0.7, "longt5": 3.0, "llama": 4.0, "gpt2": 4.0, "opt": 3.0}
+SHARPNESS = {"t5": 1.0, "mt5": 0.7, "longt5": 1.0, "llama": 4.0, "gpt2": 4.0, "opt": 3.0}
 
 
 def writer(family, seed=0, deep=0.35, end=1, **changes):
