@@ -93,7 +93,7 @@ def test_half_a_grid_of_classifiers_and_nothing_at_all_are_refused(emptied):
     with pytest.raises(UserError, match="are empty while others are not"):
         parse_params(SMOKE | emptied)
     with pytest.raises(UserError, match="nothing would run"):
-        parse_params(SMOKE | NO_CLASSIFIERS)
+        parse_params(SMOKE | NO_CLASSIFIERS | {"generation": {}})
 
 
 def records(params, **inputs):
