@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from saved_generators import save_tiny
 
 import adaptive_inference
-from adaptive_inference import load_predictor
+from adaptive_inference import load_generator, load_predictor
 
 PACKAGE = Path(adaptive_inference.__file__).parent
 SAVED = Path(__file__).parent / "saved_models/format1"
@@ -22,7 +23,8 @@ WITH_TORCH = ("engine.torch_runner",)
 
 def light_modules():
     names = ["exits.layout", "serving.card", "serving.export", "serving.hub", "serving.predictor"]
-    names += ["serving.recalibrate", "serving.setting"]
+    names += ["serving.recalibrate", "serving.setting", "serving.generator", "serving.generator_card"]
+    names += ["serving.generator_dir", "serving.generator_export"]
     for folder in ("cli", "engine", "exit_rules", "calibration"):
         names += [f"{folder}.{file.stem}" for file in sorted((PACKAGE / folder).glob("*.py"))]
     names = [name.removesuffix(".__init__") for name in names]
@@ -49,6 +51,17 @@ def test_a_saved_model_answers_where_neither_training_nor_the_experiment_is_inst
     done = run_blocked(code, *NOT_DEPLOYED)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{load_predictor(home).predict(texts, 2).labels}\n"
+
+
+def test_a_saved_decoder_writes_where_neither_training_nor_the_experiment_is_installed(tmp_path):
+    home = str(save_tiny(tmp_path))
+    code = (
+        "from adaptive_inference import load_generator\n"
+        f"print(load_generator({home!r}).generate(['w1 w2', 'w3'], 'verify', 0.5, batch_size=2)[1].text)"
+    )
+    done = run_blocked(code, *NOT_DEPLOYED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{load_generator(home).generate(['w3'], 'full')[0].text}\n"
 
 
 def test_the_package_itself_loads_nothing_and_an_unknown_name_is_none_of_it():

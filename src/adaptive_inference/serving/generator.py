@@ -168,7 +168,7 @@ class Generator:
             yield from (found[place] for place in range(len(group)))
 
     def _decoding(self, policy: str | DecodingPolicy | None, threshold: float | None) -> EarlyExitDecoding:
-        from adaptive_inference.decoding import AdaptiveThreshold, EarlyExitDecoding
+        from adaptive_inference.decoding import EarlyExitDecoding
         from adaptive_inference.generation.classifier import CLASSIFIER_FILE, load_classifier
 
         chosen, adaptive = self.saved.asked(policy, threshold)
@@ -185,6 +185,8 @@ class Generator:
             classifier.to(self.model.device)
         if adaptive is None:
             return EarlyExitDecoding(chosen, classifier=classifier)
+        from adaptive_inference.decoding import AdaptiveThreshold  # needs scipy, which a deployment may lack
+
         self._own = EarlyExitDecoding(chosen, AdaptiveThreshold(reference=adaptive == "reference"))
         return self._own
 
