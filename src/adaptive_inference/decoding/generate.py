@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from adaptive_inference.decoders.families import adapter_for
-from adaptive_inference.decoding.adaptive import AdaptiveThreshold
 from adaptive_inference.decoding.confidence import ExitClassifier
 from adaptive_inference.decoding.layerwise import Layerwise
 from adaptive_inference.decoding.policy import SHALLOW_DEEP, DecodingPolicy
@@ -19,6 +18,9 @@ from adaptive_inference.errors import UserError
 if TYPE_CHECKING:
     from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
     from transformers.utils import ModelOutput
+
+    # scipy comes with it, and no deployment has it
+    from adaptive_inference.decoding.adaptive import AdaptiveThreshold
 
 #: Options of ``generate`` that this loop has no answer for -> what to do.
 UNSERVED = {

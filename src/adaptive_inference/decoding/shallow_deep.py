@@ -11,14 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from adaptive_inference.decoding.adaptive import AdaptiveThreshold
 from adaptive_inference.decoding.confidence import softmax_gap
 from adaptive_inference.decoding.policy import DecodingPolicy
 from adaptive_inference.decoding.state import Texts
+
+if TYPE_CHECKING:
+    from adaptive_inference.decoding.adaptive import AdaptiveThreshold
 
 
 @dataclass
