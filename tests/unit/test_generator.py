@@ -13,7 +13,7 @@ from saved_generators import BLOCKS, EXIT, METHOD, SCHEMA, WORDS, save_run, save
 from adaptive_inference import load_generator, load_predictor
 from adaptive_inference.decoding import DecodingPolicy, EarlyExitDecoding
 from adaptive_inference.errors import UserError
-from adaptive_inference.generation.answers import plain_cache, prompt_columns
+from adaptive_inference.generation.answers import Answering
 from adaptive_inference.generation.classifier import AgreementClassifier, save_classifier
 from adaptive_inference.generation.texts import collate_sources, encode_sources
 from adaptive_inference.serving.generator_dir import open_generator
@@ -28,7 +28,10 @@ SOME_LEAVE = {"t5": 0.55, "llama": 0.05, "gpt2": 0.05}
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    return {family: save_run(tmp_path_factory.mktemp(family), family) for family in ("t5", "llama", "gpt2")}
+    return {
+        family: save_run(tmp_path_factory.mktemp(family), family, chosen=(threshold, True))
+        for family, threshold in SOME_LEAVE.items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +44,8 @@ def engine(generator, text, decoding, most=SCHEMA.max_target):
     kind, pad = generator.encoder_decoder, generator.tokenizer.pad_token_id
     ids, _ = encode_sources([text], generator.tokenizer, SCHEMA.max_source, encoder_decoder=kind)
     batch = collate_sources(ids, pad, encoder_decoder=kind)
-    options = {} if decoding is None else {"custom_generate": decoding}
     with torch.inference_mode():
-        found = generator.model.generate(
-            **batch, max_new_tokens=most, do_sample=False, **options, **plain_cache(generator.model)
-        )
-    return found[0, prompt_columns(generator.model, batch["input_ids"].shape[1]) :].tolist()
+        return Answering("engine", generator.model, decoding)(batch, most)
 
 
 @pytest.mark.parametrize("family", ["t5", "llama", "gpt2"])
@@ -78,7 +77,7 @@ def test_verify_and_full_write_what_plain_generate_writes(generators, family, th
     st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=14), min_size=1, max_size=7),
     st.integers(2, 4),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_a_batch_answers_each_text_as_alone_and_in_order(generators, words, size):
     texts = [" ".join(row) for row in words]
     for family in ("t5", "gpt2"):

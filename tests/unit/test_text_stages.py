@@ -11,10 +11,13 @@ import calibrate_decoding
 import evaluate_decoding
 import prepare_texts
 import train_free
+from adaptive_inference import load_generator
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json, read_jsonl
 from adaptive_inference.generation import measure
 from adaptive_inference.generation.model_dir import load_decoder
+from adaptive_inference.serving.generator_export import export_generator
+from adaptive_inference.tasks.text_schema import load_text_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.runs.records import Record
@@ -202,6 +205,25 @@ def test_chosen_thresholds_are_timed_in_both_modes_and_depths_are_drawn(evaluate
         page = (runs.root / method / "evaluation/pictures/depths.html").read_text()
         assert "<script" not in page
         assert page.count("<section>") == 6
+
+
+def test_a_run_and_what_is_exported_of_it_write_at_the_chosen_threshold(evaluated, runs, tmp_path):
+    sources = [example.source for example in load_text_split(runs.splits, "evaluation")[:4]]
+    for method in ("free", "free_adaptive", "calm", "full"):
+        run, record = runs.root / method, evaluated[method][1].record
+        export_generator(run, tmp_path / method)
+        assert "# transduce: a decoder with early exit" in (tmp_path / method / "README.md").read_text()
+        generator = load_generator(tmp_path / method)
+        policy, adaptive = generator.saved.asked()
+        assert policy.kind == record.policy
+        assert adaptive == ("corrected" if method == "free_adaptive" else None)
+        chosen = generator.saved.decoding.default
+        shown = record.shown
+        assert (chosen.goal, chosen.threshold) == (shown.choice.goal, shown.choice.threshold)
+        assert chosen.measured.quality == shown.decoded.quality
+        if chosen.threshold is not None:
+            assert policy.threshold == chosen.threshold
+        assert generator.generate(sources) == load_generator(run).generate(sources)
 
 
 def test_confidences_are_counted_where_all_blocks_looked(evaluated, runs):

@@ -212,7 +212,6 @@ class Generator:
         """Answer the texts of one batch."""
         import torch
 
-        from adaptive_inference.generation.answers import plain_cache, prompt_columns
         from adaptive_inference.generation.texts import collate_sources, written_texts
 
         pad = self.tokenizer.pad_token_id
@@ -221,14 +220,15 @@ class Generator:
             ids_BC = self.model.generate(
                 **{name: tensor.to(self.model.device) for name, tensor in batch.items()},
                 max_new_tokens=most, do_sample=False, num_beams=1, pad_token_id=pad,
-                custom_generate=decoding, **plain_cache(self.model),
+                custom_generate=decoding,
             )  # fmt: skip
         trace = decoding.trace
-        begin = prompt_columns(self.model, batch["input_ids"].shape[1])
+        columns = batch["input_ids"].shape[1]
+        begin = 1 if self.encoder_decoder else columns
         rows = [
             ids[: len(row.depth)] for ids, row in zip(ids_BC[:, begin:].tolist(), trace.rows, strict=True)
         ]
-        cost = self._costs(sources, trace, begin, batch["input_ids"].shape[1], decoding)
+        cost = self._costs(sources, trace, begin, columns, decoding)
         ends = self._ends()
         return [
             Generated(
