@@ -12,8 +12,8 @@ the cost of final norm and head in blocks, measured.
 
 Beside them counts of one run, where the blocks above write nothing into the stream and so always agree: reads from the
 device per token (asked: at most one), head calls (one where a step exits, two where it goes deep), softmaxes over the
-vocabulary (none). The clock is the processor time of the process (`--clock cpu`: other programs disturb it least) or the wall's. The last line is one
-JSON object.
+vocabulary (none). The clock is the processor time of the process (`--clock cpu`: other programs disturb it least) or the
+wall's. The last line is one JSON object.
 
     python benchmarks/decoding.py
     python benchmarks/decoding.py --families llama --blocks 12 --shares 0.25 --rounds 3
@@ -271,7 +271,7 @@ def measure(family: str, blocks: int, args: argparse.Namespace) -> dict[str, Any
         ways[f"calm_{share:g}"] = lambda exits=exits: calm(exits)
     spent = time_ways(ways, args.rounds, args.clock)
     h = head_in_blocks(writer, args.clock)
-    asked = {name: 0.95 * (blocks + h) / (blocks + 2 * h) for name in ("keep_never", "verify_never")}
+    asked = dict.fromkeys(("keep_never", "verify_never"), 0.95 * (blocks + h) / (blocks + 2 * h))
     for share in args.shares:
         asked[f"keep_{share:g}"] = 0.8 * (blocks + h) / (shallow + h + share * (blocks - shallow + h))
     exits = exits_of(0.25, args.new_tokens)

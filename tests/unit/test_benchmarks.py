@@ -11,6 +11,15 @@ PROJECT = Path(__file__).resolve().parents[2]
 TINY = {
     "autograd_memory": ["--width", "32", "--batch-size", "2", "--length", "8"],
     "batch1_latency": ["--weights", "random:bert", "--exits", "1", "2", "--examples", "2", "--repeats", "2"],
+    "decoding": [
+        *("--blocks", "4", "--width", "32", "--vocabulary", "61", "--new-tokens", "8"),
+        *("--shares", "0.25", "--rounds", "2"),
+    ],
+    "decoding_lossless": ["--families", "t5", "llama", "--prompts", "4", "--batch-size", "2"],
+    "decoding_peers": [
+        *("--blocks", "4", "--exit-layer", "1", "--width", "32", "--vocabulary", "61", "--new-tokens", "8"),
+        *("--cycles", "4", "--batch-sizes", "1", "2", "--rounds", "2"),
+    ],
     "full_curve": [
         *("--weights", "random:bert", "--exits", "1", "2"),
         *("--rows", "40", "--length", "8", "--thresholds", "5", "--repeats", "2"),
