@@ -4,7 +4,7 @@ A Llama shape of random weights whose blocks above the exit write nothing into t
 every token, nothing is ever taken back, and what is measured is the machinery. Same exit, same confidence bound (0: a draft
 goes on as long as it may), same number of tokens N to a pass of the blocks above.
 
-* batch 1, lossless: `verify_N` against `assistant_early_exit` of ``generate`` with N - 1 drafts a time (20 is its default) and
+* batch 1, lossless: `verify_N` against `assistant_early_exit` of ``generate`` with N - 1 drafts a time (default: 20) and
   economize's `early_exit` with cycles of N; batch 8: `verify_N`, and in lock step, against economize.
 * not verified: `keep_N` against economize with ``lossless=False``.
 
