@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from adaptive_inference.data.transduction import (
     COPIED,
     DIFFICULTIES,
+    DIGITS,
     LOOKED_UP,
     NUMBERS,
     WORDS,
@@ -21,9 +22,9 @@ from adaptive_inference.data.transduction import (
 from adaptive_inference.errors import UserError
 
 PINNED = [
-    "door engine 8 schwein hai letter 6",
-    "hund 2 affe schwan camera rocket",
-    "kitchen 9 hirsch 5 wheel",
+    "door engine 6 schwein hai letter 5",
+    "hund 1 affe schwan camera rocket",
+    "kitchen 7 hirsch 4 wheel",
 ]
 
 
@@ -33,7 +34,7 @@ def rows():
 
 
 def test_a_worked_example():
-    assert write("katze 7 lamp 5 door 9") == "cat seven lamp two door one"  # 7, 7 + 5 = 12, 2 + 9 = 11
+    assert write("katze 7 lamp 3 door 6") == "cat seven lamp two door zero"  # 7, 7 + 3 = 10, 2 + 6 = 8
 
 
 def test_a_word_that_the_task_does_not_have_is_refused():
@@ -53,13 +54,13 @@ def test_any_number_of_rows_keeps_the_invariants(count, stream):
         assert len(source) == len(target) == len(example.difficulties)
         assert set(example.difficulties) == set(DIFFICULTIES)
         assert example.target == write(example.source)
-        by_kind = {"copied": COPIED, "look-up": LOOKED_UP, "arithmetic": "0123456789"}
+        by_kind = {"copied": COPIED, "look-up": LOOKED_UP, "arithmetic": DIGITS}
         assert all(word in by_kind[kind] for word, kind in zip(source, example.difficulties, strict=True))
         # what makes the next place findable by the word before
-        nouns = [word for word in source if word not in "0123456789"]
+        nouns = [word for word in source if word not in DIGITS]
         assert len(set(nouns)) == len(nouns)
-        assert source[0] not in "0123456789"
-        assert all(not (a in "0123456789" and b in "0123456789") for a, b in itertools.pairwise(source))
+        assert source[0] not in DIGITS
+        assert all(not (a in DIGITS and b in DIGITS) for a, b in itertools.pairwise(source))
 
 
 def test_the_same_stream_gives_the_same_rows_and_another_stream_others():
@@ -97,5 +98,5 @@ def test_the_source_digit_alone_tells_nothing_of_a_later_total(rows):
     for (digit, _), count in pairs.items():
         of_digit[digit] += count
     best = sum(max(pairs[digit, word] for word in NUMBERS) for digit in of_digit)
-    assert best / sum(pairs.values()) < 0.2
+    assert best / sum(pairs.values()) < 0.25
     assert sum(pairs.values()) > 800

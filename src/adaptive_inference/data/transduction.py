@@ -4,8 +4,8 @@ Needs no network, so it is the default; and it measures what real texts only sug
 
 - ``copied``: an English noun stands for itself. "lamp" -> "lamp"
 - ``look-up``: a German noun becomes an English one, by a dictionary that only the training rows tell. "katze" -> "cat"
-- ``arithmetic``: a digit is added to the running total, modulo ten, and the new total is written as a word. The total
-  begins at 0, so that "katze 7 lamp 5" -> "cat seven lamp two". What is added to stands in the target alone: an encoder
+- ``arithmetic``: a digit is added to the running total, modulo eight, and the new total is written as a word. The total
+  begins at 0, so that "katze 7 lamp 3" -> "cat seven lamp two". What is added to stands in the target alone: an encoder
   would have to sum up all digits before, the decoder adds two numbers, after it has found both.
 
 A number never begins a source and never follows a number, and no other word comes twice in a source: the word before tells
@@ -49,7 +49,8 @@ LOOKED_UP = {
 }  # fmt: skip
 
 #: Digits are read, number words are written.
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = "01234567"
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
 
 
 def generate(rows: int, stream: str, exclude: Collection[str] = ()) -> list[TextExample]:
@@ -101,7 +102,7 @@ def write(source: str) -> str:
             target.append(LOOKED_UP[word])
         elif word in COPIED:
             target.append(word)
-        elif len(word) == 1 and word in "0123456789":
+        elif len(word) == 1 and word in DIGITS:
             total = (total + int(word)) % len(NUMBERS)
             target.append(NUMBERS[total])
         else:
@@ -124,6 +125,6 @@ def _kinds(length: int, random: Random) -> tuple[str, ...]:
 def _source_words(kinds: tuple[str, ...], random: Random) -> list[str]:
     copied = iter(random.sample(COPIED, len(kinds)))
     keys = iter(random.sample(list(LOOKED_UP), len(kinds)))
-    digits = iter(random.choices("0123456789", k=len(kinds)))
+    digits = iter(random.choices(DIGITS, k=len(kinds)))
     by_kind = {"copied": copied, "look-up": keys, "arithmetic": digits}
     return [next(by_kind[kind]) for kind in kinds]
