@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptive_inference.errors import UserError
@@ -56,6 +56,7 @@ def test_cells_that_dvc_would_take_for_one_are_refused_whichever_stage_they_are_
 text_grids = st.builds(TextGrid, axes, axes, st.just((0, 1)), axes, axes)
 
 
+@settings(deadline=None)
 @given(text_grids)
 def test_a_text_grid_holds_a_cell_per_method_and_per_training_and_tells_them_apart(grid):
     for cells, training, others in (
@@ -70,6 +71,7 @@ def test_a_text_grid_holds_a_cell_per_method_and_per_training_and_tells_them_apa
             assert grid.has(cell, training=not training) == (cell.method in others)
 
 
+@settings(deadline=None)
 @given(text_grids)
 def test_text_cells_of_one_name_are_refused(grid):
     if all(
