@@ -21,6 +21,7 @@ KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("
 #: Presets whose every cell was run.
 FINISHED = [
     "adapler-minilm",
+    "adapler-mpnet",
     "classifiers",
     "default",
     "glue-small-cola",
