@@ -159,7 +159,7 @@ class TestAfterACrash:
 
         def run(file):
             policy = DecodingPolicy("keep", exit_layer=1, threshold=0.1)
-            adaptive = Drift()
+            adaptive = Drift(0.1)
             way = Answering("adaptive", model, EarlyExitDecoding(policy, adaptive))
             with Journal(file, 0) as journal:
                 answer_all([way], requests, LONGEST, cost, journal)
@@ -171,12 +171,27 @@ class TestAfterACrash:
         cut.write_bytes(b"".join((tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)[:2]))
         assert run(cut) == whole
 
+    def test_more_requests_are_answered_as_if_all_had_been_asked_for_at_once(self, setting, tmp_path):
+        model, requests, cost = setting
+
+        def run(file, *parts):
+            policy = DecodingPolicy("keep", exit_layer=1, threshold=0.1)
+            way = Answering("adaptive", model, EarlyExitDecoding(policy, Drift(0.1)))
+            with Journal(file, 0) as journal:
+                for part in parts:
+                    answer_all([way], requests[:part], LONGEST, cost, journal)
+            return file.read_bytes()
+
+        assert len(requests) > 1
+        at_once = run(tmp_path / "once.jsonl", len(requests))
+        assert run(tmp_path / "parts.jsonl", 1, len(requests)) == at_once
+
 
 class Drift(AdaptiveThreshold):
     """A threshold that depends on the number of texts begun, and on nothing else."""
 
-    def __init__(self) -> None:
-        super().__init__(0.1)
+    def restart(self) -> None:
+        super().restart()
         self.begun = 0
 
     def begin(self) -> float:

@@ -109,6 +109,10 @@ class AdaptiveThreshold:
             raise UserError("grid of the estimate: give ascending thresholds between 0 and 1")
         self.initial, self.reference, self.level = float(initial), reference, level
         self.minimum, self.most_fits = minimum, most_fits
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all texts and pairs, as if no text had been written yet."""
         self.threshold = self.initial
         self.trajectory: list[float] = []
         self.confidences: list[float] = []

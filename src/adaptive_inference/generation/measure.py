@@ -46,7 +46,7 @@ def answer_all(
     """Let every way answer every request, and write what it did to a journal, request by request.
 
     What the journal has is not run again; but a way with an adaptive threshold, which learns from one request to the next,
-    goes through all of them anew.
+    goes through all of them anew and knows nothing at the first, whatever it answered before.
 
     Parameters
     ----------
@@ -72,6 +72,8 @@ def answer_all(
     for way in ways:
         missing = [number for number in range(len(requests)) if (way.name, number) not in finished]
         learns = way.decoding is not None and way.decoding.adaptive is not None
+        if learns and missing:
+            way.decoding.adaptive.restart()
         for number in range(len(requests)) if learns and missing else missing:
             line = _answer(way, requests[number], max_new_tokens, cost)
             if number in missing:
