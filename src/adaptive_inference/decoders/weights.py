@@ -18,10 +18,13 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
+from adaptive_inference.backbones import load
 from adaptive_inference.backbones._stock import quiet, stock_config
 from adaptive_inference.backbones.load import check_sha256, weight_folder
 from adaptive_inference.backbones.packaged import Packaged
@@ -93,6 +96,24 @@ def weights_source(weights: str, revision: str | None = None, sha256: str | None
     folder = Path(weights).expanduser() if kind == "folder" else weight_folder(weights, revision)
     check_sha256(folder, sha256)
     return Source(folder)
+
+
+def load_tokenizer(weights: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer that comes with weights; a GGUF file holds its own.
+
+    Raises
+    ------
+    UserError
+        There is none, or it cannot be used.
+    """
+    if weights_kind(weights) != "packaged" and not weights.endswith(".gguf"):
+        return load.load_tokenizer(weights, revision)
+    source = weights_source(weights)
+    file = source.folder / str(source.gguf)
+    with quiet(), blamed_on(file, "use a GGUF file that holds its tokenizer, or name another by `tokenizer`"):
+        return AutoTokenizer.from_pretrained(
+            source.folder, gguf_file=source.gguf, local_files_only=True, trust_remote_code=False
+        )
 
 
 def load_decoder(

