@@ -23,6 +23,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.generation.measure import answer_all
     from adaptive_inference.tasks.text_quality import score_each
     from adaptive_pipeline.decoding.at_hand import FULL, MethodAtHand, decoding_keys, journal_file
+    from adaptive_pipeline.decoding.choice import chosen_thresholds
     from adaptive_pipeline.runs.text_records import ChosenThreshold
 
     asked = stage.params.generation.calibration
@@ -55,20 +56,7 @@ def main(stage: Stage) -> None:
         record.chosen = [ChosenThreshold(goal="none", value=None, threshold=None, reached=True)]
     else:
         found = certified_threshold(at_hand.thresholds, losses_TN, asked.delta, asked.epsilon)
-        floor = asked.min_quality * record.full.quality
-        kept = [row for row in record.grid if row.quality >= floor]
-        cheapest = min(kept, key=lambda row: row.flops)  # the last one never exits, and so keeps all
-        record.chosen = [
-            ChosenThreshold(
-                goal="certified", value=asked.delta, threshold=found.threshold, reached=found.passed > 0
-            ),
-            ChosenThreshold(
-                goal="min_quality",
-                value=asked.min_quality,
-                threshold=cheapest.threshold,
-                reached=cheapest.threshold < 1,
-            ),
-        ]
+        record.chosen = chosen_thresholds(record.grid, record.full.quality, found.threshold, asked)
     record.metrics |= {"calibration_rows": len(at_hand.requests), "full_quality": record.full.quality}
     record.metrics |= {f"{item.goal}_threshold": item.threshold for item in record.chosen}
 

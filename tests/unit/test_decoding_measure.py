@@ -17,7 +17,6 @@ from adaptive_inference.generation.journal import Journal
 from adaptive_inference.generation.measure import (
     agreement,
     answer_all,
-    cheapest_within,
     summarise_answers,
 )
 
@@ -111,15 +110,6 @@ class TestAnswers:
         summarise_answers(lines[::-1], "full", words, lambda texts: given.append(list(texts)) or {})
         mine = {line["request"]: words(line["tokens"]) for line in lines if line["way"] == "loop"}
         assert [mine[number] for number in range(len(setting[1]))] in given
-
-    def test_the_cheapest_within_a_share_of_the_quality(self):
-        rows = [
-            {"way": name, "quality": {"bleu": bleu}, "blocks_per_token": blocks}
-            for name, bleu, blocks in [("full", 20, 6), ("0.9", 19.5, 5), ("0.6", 19, 3), ("0.3", 12, 2)]
-        ]
-        assert cheapest_within(rows, "full", "bleu", 0.95)["way"] == "0.6"
-        assert cheapest_within(rows, "full", "bleu", 0.97)["way"] == "0.9"
-        assert cheapest_within(rows, "full", "bleu", 0.99) is None
 
     def test_ways_of_one_name_unfinished_ways_and_a_missing_full_model_are_refused(
         self, setting, measured, tmp_path

@@ -152,31 +152,6 @@ def summarise_answers(
     return rows
 
 
-def cheapest_within(
-    rows: Sequence[Mapping[str, Any]],
-    full: str,
-    metric: str,
-    min_quality: float,
-    cost: str = "blocks_per_token",
-) -> Mapping[str, Any] | None:
-    """Return the row of lowest cost that keeps a share of the full model's quality; None where no way but it does.
-
-    Parameters
-    ----------
-    rows
-        Of `summarise_answers`.
-    full, metric
-        The full model's way, and the metric of ``quality``; higher is better.
-    min_quality
-        Share kept, 0.95 say.
-    cost
-        Key of the rows; lower is better.
-    """
-    floor = min_quality * next(row for row in rows if row["way"] == full)["quality"][metric]
-    kept = [row for row in rows if row["way"] != full and row["quality"][metric] >= floor]
-    return min(kept, key=lambda row: row[cost], default=None)
-
-
 def _answer(way: Answering, request: Request, max_new_tokens: int, cost: DecoderCost) -> dict[str, Any]:
     columns, tokens = request["input_ids"].shape[1], way(request, max_new_tokens)
     prompt, decoding = way.prompt(columns), way.decoding
