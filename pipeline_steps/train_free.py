@@ -34,7 +34,7 @@ def main(stage: Stage) -> None:
     data, tokenizer = stage.inputs["data"], stock_tokenizer(stage.inputs["tokenizer"])
     model = start_decoder(settings, tokenizer, cell.seed)
     kind = model.config.is_encoder_decoder
-    rows = training_rows(data, tokenizer, kind, asked.evaluation.batch_size)
+    rows = training_rows(data, tokenizer, kind, asked.training.batch_size)
     record = stage.begin(
         "generation.training",
         f"generation.trainings.{cell.method}",

@@ -295,7 +295,6 @@ class TextEvaluation(Section):
     timed_prompts: Count = Field(40, description="Rows timed at batch 1, beside plain `generate`.")
     repeats: Count = Field(2, description="Times each timed row is run.")
     fixed_length: Count = Field(32, description="New tokens of the runs in which texts may not end.")
-    batch_size: Count = Field(16, description="Rows per batch where nothing is timed.")
 
 
 class Generation(Section):
