@@ -31,11 +31,35 @@ def write(model, policy=KEEP, ids=IDS, **options):
         ({"max_new_tokens": POSITIONS}, "positions"),
         ({"policy": DecodingPolicy("keep", exit_layer=4)}, "exit_layer 4"),
         ({"policy": DecodingPolicy("verify", exit_layer=2), "do_sample": True}, "do_sample"),
+        ({"token_type_ids": torch.zeros(2, 4, dtype=torch.long)}, "token_type_ids"),
     ],
 )
 def test_what_is_not_served_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         write(tiny_decoder("gpt2"), **options)
+
+
+def test_an_encoder_decoders_prompt_has_no_padding():
+    model, prompt = tiny_decoder("t5"), torch.tensor([[0, 0, 5], [0, 6, 7]])
+    for mask, fits in ([[1, 1, 1], [1, 1, 1]], True), ([[0, 1, 1], [1, 1, 1]], False):
+        given = {"decoder_input_ids": prompt, "decoder_attention_mask": torch.tensor(mask)}
+        if fits:
+            assert write(model, **given).shape[0] == 2
+        else:
+            with pytest.raises(UserError, match="decoder_attention_mask"):
+                write(model, **given)
+
+
+def test_drawn_tokens_say_nothing_of_agreement():
+    model = tiny_decoder("llama")
+    for options in {"observe": True}, {"adaptive": AdaptiveThreshold()}:
+        with pytest.raises(UserError, match="do_sample=True: two tokens that are drawn"):
+            model.generate(
+                IDS, custom_generate=EarlyExitDecoding(KEEP, **options), do_sample=True, max_new_tokens=4
+            )
+    decoding = EarlyExitDecoding(KEEP)  # at a threshold of 1 all blocks see every token
+    model.generate(IDS, custom_generate=decoding, do_sample=True, max_new_tokens=4)
+    assert {agreed for row in decoding.trace.rows for agreed in row.agreed} == {None}
 
 
 def test_rows_of_different_lengths_need_a_pad_token():

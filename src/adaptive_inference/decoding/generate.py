@@ -117,6 +117,11 @@ class EarlyExitDecoding:
         self.trace = None
         decoder = adapter_for(model)
         self.policy.check(decoder.num_blocks, bool(generation_config.do_sample))
+        if generation_config.do_sample and (self.observe or self.adaptive is not None):
+            raise UserError(
+                "do_sample=True: two tokens that are drawn differ by chance, which says nothing of what all blocks would "
+                "write; sample without `observe` and without an estimated threshold, or set do_sample=False"
+            )
         limit = stopping_criteria.max_length
         _check(input_ids, stopping_criteria, generation_config, synced_gpus, streamer, model_kwargs)
         padding_B = _padding(decoder.encoder_decoder, input_ids, model_kwargs.get("attention_mask"))
@@ -170,6 +175,14 @@ def _check(
         raise UserError("synced_gpus: early-exit decoding runs on one device; leave it out")
     if model_kwargs.get("inputs_embeds") is not None:
         raise UserError("inputs_embeds: early-exit decoding begins with token ids; give input_ids")
+    if model_kwargs.get("token_type_ids") is not None:
+        raise UserError("token_type_ids: early-exit decoding embeds token ids alone; leave them out")
+    prompt_mask = model_kwargs.get("decoder_attention_mask")
+    if prompt_mask is not None and not bool(prompt_mask.all()):
+        raise UserError(
+            "decoder_attention_mask: early-exit decoding takes no padding in an encoder-decoder's prompt; give rows whose "
+            "decoder_input_ids are of one length"
+        )
     past = model_kwargs.get("past_key_values")
     if past is not None and past.get_seq_length() > 0:
         raise UserError(

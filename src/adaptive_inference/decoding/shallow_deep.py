@@ -252,6 +252,8 @@ class ShallowDeep:
         trace = self.texts.trace.rows[row]
         first = heard.starts[place] - self.texts.prompt
         waited = len(drafts) - 1
+        if self.texts.sampling:  # tokens that are drawn differ by chance
+            return waited
         if not self.judges:
             trace.agreed[first + waited] = drafts[-1] == said[0]
             return waited

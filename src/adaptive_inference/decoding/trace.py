@@ -44,7 +44,8 @@ class RowTrace:
     confidence
         Confidence of the last test of the token; None where it was not tested.
     agreed
-        Whether all blocks wrote the same token as the shallow model; None where nobody looked.
+        Whether all blocks wrote the same token as the shallow model; None where nobody looked, or tokens
+        are drawn.
     """
 
     depth: list[int] = field(default_factory=list)
