@@ -21,7 +21,7 @@ from tiny_writers import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adaptive_inference.decoding import AdaptiveThreshold, DecodingPolicy
-from adaptive_inference.decoding.confidence import ExitClassifier
+from adaptive_inference.decoding.confidence import AgreementClassifier
 from adaptive_inference.decoding.shallow_deep import ShallowDeep
 from adaptive_inference.decoding.state import Texts
 
@@ -259,14 +259,13 @@ def test_calm_leaves_at_the_first_sure_block(family):
 def test_calm_leaves_where_a_classifier_is_sure(family):
     """The classifier is sure where one number of a state is positive; which number varies, so that both happen."""
     model, inputs = writer(family), prompts(2, seed=28)
-    classifier = ExitClassifier(32).double()
+    classifier = AgreementClassifier(32)
     depths = set()
     for number in range(6):
         with torch.no_grad():
             for values in classifier.parameters():
                 values.zero_()
-            classifier.hidden.weight[0, number] = 1.0
-            classifier.output.weight[1, 0] = 1.0
+            classifier.output.weight[0, number] = 1.0
         policy = DecodingPolicy("calm", threshold=0.5, confidence="classifier")
         _, trace = write(model, inputs, policy, classifier=classifier)
         for row in trace.rows:

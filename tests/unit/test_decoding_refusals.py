@@ -8,7 +8,7 @@ from transformers import LogitsProcessor
 
 from adaptive_inference.decoders._tiny import POSITIONS, tiny_decoder
 from adaptive_inference.decoding import AdaptiveThreshold, DecodingPolicy, EarlyExitDecoding
-from adaptive_inference.decoding.confidence import ExitClassifier, saturation, softmax_gap
+from adaptive_inference.decoding.confidence import AgreementClassifier, saturation, softmax_gap
 from adaptive_inference.errors import UserError
 
 KEEP = DecodingPolicy("keep", exit_layer=2)
@@ -81,7 +81,7 @@ def test_estimates_and_classifiers_go_with_their_policies():
     with pytest.raises(UserError, match="give a classifier"):
         EarlyExitDecoding(DecodingPolicy("calm", confidence="classifier"))
     with pytest.raises(UserError, match="give a classifier"):
-        EarlyExitDecoding(KEEP, classifier=ExitClassifier(8))
+        EarlyExitDecoding(KEEP, classifier=AgreementClassifier(8))
 
 
 def test_an_output_object_is_given_where_it_is_asked_for():
@@ -142,14 +142,3 @@ def test_saturation_is_a_cosine_and_no_more_than_1():
     assert saturation(hidden, torch.tensor([[4.0, 3.0], [0.0, 2.0]])).tolist() == pytest.approx([0.96, 0.0])
     states = torch.randn(500, 7)
     assert saturation(states, states).max() <= 1.0
-
-
-def test_the_classifier_says_how_probable_agreement_is():
-    torch.manual_seed(0)
-    classifier, hidden = ExitClassifier(8), torch.randn(5, 8)
-    confidence = classifier.confidence(hidden)
-    logits = classifier(hidden)
-    assert confidence.tolist() == pytest.approx((logits[:, 1] - logits[:, 0]).sigmoid().tolist(), abs=1e-6)
-    assert {name: tuple(value.shape) for name, value in classifier.named_parameters()} == {
-        "hidden.weight": (8, 8), "hidden.bias": (8,), "output.weight": (2, 8), "output.bias": (2,),
-    }  # fmt: skip

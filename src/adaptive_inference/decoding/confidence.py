@@ -5,8 +5,12 @@ Shapes: R rows, V tokens of the vocabulary, D width; leading axes may be more.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
+
+ClassifierKind = Literal["linear", "mlp"]
 
 
 def softmax_gap(logits_RV: Tensor) -> Tensor:
@@ -26,24 +30,33 @@ def saturation(hidden_RD: Tensor, below_RD: Tensor) -> Tensor:
     return nn.functional.cosine_similarity(hidden_RD.float(), below_RD.float(), dim=-1).clamp_max(1.0)
 
 
-class ExitClassifier(nn.Module):
-    """Says how probable it is that a state already gives the token that all blocks would: D -> D -> 2, shared by blocks.
+class AgreementClassifier(nn.Module):
+    """Says how probable it is that a state already gives the token of all blocks; one for all blocks.
+
+    It reads the residual stream of any block, brought to a root mean square of 1.
+
+    The streams of deeper blocks are larger; at one scale they share weights. So no final norm is needed to read it.
 
     Parameters
     ----------
     width
-        D.
+        D, of the residual stream.
+    kind
+        ``linear``: D + 1 parameters, as in the paper; ``mlp``: D -> D -> 1, as in FREE's code.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kind: ClassifierKind = "linear") -> None:
         super().__init__()
-        self.hidden = nn.Linear(width, width)
-        self.output = nn.Linear(width, 2)
+        self.hidden = nn.Linear(width, width) if kind == "mlp" else None
+        self.output = nn.Linear(width, 1)
 
-    def forward(self, hidden_RD: Tensor) -> Tensor:
-        """Return logits of "disagrees, agrees", ``(..., D) -> (..., 2)``."""
-        return self.output(self.hidden(hidden_RD).relu())
+    def forward(self, state_ND: Tensor) -> Tensor:
+        """Return logits of agreement, (..., D) -> (...)."""
+        state_ND = nn.functional.rms_norm(state_ND.float(), state_ND.shape[-1:])
+        if self.hidden is not None:
+            state_ND = self.hidden(state_ND).relu()
+        return self.output(state_ND).squeeze(-1)
 
-    def confidence(self, hidden_RD: Tensor) -> Tensor:
-        """Return the probability of agreement, ``(..., D) -> (...)``."""
-        return self(hidden_RD).float().softmax(-1)[..., 1]
+    def confidence(self, state_ND: Tensor) -> Tensor:
+        """Return the probability of agreement, (..., D) -> (...), in [0, 1]."""
+        return self(state_ND).sigmoid()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from adaptive_inference.decoders.families import adapter_for
-from adaptive_inference.decoding.confidence import ExitClassifier
+from adaptive_inference.decoding.confidence import AgreementClassifier
 from adaptive_inference.decoding.layerwise import Layerwise
 from adaptive_inference.decoding.policy import SHALLOW_DEEP, DecodingPolicy
 from adaptive_inference.decoding.shallow_deep import ShallowDeep
@@ -76,7 +76,7 @@ class EarlyExitDecoding:
         policy: DecodingPolicy,
         adaptive: AdaptiveThreshold | None = None,
         *,
-        classifier: ExitClassifier | None = None,
+        classifier: AgreementClassifier | None = None,
         observe: bool = False,
         defer: bool | None = None,
     ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adaptive_inference.decoding.confidence import ExitClassifier, saturation, softmax_gap
+from adaptive_inference.decoding.confidence import AgreementClassifier, saturation, softmax_gap
 from adaptive_inference.decoding.decay import decayed_threshold
 from adaptive_inference.decoding.policy import DecodingPolicy
 from adaptive_inference.decoding.state import Texts
@@ -27,7 +27,7 @@ class Layerwise:
         Of ``calm`` with confidence ``classifier``; else None.
     """
 
-    def __init__(self, texts: Texts, policy: DecodingPolicy, classifier: ExitClassifier | None) -> None:
+    def __init__(self, texts: Texts, policy: DecodingPolicy, classifier: AgreementClassifier | None) -> None:
         self.texts, self.policy, self.classifier = texts, policy, classifier
         self.deep = texts.decoder.num_blocks
         self.depth = policy.exit_layer if policy.kind == "static" else self.deep

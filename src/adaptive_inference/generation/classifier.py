@@ -12,15 +12,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from adaptive_inference.decoding.confidence import AgreementClassifier, ClassifierKind
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.outputs import pick_device
 from adaptive_inference.exits.weights import save_weights
@@ -30,38 +31,7 @@ from adaptive_inference.training.arithmetic import fast_cpu
 from adaptive_inference.training.order import epoch_order
 
 CLASSIFIER_FILE = "classifier.safetensors"
-Kind = Literal["linear", "mlp"]
 logger = logging.getLogger("adaptive_inference")
-
-
-class AgreementClassifier(nn.Module):
-    """Reads a residual stream of any block, brought to a root mean square of 1.
-
-    The streams of deeper blocks are larger; at one scale they share weights. So no final norm is needed to read it.
-
-    Parameters
-    ----------
-    width
-        D, of the residual stream.
-    kind
-        ``linear``: D + 1 parameters, as in the paper; ``mlp``: D -> D -> 1, as in FREE's code.
-    """
-
-    def __init__(self, width: int, kind: Kind = "linear") -> None:
-        super().__init__()
-        self.hidden = nn.Linear(width, width) if kind == "mlp" else None
-        self.output = nn.Linear(width, 1)
-
-    def forward(self, state_ND: Tensor) -> Tensor:
-        """Return logits of agreement, (..., D) -> (...)."""
-        state_ND = functional.rms_norm(state_ND.float(), state_ND.shape[-1:])
-        if self.hidden is not None:
-            state_ND = self.hidden(state_ND).relu()
-        return self.output(state_ND).squeeze(-1)
-
-    def confidence(self, state_ND: Tensor) -> Tensor:
-        """Return the probability of agreement, (..., D) -> (...), in [0, 1]."""
-        return self(state_ND).sigmoid()
 
 
 def agreement(states: LayerStates, batch: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -100,7 +70,7 @@ class Agreeing:
 
 def fit_classifier(
     model: PreTrainedModel,
-    kind: Kind,
+    kind: ClassifierKind,
     train: Sequence[Mapping[str, Any]],
     development: Sequence[Mapping[str, Any]],
     collate: Callable[[list[Any]], dict[str, Tensor]],
@@ -221,7 +191,7 @@ def load_classifier(folder: Path) -> AgreementClassifier | None:
         return None
     try:
         tensors = safetensors.torch.load_file(file)
-        kind: Kind = "mlp" if "hidden.weight" in tensors else "linear"
+        kind: ClassifierKind = "mlp" if "hidden.weight" in tensors else "linear"
         classifier = AgreementClassifier(tensors["output.weight"].shape[1], kind)
         classifier.load_state_dict(tensors)
     except (safetensors.SafetensorError, KeyError, RuntimeError) as error:
