@@ -43,7 +43,9 @@ class Decoder(ABC):
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.blocks: Sequence[nn.Module] = self._find_blocks()
+        self.blocks: Sequence[nn.Module] = tuple(
+            self._find_blocks()
+        )  # a ModuleList looks names up at each index
         self.num_blocks = len(self.blocks)
         self.head: nn.Module = model.get_output_embeddings()
         self.vocabulary = int(self.head.weight.shape[0])

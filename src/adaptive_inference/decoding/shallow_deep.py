@@ -196,22 +196,15 @@ class ShallowDeep:
             deep_ATD = _each(deep_ATD, waiting)[:, None]
         logits_ATV = texts.logits(deep_ATD)
         steps = logits_ATV.shape[1]
-        tokens_AT = torch.stack(
-            [
-                texts.choose(
-                    logits_ATV[:, step],
-                    rows,
-                    # without judging, the one state is that of the newest token
-                    [
-                        end - max(0, count - step) if self.judges else end
-                        for end, count in zip(before, waiting, strict=True)
-                    ],
-                )
+        if self.judges:
+            ends = [
+                [end - max(0, count - step) for end, count in zip(before, waiting, strict=True)]
                 for step in range(steps)
-            ],
-            1,
-        )
-        doubt_AT = logits_ATV.new_zeros(len(rows), 0)
+            ]
+        else:
+            ends = [before]  # the one state is that of the newest token
+        tokens_AT = texts.choose_each(logits_ATV, rows, ends)
+        doubt_AT = tokens_AT[:, :0]
         if self.policy.kind == "roll_back" and steps > 1:
             filled = [row_drafts + [0] * (steps - len(row_drafts)) for row_drafts in drafts]
             drafts_AT1 = torch.tensor(filled, device=logits_ATV.device)[..., None]
@@ -279,7 +272,7 @@ class ShallowDeep:
         texts.ends[row] = column + 1
         texts.cache.crop([texts.rows.index(row)], column)
         stops_1 = texts.put(token_1, [row], [column])
-        none_10 = token_1.new_zeros(1, 0)
+        none_10 = token_1[None, :0]
         self._answers.append(_Answer([row], [column], [[]], stops_1, none_10, none_10))
 
 
