@@ -106,7 +106,8 @@ def gap_of_the_best(model: PreTrainedModel, inputs: dict[str, Tensor], row: int,
         if model.config.is_encoder_decoder:
             logits_V = model(**one, decoder_input_ids=before[None]).logits[0, -1]
         else:
-            real = torch.cat([one["attention_mask"][0].bool(), before.new_ones(len(before) - PROMPT).bool()])
+            mask = one["attention_mask"][0].bool()
+            real = torch.cat([mask, mask.new_ones(len(before) - len(mask))])
             logits_V = model(input_ids=before[real][None]).logits[0, -1]
     best, second = logits_V.topk(2).values.tolist()
     return best - second
