@@ -19,6 +19,7 @@ from adaptive_inference.errors import UserError
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.frame import Missing, machine_name
+from adaptive_pipeline.reporting.generation.areas import quality_areas
 from adaptive_pipeline.reporting.measures import highest, joined, lowest, mean, std
 from adaptive_pipeline.reporting.names import difficulty_key, method_key, text_metric_name
 from adaptive_pipeline.runs.record import Part
@@ -188,6 +189,9 @@ def collect_texts(runs: Runs, params: Params) -> TextResults:
         kinds += _kinds(cell, record)
     frames = {"points": (points, POINTS), "grid": (grid, GRID), "kinds": (kinds, KINDS)}
     made = {name: pd.DataFrame(rows, columns=columns) for name, (rows, columns) in frames.items()}
+    areas = quality_areas(made["grid"])
+    keys = made["points"][["task", "model", "seed", "method"]].itertuples(index=False, name=None)
+    made["points"]["area"] = [areas.get(key, math.nan) for key in keys]
     return TextResults(
         params, runs, cells, missing, _against_full(made["points"]), made["grid"], made["kinds"]
     )
@@ -214,7 +218,6 @@ def _points(cell: Cell, record: DecodingEvaluationRecord, runs: Runs) -> Iterato
             "threshold": choice.threshold,
             "reached": choice.reached,
             "met": met(row),
-            "area": record.area,
             "machine": machine_name(timings.get("environment", {})) if any(clock.values()) else "",
         }  # fmt: skip
         for mode, seen in clock.items():
