@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from adaptive_inference.files import read_json
@@ -75,7 +76,7 @@ class MethodAtHand:
         fixed = self.method.policy in ("full", "static") or self.method.adaptive
         self.thresholds = [None] if fixed else list(self.generation.calibration.thresholds)
         self.schema = TextSchema.load(data)
-        self.examples: list[TextExample] = load_text_split(data, split)[:rows]
+        self.examples: list[TextExample] = in_random_order(load_text_split(data, split), split)[:rows]
         kind = self.model.config.is_encoder_decoder
         encoded = encode_pairs(self.examples, self.tokenizer, self.schema, encoder_decoder=kind)
         self.pairs = encoded.pairs
@@ -199,6 +200,17 @@ class MethodAtHand:
         record.training, record.policy = self.method.training, self.method.policy
         record.exit_layer, record.blocks = self.policy.exit_layer, self.trained_for.blocks
         record.metric = self.schema.metric
+
+
+def in_random_order(examples: Sequence[TextExample], split: str) -> list[TextExample]:
+    """Return a split's rows in an order of its own, the same in every run, so that its first rows are a random sample.
+
+    Files are often sorted, by article say, and the first rows would then stand for a part of the task only: neither a
+    certificate nor a score would hold for the rest.
+    """
+    order = list(examples)
+    Random(f"order of {split}").shuffle(order)
+    return order
 
 
 def way_name(threshold: float | None) -> str:
