@@ -22,9 +22,9 @@ from adaptive_inference.data.transduction import (
 from adaptive_inference.errors import UserError
 
 PINNED = [
-    "door engine 6 schwein hai letter 5",
+    "door engine 5 schwein hai letter 4",
     "hund 1 affe schwan camera rocket",
-    "kitchen 7 hirsch 4 wheel",
+    "kitchen 6 hirsch 4 wheel",
 ]
 
 
@@ -34,7 +34,7 @@ def rows():
 
 
 def test_a_worked_example():
-    assert write("katze 7 lamp 3 door 6") == "cat seven lamp two door zero"  # 7, 7 + 3 = 10, 2 + 6 = 8
+    assert write("katze 6 lamp 3 door 5") == "cat six lamp two door zero"  # 6, 6 + 3 = 9, 2 + 5 = 7
 
 
 def test_a_word_that_the_task_does_not_have_is_refused():

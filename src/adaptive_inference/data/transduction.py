@@ -4,8 +4,8 @@ Needs no network, so it is the default; and it measures what real texts only sug
 
 - ``copied``: an English noun stands for itself. "lamp" -> "lamp"
 - ``look-up``: a German noun becomes an English one, by a dictionary that only the training rows tell. "katze" -> "cat"
-- ``arithmetic``: a digit is added to the running total, modulo eight, and the new total is written as a word. The total
-  begins at 0, so that "katze 7 lamp 3" -> "cat seven lamp two". What is added to stands in the target alone: an encoder
+- ``arithmetic``: a digit is added to the running total, modulo seven, and the new total is written as a word. The total
+  begins at 0, so that "katze 6 lamp 3" -> "cat six lamp two". What is added to stands in the target alone: an encoder
   would have to sum up all digits before, the decoder adds two numbers, after it has found both.
 
 A number never begins a source and never follows a number, and no other word comes twice in a source: the word before tells
@@ -49,8 +49,8 @@ LOOKED_UP = {
 }  # fmt: skip
 
 #: Digits are read, number words are written.
-DIGITS = "01234567"
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
+DIGITS = "0123456"
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six")
 
 
 def generate(rows: int, stream: str, exclude: Collection[str] = ()) -> list[TextExample]:
