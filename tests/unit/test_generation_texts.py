@@ -49,14 +49,14 @@ def encoded(source, target, *, encoder_decoder, schema=SCHEMA):
 
 
 def test_an_encoder_decoder_reads_and_learns_texts_with_their_ends():
-    assert encoded("lamp 7", "lamp seven", encoder_decoder=True).pairs == [
-        Pair(7, (*ids("lamp 7"), END), (*ids("lamp seven"), END))
+    assert encoded("lamp 6", "lamp six", encoder_decoder=True).pairs == [
+        Pair(7, (*ids("lamp 6"), END), (*ids("lamp six"), END))
     ]
 
 
 def test_a_decoder_only_model_reads_the_source_up_to_a_separator():
-    assert encoded("lamp 7", "lamp seven", encoder_decoder=False).pairs == [
-        Pair(7, (*ids("lamp 7"), SEPARATOR), (*ids("lamp seven"), END))
+    assert encoded("lamp 6", "lamp six", encoder_decoder=False).pairs == [
+        Pair(7, (*ids("lamp 6"), SEPARATOR), (*ids("lamp six"), END))
     ]
 
 
@@ -133,8 +133,8 @@ def test_prompts_are_padded_on_the_side_that_is_not_continued(sources):
 
 
 def test_a_written_text_ends_at_its_first_end_token():
-    rows = [[PAD, *ids("lamp seven"), END, *ids("door"), PAD], list(ids("door")), [END]]
-    assert written_texts(rows, tokenizer()) == ["lamp seven", "door", ""]
+    rows = [[PAD, *ids("lamp six"), END, *ids("door"), PAD], list(ids("door")), [END]]
+    assert written_texts(rows, tokenizer()) == ["lamp six", "door", ""]
     assert written_texts([], tokenizer()) == []
 
 
