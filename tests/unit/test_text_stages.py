@@ -237,7 +237,7 @@ def test_confidences_are_counted_where_all_blocks_looked(evaluated, runs):
 
 
 def test_a_killed_calibration_goes_on_with_the_requests_that_are_left(evaluated, runs, monkeypatch):
-    before = (runs.root / "free/calibration/metrics.json").read_bytes()
+    before = told(runs.root / "free/calibration/metrics.json")
     real, asked = measure._answer, []
 
     def dies(*given):
@@ -253,7 +253,13 @@ def test_a_killed_calibration_goes_on_with_the_requests_that_are_left(evaluated,
     monkeypatch.setattr(measure, "_answer", lambda *given: asked.append(given) or real(*given))
     runs.calibrate("free")
     assert len(asked) == 4 * 30 - 39  # plain and three thresholds
-    assert (runs.root / "free/calibration/metrics.json").read_bytes() == before
+    assert told(runs.root / "free/calibration/metrics.json") == before
+
+
+def told(file):
+    """Return a record without the digest of code, which is of all that this process has imported by then."""
+    body = json.loads(file.read_text())
+    return {name: value for name, value in body.items() if name not in ("code", "record_id")}
 
 
 def test_a_model_that_was_trained_again_since_it_was_assigned_is_refused(evaluated, runs):
