@@ -111,7 +111,7 @@ def write_decoding(root: Path, params: Params, cell: Cell, timed: bool = True, *
         ChosenRow(choice=one, decoded=decoded(cell, one.threshold), full=decoded(cell, 1.0)) for one in chosen
     ]
     folder = root / cell.task / cell.backbone / f"seed{cell.seed}" / cell.method
-    given = both | {"grid": grid, "full": full, "chosen": rows, "area": 0.8} | changes
+    given = both | {"grid": grid, "full": full, "chosen": rows} | changes
     _save(root, params, "evaluate_decoding", cell, f"{cell.method}/evaluation", **given)
     clock = [timed_row(one, mode) for one in chosen for mode in ("free", "fixed")] if timed else []
     write_json(

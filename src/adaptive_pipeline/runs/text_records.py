@@ -182,12 +182,9 @@ class DecodingEvaluationRecord(Decoding):
     ----------
     chosen
         What calibration chose, on ``generation.evaluation.prompts`` rows; ``grid`` is on ``grid_prompts``.
-    area
-        Area under quality over FLOPs per token; None where the grid has one point.
     """
 
     chosen: list[ChosenRow] = Field(default_factory=list)
-    area: float | None = None
 
     @property
     def shown(self) -> ChosenRow | None:
