@@ -1,9 +1,14 @@
-"""What all tests share: one thread a process, and how tests are dealt to the workers of pytest-xdist."""
+"""What all tests share: one thread a process, no deadline, and how tests are dealt to the workers of pytest-xdist."""
 
 import os
 
+from hypothesis import settings
+
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")  # before torch is imported: two workers on two cores
+
+settings.register_profile("untimed", deadline=None)  # a busy machine takes longer: no test is a timing
+settings.load_profile("untimed")
 
 #: Files whose tests edit the one project that `built` makes, and put it back: never side by side.
 ONE_PROJECT = (

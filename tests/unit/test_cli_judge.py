@@ -153,7 +153,7 @@ def test_a_killed_command_goes_on_where_it_was(judge, files, kept, capsys, how):
     while len(judge.bodies) < 3 and running.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     running.send_signal(how)
-    _, err = running.communicate(timeout=20)
+    _, err = running.communicate(timeout=120)
     assert len(judge.bodies) == 3, err
     assert running.returncode == (130 if how == signal.SIGINT else -how), err
     hold.set()
