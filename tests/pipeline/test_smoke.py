@@ -162,6 +162,7 @@ def test_a_method_more_that_removes_tokens_makes_no_cell_of_another_stale(built)
 
 
 FREE = "free: {training: shallow_deep, policy: keep}"
+STOCK = "    stock: {loss: final_ce}"
 
 
 def test_a_method_of_decoding_more_makes_no_other_stale_and_one_with_a_training_of_its_own_none_that_decodes(
@@ -170,9 +171,10 @@ def test_a_method_of_decoding_more_makes_no_other_stale_and_one_with_a_training_
     params = built.root / "params.yaml"
     text = params.read_text()
     assert FREE in text
+    assert STOCK in text
     more = text.replace(FREE, f"{FREE}\n    more: {{training: shallow_deep, policy: keep, max_pending: 4}}")
     own = text.replace(FREE, f"{FREE}\n    more: {{training: other, policy: full}}").replace(
-        "    ce: {loss: ce}", "    ce: {loss: ce}\n    other: {loss: ce, epochs: 1}"
+        STOCK, f"{STOCK}\n    other: {{loss: ce, epochs: 1}}"
     )
     try:
         params.write_text(more)
