@@ -333,14 +333,15 @@ def test_the_report_and_dvcs_own_commands_show_the_result(built):
 
 def test_results_are_rebuilt_from_kept_records_alone(built):
     out = built.root / "docs/results/smoke"
-    assert "30 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
+    assert "44 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
     built.run("python", "-m", "adaptive_pipeline.presets", "results", "smoke")
     for name in ("tables/main.csv", "tables/main.md", "recommendation.json"):
         assert (out / name).is_file()
-    assert (out / "tables/main.csv").read_text() == (built.root / "results/tables/main.csv").read_text()
-    (kept,) = (out / "records").iterdir()
-    assert kept.name == "tiers-tiny-seed0.jsonl.gz"
-    assert kept.stat().st_size < 200_000
+    for name in ("tables/main.csv", "tables/generation.csv"):
+        assert (out / name).read_text() == (built.root / "results" / name).read_text()
+    kept, texts = sorted((out / "records").iterdir())
+    assert (kept.name, texts.name) == ("tiers-tiny-seed0.jsonl.gz", "transduce-t5_tiny-seed0.jsonl.gz")
+    assert max(kept.stat().st_size, texts.stat().st_size) < 200_000
     gone = ("evaluate_batch1", Cell("tiers", "tiny", 0, "sweet"))
     write_kept(kept, [item for item in read_kept(kept) if item.key != gone])
     built.run("python", "-m", "adaptive_pipeline.presets", "results", "smoke")
