@@ -6,10 +6,8 @@ import argparse
 import json
 import logging
 import sys
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +18,13 @@ from adaptive_inference.cli.options import (
     add_device,
     check_batch_size,
 )
+from adaptive_inference.cli.streaming import Clock, answered, counted
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
     from adaptive_inference.cli.rows import Row
-    from adaptive_inference.decoding import DecodingPolicy
     from adaptive_inference.serving.generator import Generated, Generator
+    from adaptive_inference.tasks.text_schema import TextSchema
 
 TEXT = """Write the answer to each text with a saved decoder; a token leaves early where the model is sure of it.
 
@@ -93,7 +92,14 @@ def _generate(args: argparse.Namespace) -> None:
     with open_rows(args.file, args.column, saved.schema) as rows:
         generator, tally = Generator(saved, args.device), Tally()
         chosen = None if adaptive else policy
-        for row, answer in _answered(generator, chosen, rows.found, rows.total, args, tally):
+        stream = partial(
+            generator.stream,
+            policy=chosen,
+            batch_size=args.batch_size,
+            max_new_tokens=args.max_new_tokens,
+        )
+        check = partial(_check, schema=saved.schema)
+        for row, answer in answered(stream, rows.found, rows.total, "text", tally, check):
             tally.add(answer)
             print(json.dumps(_fields(row.line, answer), ensure_ascii=False), flush=True)
         if not tally.texts:
@@ -101,45 +107,13 @@ def _generate(args: argparse.Namespace) -> None:
     print(tally.summary(generator, rows.blank), file=sys.stderr)
 
 
-def _answered(
-    generator: Generator,
-    policy: DecodingPolicy | None,
-    rows: Iterable[Row],
-    total: int | None,
-    args: argparse.Namespace,
-    tally: Tally,
-) -> Iterator[tuple[Row, Generated]]:
-    """Yield each row with its answer, and show how far it is where a person looks on."""
-    from tqdm import tqdm
-
+def _check(row: Row, schema: TextSchema) -> None:
     from adaptive_inference.serving.generator import source_of
 
-    asked: deque[Row] = deque()
-
-    def texts() -> Iterator[tuple[str, ...]]:
-        waiting = iter(rows)
-        while True:
-            since = time.monotonic()
-            row = next(waiting, None)
-            tally.seconds -= time.monotonic() - since
-            if row is None:
-                return
-            try:
-                source_of(row.texts, generator.schema)
-            except UserError as error:
-                raise UserError(f"line {row.line}: {error}") from None
-            asked.append(row)
-            yield row.texts
-
-    # a bar among answers that are printed to the same terminal would be torn
-    hidden = not sys.stderr.isatty() or sys.stdout.isatty()
-    tally.seconds -= time.monotonic()
-    answers = generator.stream(texts(), policy, None, args.batch_size, args.max_new_tokens)
-    with tqdm(total=total, unit="text", file=sys.stderr, disable=hidden, leave=False) as bar:
-        for answer in answers:
-            bar.update()
-            yield asked.popleft(), answer
-    tally.seconds += time.monotonic()
+    try:
+        source_of(row.texts, schema)
+    except UserError as error:
+        raise UserError(f"line {row.line}: {error}") from None
 
 
 def _fields(line: int, answer: Generated) -> dict[str, Any]:
@@ -156,7 +130,7 @@ def _fields(line: int, answer: Generated) -> dict[str, Any]:
 
 
 @dataclass
-class Tally:
+class Tally(Clock):
     """What the closing summary tells."""
 
     texts: int = 0
@@ -164,7 +138,6 @@ class Tally:
     blocks: float = 0.0
     cut: int = 0
     unended: int = 0
-    seconds: float = 0.0  #: of writing, without those of waiting for input
 
     def add(self, answer: Generated) -> None:
         """Count one answer."""
@@ -177,19 +150,15 @@ class Tally:
     def summary(self, generator: Generator, blank: int = 0) -> str:
         """Return one line, or two where something was left out."""
         told = (
-            f"{_count(self.texts, 'text')}, {_count(self.tokens, 'token')}, {self.blocks / self.tokens:.2f} of "
+            f"{counted(self.texts, 'text')}, {counted(self.tokens, 'token')}, {self.blocks / self.tokens:.2f} of "
             f"{generator.num_blocks} blocks per token, {self.tokens / self.seconds:.3g} tokens/s"
         )
         notes = []
         if self.cut:
             limit = generator.schema.max_source
-            notes.append(f"{_count(self.cut, 'text')} longer than {limit} tokens: cut there")
+            notes.append(f"{counted(self.cut, 'text')} longer than {limit} tokens: cut there")
         if self.unended:
-            notes.append(f"{_count(self.unended, 'answer')} stopped at the most new tokens")
+            notes.append(f"{counted(self.unended, 'answer')} stopped at the most new tokens")
         if blank:
-            notes.append(f"{_count(blank, 'row')} without a text left out")
+            notes.append(f"{counted(blank, 'row')} without a text left out")
         return "\n".join([told, *([f"note: {'; '.join(notes)}"] if notes else [])])
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

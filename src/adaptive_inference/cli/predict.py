@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections import deque
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +17,10 @@ from adaptive_inference.cli.options import (
     add_own_code,
     check_batch_size,
 )
+from adaptive_inference.cli.streaming import Clock, answered, counted
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
-    from adaptive_inference.cli.rows import Row
     from adaptive_inference.serving.predictor import Prediction, Predictor
 
 TEXT = """Answer texts with a saved model; each leaves at the first exit that is sure enough.
@@ -106,7 +104,8 @@ def _predict(args: argparse.Namespace) -> None:
     with open_rows(args.file, args.column, schema) as rows:
         write, tally = writer(args.format, schema, sys.stdout), Tally()
         predictor = _load(args)
-        for row, answer in _answered(predictor, rows.found, rows.total, args.batch_size, tally):
+        for row, answer in answered(_stream(predictor, args), rows.found, rows.total, "row", tally):
+            tally.add(answer)
             write(row.line, answer)
             sys.stdout.flush()
         if not tally.rows:
@@ -129,7 +128,10 @@ def _predict_glue(args: argparse.Namespace, schema: Any) -> None:
     texts = read_texts(open_table(args.file), task, schema)
     predictor, tally = _load(args), Tally()
     rows = (Row(place, tuple(text)) for place, text in enumerate(texts))
-    found = [answer for _, answer in _answered(predictor, rows, len(texts), args.batch_size, tally)]
+    found = []
+    for _, answer in answered(_stream(predictor, args), rows, len(texts), "row", tally):
+        tally.add(answer)
+        found.append(answer)
     text = submission(task, schema, [answer.label for answer in found])
     if args.out is None:
         sys.stdout.write(text)
@@ -147,15 +149,18 @@ def _load(args: argparse.Namespace) -> Predictor:
     return load_predictor(args.model, args.rule, args.threshold, args.device)
 
 
+def _stream(predictor: Predictor, args: argparse.Namespace) -> Any:
+    return partial(predictor.stream, batch_size=args.batch_size)
+
+
 @dataclass
-class Tally:
+class Tally(Clock):
     """What the closing summary tells."""
 
     rows: int = 0
     exit_layers: int = 0
     layers_run: int = 0
     cut: int = 0
-    seconds: float = 0.0  #: of answering, without those of waiting for input
 
     def add(self, answer: Prediction) -> None:
         """Count one answer."""
@@ -168,48 +173,14 @@ class Tally:
         """Return one line, or two where something of the input was left out."""
         rows, layers = self.rows, predictor.full_layers
         told = (
-            f"{rows} {_plural(rows, 'row')}, mean exit layer {self.exit_layers / rows:.2f} of {layers}, "
+            f"{counted(rows, 'row')}, mean exit layer {self.exit_layers / rows:.2f} of {layers}, "
             f"{layers * rows / self.layers_run:.2f} times fewer layers than the full model, "
             f"{self.seconds / rows:.2g} s per row"
         )
         notes = []
         if self.cut:
             limit = predictor.schema.max_length
-            notes.append(f"{self.cut} {_plural(self.cut, 'text')} longer than {limit} tokens: cut there")
+            notes.append(f"{counted(self.cut, 'text')} longer than {limit} tokens: cut there")
         if blank:
-            notes.append(f"{blank} {_plural(blank, 'row')} without a text left out")
+            notes.append(f"{counted(blank, 'row')} without a text left out")
         return "\n".join([told, *([f"note: {'; '.join(notes)}"] if notes else [])])
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
-
-
-def _answered(
-    predictor: Predictor, rows: Iterable[Row], total: int | None, batch_size: int, tally: Tally
-) -> Iterator[tuple[Row, Prediction]]:
-    """Yield each row with its answer, count them, and show how far it is where a person looks on."""
-    from tqdm import tqdm
-
-    asked: deque[Row] = deque()
-
-    def texts() -> Iterator[tuple[str, ...]]:
-        waiting = iter(rows)
-        while True:
-            since = time.monotonic()
-            row = next(waiting, None)
-            tally.seconds -= time.monotonic() - since
-            if row is None:
-                return
-            asked.append(row)
-            yield row.texts
-
-    # a bar among answers that are printed to the same terminal would be torn
-    hidden = not sys.stderr.isatty() or sys.stdout.isatty()
-    tally.seconds -= time.monotonic()
-    with tqdm(total=total, unit="row", file=sys.stderr, disable=hidden, leave=False) as bar:
-        for answer in predictor.stream(texts(), batch_size):
-            tally.add(answer)
-            bar.update()
-            yield asked.popleft(), answer
-    tally.seconds += time.monotonic()
