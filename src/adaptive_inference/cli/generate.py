@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -87,8 +86,6 @@ def _generate(args: argparse.Namespace) -> None:
     saved = open_generator(model_folder(args.model, args.revision))
     policy, adaptive = saved.asked(args.policy, args.threshold, args.exit_layer)
     check_length(args.max_new_tokens, saved.schema)
-    # the summary tells of texts that were cut, all at once
-    logging.getLogger("adaptive_inference.generation.texts").setLevel(logging.ERROR)
     with open_rows(args.file, args.column, saved.schema) as rows:
         generator, tally = Generator(saved, args.device), Tally()
         chosen = None if adaptive else policy

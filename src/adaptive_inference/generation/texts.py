@@ -101,6 +101,16 @@ def encode_pairs(
         Pair(example.id, source, target)
         for example, source, target in zip(examples, sources, targets, strict=True)
     ]
+    for cut, key in ((cut_sources, "max_source"), (cut_targets, "max_target")):
+        if cut:
+            most = getattr(schema, key)
+            logger.warning(
+                "%d of %d texts are longer than %s: %d tokens; their ends are cut off",
+                cut,
+                len(pairs),
+                key,
+                most,
+            )
     return EncodedPairs(pairs, cut_sources, cut_targets)
 
 
@@ -224,10 +234,6 @@ def _framed(
         )
     rows = _plain(texts, tokenizer)
     cut = sum(len(row) > room for row in rows)
-    if cut:
-        logger.warning(
-            "%d of %d texts are longer than %s: %d tokens; their ends are cut off", cut, len(rows), key, most
-        )
     return [(*before, *row[:room], *after) for row in rows], cut
 
 
