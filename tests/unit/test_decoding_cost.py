@@ -17,6 +17,7 @@ from adaptive_inference.generation.answers import Answering
 from adaptive_inference.generation.cost import (
     BlockCost,
     DecoderCost,
+    block_calls,
     blocks_run,
     published_blocks,
 )
@@ -119,6 +120,7 @@ def test_a_text_of_free_by_hand():
     deep = 2 * 3 * (block.column + 3 * block.key + source * block.source)
     assert cost.decoder(trace, source) == shallow + deep + 3 * source * block.made + 5 * cost.head
     assert blocks_run(trace, 3, prompt=1) == 4 * 1 + 3 * 2
+    assert block_calls(trace) == 4 * 1 + 2  # three columns go through the upper blocks at once
     assert published_blocks(trace) == 1 + 1 + 3 + 1  # as if the catch-up had cost nothing
 
 
@@ -128,6 +130,7 @@ def test_tokens_taken_back_are_paid_for_in_both_counts():
         *passes, taken_back=2, depths=(4, 2)
     )  # the deep part rejects the first: 2 of 3 columns are lost
     assert blocks_run(trace, 4, prompt=1) == 4 * 2 + 3 * 2
+    assert block_calls(trace) == 4 * 2 + 2
     assert published_blocks(trace, exit_layer=2) == 4 + 2 + 2 * 2
 
 
@@ -144,7 +147,9 @@ def test_a_prompt_costs_flops_but_is_no_block_of_a_token():
 def test_the_full_model_runs_all_blocks_once_per_token(counted, prompt, tokens):
     _, cost = counted
     trace, blocks = cost.plain(prompt, tokens), cost.num_blocks
-    assert blocks_run(trace, blocks, prompt) == published_blocks(trace) == blocks * tokens
+    assert (
+        blocks_run(trace, blocks, prompt) == block_calls(trace) == published_blocks(trace) == blocks * tokens
+    )
 
 
 # ---- equal to what really runs ---------------------------------------------------------------------------------------

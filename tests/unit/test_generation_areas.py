@@ -7,7 +7,7 @@ import pytest
 
 from adaptive_pipeline.reporting.generation.areas import quality_areas
 
-COLUMNS = ["task", "model", "seed", "split", "method", "flops_speedup", "quality"]
+COLUMNS = ["task", "model", "seed", "split", "method", "calls_speedup", "quality"]
 
 
 def grid(**methods):

@@ -9,8 +9,16 @@ from adaptive_pipeline.decoding.choice import chosen_thresholds
 from adaptive_pipeline.runs.text_records import Decoded
 
 
-def at(threshold: float, quality: float, flops: float) -> Decoded:
-    figures = {"agreement": 1.0, "same_texts": 1.0, "blocks": 1.0, "paper_blocks": 1.0, "shallow_share": 0.0}
+def at(threshold: float, quality: float, block_calls: float, flops: float = 1.0) -> Decoded:
+    figures = {
+        "agreement": 1.0,
+        "same_texts": 1.0,
+        "blocks": 1.0,
+        "block_calls": block_calls,
+        "paper_blocks": 1.0,
+        "calls_speedup": 1.0,
+        "shallow_share": 0.0,
+    }
     return Decoded(
         threshold=threshold, rows=9, tokens=90, quality=quality, flops=flops, flops_speedup=1.0, **figures
     )
@@ -21,13 +29,16 @@ def at(threshold: float, quality: float, flops: float) -> Decoded:
     [
         ([at(0.5, 0.70, 10), at(0.9, 0.78, 20), at(1.0, 0.80, 30)], 0.95, 0.9, True),
         ([at(0.5, 0.70, 10), at(0.9, 0.72, 20), at(1.0, 0.80, 30)], 0.95, 1.0, False),
-        # verify keeps everything, and may cost more than it saves
+        # verify keeps everything, and may be slower for what it takes back
         ([at(0.5, 0.80, 50), at(1.0, 0.80, 30)], 0.95, 1.0, True),
+        # FREE waits for fewer blocks, though it computes all of them in the end
+        ([at(0.5, 0.80, 10, flops=31), at(1.0, 0.80, 30, flops=30)], 0.95, 0.5, True),
+        ([at(0.5, 0.80, 30, flops=31), at(1.0, 0.80, 30, flops=30)], 0.95, 1.0, True),
         # a near tie cost the loop that never exits one text of the full model's
         ([at(0.5, 0.70, 10), at(1.0, 0.79, 30)], 1.0, 1.0, False),
     ],
 )
-def test_the_cheapest_that_keeps_a_share_of_the_quality(grid, min_quality, threshold, reached):
+def test_the_fastest_that_keeps_a_share_of_the_quality(grid, min_quality, threshold, reached):
     _, choice = chosen_thresholds(grid, 0.80, 1.0, TextCalibration(min_quality=min_quality))
     assert (choice.goal, choice.threshold, choice.reached) == ("min_quality", threshold, reached)
 

@@ -151,6 +151,15 @@ def blocks_run(trace: Trace, num_blocks: int, prompt: int) -> int:
     return int((through_L - given * (through_L > 0)).sum())
 
 
+def block_calls(trace: Trace) -> int:
+    """Return how many blocks were run one after another, the prompt's pass included: what a batch of one waits for.
+
+    A call counts once, however many waiting tokens go through it, so FREE's catch-up of five tokens costs L - s and not
+    5 (L - s). The full model has L for each token. Propagated blocks are not run.
+    """
+    return sum(done.last - done.first + 1 for done in trace.passes if not done.propagated)
+
+
 def published_blocks(trace: Trace, exit_layer: int = 0) -> int:
     """Return the papers' count: the depth that each token came from, and ``exit_layer`` for each one taken back.
 

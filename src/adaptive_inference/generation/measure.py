@@ -16,7 +16,7 @@ from typing import Any
 from adaptive_inference.decoding.trace import Trace
 from adaptive_inference.errors import UserError
 from adaptive_inference.generation.answers import Answering, Request
-from adaptive_inference.generation.cost import DecoderCost, blocks_run, published_blocks
+from adaptive_inference.generation.cost import DecoderCost, block_calls, blocks_run, published_blocks
 from adaptive_inference.generation.journal import Journal
 
 #: What a trace counts.
@@ -31,7 +31,15 @@ TRACED = (
     "host_reads",
 )
 #: Counts that are summed over requests.
-COUNTS = ("tokens_written", "blocks", "published_blocks", "decoder_flops", "encoder_flops", *TRACED)
+COUNTS = (
+    "tokens_written",
+    "blocks",
+    "block_calls",
+    "published_blocks",
+    "decoder_flops",
+    "encoder_flops",
+    *TRACED,
+)
 
 Line = Mapping[str, Any]
 
@@ -120,8 +128,8 @@ def summarise_answers(
         ``agreed_where_seen``, ``seen``
             Share of tokens that left early and are also what all blocks would have written at their place, of those at
             which all blocks looked; None where they looked at none.
-        ``blocks_per_token``, ``published_blocks_per_token``
-            See `cost.blocks_run` and `cost.published_blocks`.
+        ``blocks_per_token``, ``block_calls_per_token``, ``published_blocks_per_token``
+            See `cost.blocks_run`, `cost.block_calls` and `cost.published_blocks`.
         ``flops_speedup``, ``flops_speedup_per_token``, ``flops_speedup_with_encoder``
             How many times fewer FLOPs than the full model's: the decoder's of all requests, the same for each token written
             (texts differ in length), and all of the model's.
@@ -162,6 +170,7 @@ def _answer(way: Answering, request: Request, max_new_tokens: int, cost: Decoder
         "tokens": tokens,
         "tokens_written": trace.tokens,
         "blocks": blocks_run(trace, cost.num_blocks, prompt),
+        "block_calls": block_calls(trace),
         "published_blocks": published_blocks(trace, exit_layer),
         "decoder_flops": cost.decoder(trace, columns if cost.encoder_decoder else 0, classifier),
     } | _of_trace(trace)
@@ -187,6 +196,7 @@ def _summary(own: Sequence[Line], full: Sequence[Line]) -> dict[str, Any]:
         "seen": len(seen),
         "agreed_where_seen": sum(seen) / len(seen) if seen else None,
         "blocks_per_token": sums["blocks"] / tokens,
+        "block_calls_per_token": sums["block_calls"] / tokens,
         "published_blocks_per_token": sums["published_blocks"] / tokens,
         "flops_speedup": base["decoder_flops"] / sums["decoder_flops"],
         "flops_speedup_per_token": (base["decoder_flops"] / base["tokens_written"])

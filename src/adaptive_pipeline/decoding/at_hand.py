@@ -152,7 +152,7 @@ class MethodAtHand:
         each = score_each(self.schema.metric, texts, [item.accepted for item in self.examples[: len(texts)]])
         low, high = _interval(each, quality, seed)
         deepest = self.trained_for.blocks
-        flops = _per_token(row)
+        flops, calls = _per_token(row), row["block_calls_per_token"]
         return Decoded(
             threshold=threshold_of(row["way"]),
             rows=len(texts),
@@ -164,6 +164,8 @@ class MethodAtHand:
             same_texts=row["sequence_agreement"],
             blocks=row["blocks_per_token"],
             paper_blocks=row["published_blocks_per_token"],
+            block_calls=calls,
+            calls_speedup=self.trained_for.blocks / calls,
             shallow_share=sum(count for depth, count in row["depths"].items() if depth < deepest) / tokens,
             flops=flops,
             flops_speedup=full_flops / flops,

@@ -92,6 +92,9 @@ class Decoded(Part):
         Share of places at which the same weights' full greedy text has the same token; share of rows that are that text.
     blocks, paper_blocks
         Decoder blocks per token: as computed, deep rows that caught up included; as papers count, by the depth that emitted.
+    block_calls, calls_speedup
+        Decoder blocks run one after another per token, tokens that go through together counted once; the full policy's
+        per token over them.
     shallow_share
         Share of tokens that an early exit wrote.
     flops, flops_speedup
@@ -112,6 +115,8 @@ class Decoded(Part):
     same_texts: float
     blocks: float
     paper_blocks: float
+    block_calls: float
+    calls_speedup: float
     shallow_share: float
     flops: float
     flops_speedup: float

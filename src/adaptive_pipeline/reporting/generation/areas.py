@@ -1,4 +1,4 @@
-"""Area under quality over FLOPs per token: a method's whole grid of thresholds in one number."""
+"""Area under quality over blocks waited for per token: a method's whole grid of thresholds in one number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _TOGETHER = ["task", "model", "seed"]
 def quality_areas(grid: pd.DataFrame) -> dict[tuple[str, str, int, str], float]:
     """Return the area of each task, model, seed and method whose grid is a curve on the reported split.
 
-    It is the mean quality over the costs that all methods with a curve cover, for the same weights' full model at cost 1,
+    Cost is blocks run one after another per token, the full model's at 1: it stands for the latency at batch 1, and is
+    known for every threshold of a grid on every machine. The area is the mean quality over the costs that all methods cover,
     so that areas compare within a task, model and seed. A method of one point has none, nor has any where the costs do
     not overlap.
 
@@ -27,7 +28,7 @@ def quality_areas(grid: pd.DataFrame) -> dict[tuple[str, str, int, str], float]:
         curves = {
             method: curve
             for method, own in rows.groupby("method", sort=False)
-            if (curve := cost_curve(own.flops_speedup, own.quality)) is not None and len(curve.cost) > 1
+            if (curve := cost_curve(own.calls_speedup, own.quality)) is not None and len(curve.cost) > 1
         }
         reached = common_range([*curves.values()])
         for method, curve in curves.items() if reached else ():

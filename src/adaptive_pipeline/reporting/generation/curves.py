@@ -1,4 +1,4 @@
-"""Quality against cost of each decoding method: every threshold by exact FLOPs, the chosen ones by the clock."""
+"""Quality against cost of each decoding method: every threshold by what is counted, the chosen ones by the clock."""
 
 # ruff: noqa: RUF001 - signs that readers see
 
@@ -19,12 +19,14 @@ from adaptive_pipeline.reporting.names import method_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Column of the main frame -> what stands along the axis.
+#: Cost -> what stands along the axis: two that are counted, for every threshold, and two of the clock.
 COSTS = {
     "flops_speedup": "fewer decoder FLOPs per token (×)",
+    "calls_speedup": "fewer blocks waited for\nper token (×)",
     "free_speedup": "faster per text than plain generate,\nmeasured, batch 1 (×)",
     "fixed_speedup": "the same at a fixed length,\nmeasured, batch 1 (×)",
 }
+COUNTED = ("flops_speedup", "calls_speedup")
 FULL = ("#000000", "*")
 
 
@@ -81,12 +83,12 @@ def draw_quality_latency(results: TextResults, folder: Path, name: str) -> list[
 
 
 def _lines(results: TextResults, cost: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield each method's places ``x``, ``y`` from slow to fast: of all thresholds by FLOPs, of the chosen by the clock.
+    """Yield each method's places ``x``, ``y`` from slow to fast: of all thresholds as counted, of the chosen by the clock.
 
     Those of all thresholds are on the grid's texts, which may be fewer: the two are never joined by one line.
     """
     for method in results.methods:
-        places = _grid(results, method) if cost == "flops_speedup" else pd.DataFrame()
+        places = _grid(results, method, cost) if cost in COUNTED else pd.DataFrame()
         if places.empty:
             own = results.main[results.main.method == method]
             places = pd.DataFrame({"x": own[cost], "y": own.quality_mean})
@@ -95,11 +97,11 @@ def _lines(results: TextResults, cost: str) -> Iterator[tuple[str, pd.DataFrame]
             yield method, places
 
 
-def _grid(results: TextResults, method: str) -> pd.DataFrame:
+def _grid(results: TextResults, method: str, cost: str) -> pd.DataFrame:
     """Return the places of a method's thresholds on the evaluation split, means over seeds."""
     grid = results.grid[(results.grid.split == "evaluation") & (results.grid.method == method)]
-    means = grid.groupby("threshold", sort=False)[["flops_speedup", "quality"]].mean()
-    return means.rename(columns={"flops_speedup": "x", "quality": "y"})
+    means = grid.groupby("threshold", sort=False)[[cost, "quality"]].mean()
+    return means.rename(columns={cost: "x", "quality": "y"})
 
 
 def _draw(axes: Axes, places: pd.DataFrame, look: Look) -> None:

@@ -42,8 +42,8 @@ STAGE = "evaluate_decoding"
 MODES = ("free", "fixed")
 #: Figures of a decoded threshold that have a column of their own; `rows` are called prompts there.
 DECODED = (
-    "quality", "quality_low", "quality_high", "agreement", "same_texts", "blocks", "paper_blocks", "shallow_share",
-    "flops", "flops_speedup", "loss",
+    "quality", "quality_low", "quality_high", "agreement", "same_texts", "blocks", "paper_blocks", "block_calls",
+    "calls_speedup", "shallow_share", "flops", "flops_speedup", "loss",
 )  # fmt: skip
 #: Of a timed row, per mode.
 TIMED = (

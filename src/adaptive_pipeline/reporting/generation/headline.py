@@ -14,6 +14,7 @@ FIGURES = {
     "quality_share": "quality_share",
     "agreement": "agreement",
     "blocks": "blocks",
+    "block_calls": "block_calls",
     "flops_speedup": "flops_speedup",
     "wallclock_speedup": "free_speedup",
     "fixed_length_speedup": "fixed_speedup",

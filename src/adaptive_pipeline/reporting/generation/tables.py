@@ -35,6 +35,7 @@ HEADERS = {
     "Of Full model, %": "share_of_full",
     "Agreement, %": "",
     "Blocks": "",
+    "Waited for": "",
     "Papers' count": "",
     "FLOPs ×": "",
     "Text × (95 % interval of it)": "free_speedup",
@@ -43,8 +44,8 @@ HEADERS = {
     "ms / plain": "free_seconds",
 }
 GRID_HEADERS = (
-    "Method", "Seed", "Threshold", "Prompts", "Quality", "Of its own full, %", "Agreement, %", "Blocks", "Papers' count",
-    "FLOPs ×",
+    "Method", "Seed", "Threshold", "Prompts", "Quality", "Of its own full, %", "Agreement, %", "Blocks", "Waited for",
+    "Papers' count",     "FLOPs ×",
 )  # fmt: skip
 KIND_HEADERS = ("Method", "Threshold chosen for", "Difficulty", "Tokens", "Came from block", "Agreement, %")
 
@@ -127,6 +128,7 @@ def _cells(row: Any, words: str) -> list[str]:
         _percent(row.share_of_full),
         _percent(row.agreement),
         number(row.blocks, ".2f"),
+        number(row.block_calls, ".2f"),
         number(row.paper_blocks, ".2f"),
         number(row.flops_speedup, ".2f"),
         number(row.free_speedup, ".2f") + interval_text(row.free_speedup_low, row.free_speedup_high),
@@ -171,7 +173,10 @@ def _grid(results: TextResults) -> list[str]:
             str(row.prompts),
             number(row.quality, ".4f"),
             *map(_percent, (row.quality_share, row.agreement)),
-            *(number(value, ".2f") for value in (row.blocks, row.paper_blocks, row.flops_speedup)),
+            *(
+                number(value, ".2f")
+                for value in (row.blocks, row.block_calls, row.paper_blocks, row.flops_speedup)
+            ),
         ]
         for row in rows.itertuples()
     ]
@@ -192,8 +197,8 @@ def _notes(results: TextResults) -> Iterator[str]:
         )
         yield (
             "Agreement: share of places at which the same weights with all blocks write the same token. Blocks: decoder "
-            "blocks computed per token, deep rows that caught up included. Papers' count: by the block that each token came "
-            "from, as CALM and FREE count; what catching up costs is not in it. FLOPs: exact decoder FLOPs per token, "
+            "blocks computed per token, deep rows that caught up included. Waited for: blocks run one after another per token, "
+            "tokens that go through together counted once. Papers' count: by the block that each token came from, as CALM and FREE count; what catching up costs is not in it. FLOPs: exact decoder FLOPs per token, "
             "vocabulary projections included."
         )
         yield (
@@ -241,6 +246,7 @@ PRINTED = (
     "Quality",
     "Agreement",
     "Blocks",
+    "Waited for",
     "FLOPs ×",
     "Text ×",
     "Fixed length ×",
@@ -263,7 +269,7 @@ def text_latex(results: TextResults) -> str:
         for row in one.main.itertuples():
             cells = [method_name(row.method), goal_words(row, asked), str(row.seeds)]
             cells += [spread_text(row.quality_mean, row.quality_std), number(row.agreement, ".3f")]
-            speeds = (row.blocks, row.flops_speedup, row.free_speedup, row.fixed_speedup)
+            speeds = (row.blocks, row.block_calls, row.flops_speedup, row.free_speedup, row.fixed_speedup)
             cells += [number(value, ".2f") for value in speeds]
             lines.append(" & ".join(map(latex, cells)) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
