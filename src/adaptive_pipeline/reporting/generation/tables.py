@@ -197,8 +197,9 @@ def _notes(results: TextResults) -> Iterator[str]:
         )
         yield (
             "Agreement: share of places at which the same weights with all blocks write the same token. Blocks: decoder "
-            "blocks computed per token, deep rows that caught up included. Waited for: blocks run one after another per token, "
-            "tokens that go through together counted once. Papers' count: by the block that each token came from, as CALM and FREE count; what catching up costs is not in it. FLOPs: exact decoder FLOPs per token, "
+            "blocks computed per token, deep rows that caught up included. Waited for: blocks run one after another per "
+            "token, tokens that go through together counted once. Papers' count: by the block that each token came from, as "
+            "CALM and FREE count; what catching up costs is not in it. FLOPs: exact decoder FLOPs per token, "
             "vocabulary projections included."
         )
         yield (
