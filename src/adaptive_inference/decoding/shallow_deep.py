@@ -101,9 +101,11 @@ class ShallowDeep:
                 texts.trace.rows[row].add(self.deep, None)
             self._hear(texts.rows, hidden_B1D)
         while texts.rows:
+            full = [row for row in texts.rows if texts.ends[row] >= texts.limit]
+            if full and not self.judges:
+                self._leave(full)  # whatever the blocks above said of them: it is written, and not waited for
             # Where no column is left to step into, the blocks above are heard first.
-            full = any(texts.ends[row] >= texts.limit for row in texts.rows)
-            if self._answers and (full or not self.defer):
+            elif self._answers and (full or not self.defer):
                 self._leave(self._settle(texts.read(*self._unread()))[0])
             else:
                 self._step()
@@ -233,7 +235,7 @@ class ShallowDeep:
                 if kept < len(heard.drafts[place]) - 1:
                     self._take_back(row, heard.starts[place] + kept, heard.tokens_AT[place, kept : kept + 1])
                     taken_back.append(row)
-                elif stops[place]:
+                elif stops[place] and row in self.texts.rows:
                     finished.append(row)
         return finished, taken_back
 
