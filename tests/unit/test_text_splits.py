@@ -40,6 +40,27 @@ def test_no_two_splits_share_a_source(tmp_path_factory, repeats, seed):
     assert sum(map(len, sources)) == len(set.union(*sources)) == len(repeats)
 
 
+@given(st.lists(st.integers(1, 3), min_size=30, max_size=40), st.integers(0, 3))
+@settings(max_examples=20, deadline=None)
+def test_rows_of_one_group_are_in_one_split(tmp_path_factory, questions, seed):
+    folder = tmp_path_factory.mktemp("data")
+    rows = [
+        {"a": f"q{n}.{number}", "b": "t", "passage": f"p{n}"}
+        for n, times in enumerate(questions)
+        for number in range(times)
+    ]
+    task = local(folder, rows, source_text="{a} {passage}", together="passage")
+    _, splits = make_text_splits("t", task, folder, seed)
+    assert sorted(e.id for split in splits.values() for e in split) == list(range(len(rows)))
+    groups = [{e.group for e in split} for split in splits.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == len(questions)
+
+
+def test_a_group_column_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"has no column .pasage..*together"):
+        make_text_splits("t", local(tmp_path, pairs(40), together="pasage"), tmp_path, 0)
+
+
 def test_rows_that_repeat_too_few_sources_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"split of .* is empty"):
         make_text_splits("t", local(tmp_path, [{"a": "s", "b": "t"}] * 40), tmp_path, 0)

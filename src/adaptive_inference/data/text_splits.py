@@ -1,7 +1,7 @@
 """The four splits of a text task: sources and targets, generated or made from the columns of a table.
 
 Splits are drawn as the classifiers' are: the evaluation split from its own file, or carved with a fixed stream; the others
-from the seed; rows of one source stay together.
+from the seed; rows of one source, or of one value of the column `together`, stay together.
 """
 
 from __future__ import annotations
@@ -136,12 +136,18 @@ def _examples(table: Table, task: TextTask) -> list[TextExample]:
         references: tuple[str, ...] = ()
         if task.references is not None:
             references = _references(table, position, task.references, holders)
+        group = None
+        if task.together is not None:
+            group = read_text(
+                _cell(table, position, task.together, holders), table, position, task.together
+            ).strip()
         examples.append(
             TextExample(
                 position,
                 _fill(task.source_text or "", table, position, holders),
                 _fill(task.target_text or "", table, position, holders, first=True),
                 references,
+                group=group,
             )
         )
     return examples
@@ -166,8 +172,8 @@ def _holders(table: Table) -> dict[str, str | None]:
 def _cell(table: Table, position: int, name: str, holders: dict[str, str | None]) -> object:
     if name not in holders:
         raise UserError(
-            f"{table.origin} has no column {name!r}; name the right ones in `source_text`, `target_text` and "
-            f"`references`; its columns: {', '.join(holders)}{nearest(name, list(holders))}"
+            f"{table.origin} has no column {name!r}; name the right ones in `source_text`, `target_text`, `references` and "
+            f"`together`; its columns: {', '.join(holders)}{nearest(name, list(holders))}"
         )
     row = table.rows[position]
     holder = holders[name]

@@ -46,6 +46,7 @@ READ_BY_SOURCE = {
     "source_text": ("local", "hub"),
     "target_text": ("local", "hub"),
     "references": ("local", "hub"),
+    "together": ("local", "hub"),
 }
 
 
@@ -73,6 +74,10 @@ class TextTask(Section):
     )
     references: str | None = Field(
         None, description="Column with a list of accepted answers; absent: the target alone."
+    )
+    together: str | None = Field(
+        None,
+        description="Column whose equal values keep rows in one split: the passage that several questions are about.",
     )
     metric: Literal["exact_match", "bleu", "rouge_lsum", "squad_f1"] = Field(
         description="Quality that is reported, as a fraction."

@@ -102,6 +102,8 @@ class TextExample:
         Further accepted texts where there are several, the target among them; empty: the target alone.
     difficulties
         Generated task only: of each word of the target, which kind it is.
+    group
+        What rows share that must be in one split, such as the passage that several questions are about; None: the source.
     """
 
     id: int
@@ -109,11 +111,12 @@ class TextExample:
     target: str
     references: tuple[str, ...] = ()
     difficulties: tuple[str, ...] | None = None
+    group: str | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The text that is read: rows that share it are never in two splits."""
-        return (self.source,)
+        """The group, or the text that is read: rows that share it are never in two splits."""
+        return (self.source if self.group is None else self.group,)
 
     @property
     def accepted(self) -> tuple[str, ...]:
