@@ -22,6 +22,7 @@ KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("
 FINISHED = [
     "adapler-minilm",
     "adapler-mpnet",
+    "adapler-tasks-minilm",
     "classifiers",
     "default",
     "glue-small-cola",
