@@ -15,6 +15,7 @@ import numpy as np
 
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.choose import choose_points, full_quality
+from adaptive_inference.calibration.confidences import Confidences, answer_confidences
 from adaptive_inference.calibration.curves import Curve, calibrate, sweep
 from adaptive_inference.calibration.fit import fit_calibrator
 from adaptive_inference.calibration.operating_point import OperatingPoint, Setting
@@ -182,6 +183,9 @@ def from_outputs(
         "operating_points": [point.to_json() for point in chosen],
         "recommended": best and best.to_json(),
     }
+    confidences = answer_confidences(raw, body, new)
+    if confidences is not None:
+        body["confidences"] = Confidences.of(confidences).to_json()
     return Recalibrated(
         body,
         full,
