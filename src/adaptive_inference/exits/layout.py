@@ -16,11 +16,9 @@ FORMAT = 1
 #: Values of ``kind`` in a model's config.json.
 MULTI_EXIT, MULTI_MODEL = KINDS = ("multi_exit", "multi_model")
 CONFIG_FILE, CALIBRATION_FILE = "config.json", "calibration.json"
-#: A method's run folder, as an experiment leaves it: where its model, its calibration, the record of its evaluation
-#: and the answers of its exits to whole splits lie.
+#: A method's run folder, as an experiment leaves it: where its model, its calibration and the record of its evaluation lie.
 RUN_MODEL = Path("train/model")
 RUN_CALIBRATION, RUN_EVALUATION = Path("calibration") / CALIBRATION_FILE, Path("evaluation/metrics.json")
-RUN_ANSWERS = Path("answers")
 #: What to do about a file of a model folder that cannot be read.
 FIX = "train or export the model again, or copy its folder again"
 

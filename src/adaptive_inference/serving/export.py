@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_inference.calibration.answers import Answers
-from adaptive_inference.calibration.confidences import Confidences, answer_confidences
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_ANSWERS, RUN_MODEL, open_model
+from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, open_model
 from adaptive_inference.files import check_form, read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
+from adaptive_inference.serving.confidences import Confidences, answer_confidences
 from adaptive_inference.serving.metadata import NO_ENCODER, Encoder
 from adaptive_inference.serving.setting import default_setting, usable_points
 from adaptive_inference.settings.inputs import Backbone
 
 #: Version of the records that are read here; docs/compatibility.md says what it promises.
 RECORD_VERSION = 2
-#: In a method's run folder: the record of its training.
-RUN_TRAINING = RUN_MODEL.with_name("metrics.json")
+#: In a method's run folder: the record of its training, and what its exits answer to each split.
+RUN_TRAINING, RUN_ANSWERS = RUN_MODEL.with_name("metrics.json"), Path("answers")
 
 
 def export(run: Path, out: Path) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.choose import choose_points, full_quality
-from adaptive_inference.calibration.confidences import Confidences, answer_confidences
 from adaptive_inference.calibration.curves import Curve, calibrate, sweep
 from adaptive_inference.calibration.fit import fit_calibrator
 from adaptive_inference.calibration.operating_point import OperatingPoint, Setting
@@ -24,6 +23,7 @@ from adaptive_inference.cost.flops import flops_speedup, layers_speedup
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.serving.confidences import Confidences, answer_confidences
 from adaptive_inference.serving.setting import choose_setting, usable_points
 from adaptive_inference.settings.protocol import Goal
 from adaptive_inference.tasks.quality import quality

@@ -16,8 +16,10 @@ import sys
 from pathlib import Path
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.layout import open_model
 
 HOST = "127.0.0.1"
+BACKLOG = 2048  #: connections that wait to be taken, as uvicorn's own
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,8 +41,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def listen(port: int) -> socket.socket:
-    """Return a socket that listens on this machine; port 0 is any free one.
+def hold(port: int) -> socket.socket:
+    """Return a socket that holds a port of this machine; port 0 is any free one.
 
     Raises
     ------
@@ -69,7 +71,8 @@ def serve(model: Path, port: int, own_code: list[str]) -> None:
     UserError
         The port cannot be used, or the folder holds no model.
     """
-    with listen(port) as server:
+    open_model(model)  # before torch is loaded, which takes longer
+    with hold(port) as server:
         import uvicorn
 
         from adaptive_inference import load_own_code, load_predictor
@@ -80,9 +83,8 @@ def serve(model: Path, port: int, own_code: list[str]) -> None:
             load_own_code(source)
         service = Service(load_predictor(model))
         address = f"http://{HOST}:{server.getsockname()[1]}"
-        body = json.dumps(
-            {"inputs": [" ".join(["a", "text"])] if len(service.schema.text) == 1 else [["one", "two"]]}
-        )
+        body = json.dumps({"inputs": ["a text"] if len(service.schema.text) == 1 else [["one", "two"]]})
+        server.listen(BACKLOG)  # so that whoever reads the address is answered, if a moment later
         print(f"Serving {model} at {address}; stop it with Ctrl-C. Try:")
         print(f"  curl {address}/invocations -H 'Content-Type: application/json' -d '{body}'")
         print(f"  curl {address}/metrics", flush=True)

@@ -47,7 +47,7 @@ def make_app(service: Service, max_waiting: int = MAX_WAITING) -> Starlette:
         return JSONResponse({"status": "ok"})
 
     async def metrics(_: HttpRequest) -> Response:
-        return JSONResponse(service.report())
+        return JSONResponse(service.report() | {"waiting": waiting})
 
     routes = [
         Route("/invocations", invocations, methods=["POST"]),
@@ -64,12 +64,7 @@ async def _answer(http: HttpRequest, service: Service) -> Response:
         return _refusal(415, "send the request as JSON, with the header Content-Type: application/json")
     try:
         asked = read_request(await _body(http), service.schema)
-        answers = []
-        for number, text in enumerate(asked.texts):
-            try:
-                answers.append(await asyncio.wrap_future(service.submit(text, asked.options)))
-            except UserError as error:
-                raise UserError(f"text {number}: {error}") from None
+        answers = [await asyncio.wrap_future(service.submit(text, asked.options)) for text in asked.texts]
     except TooLarge as error:
         return _refusal(413, str(error))
     except UserError as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_inference.calibration.confidences import Confidences
+from adaptive_inference.serving.confidences import Confidences
 from adaptive_inference.serving.predictor import Prediction
 
 #: Answers of which percentiles are told: the last ones.

@@ -133,7 +133,7 @@ def _check_names(given: Mapping[Any, Any], allowed: Sequence[str], what: str) ->
     for name in given:
         if name not in allowed:
             raise UserError(
-                f"unknown {what} {_cut(repr(name))}; allowed: {', '.join(allowed)}{nearest(str(name)[:80], list(allowed))}"
+                f"unknown {what}: {_cut(repr(name))}; allowed: {', '.join(allowed)}{nearest(str(name)[:80], list(allowed))}"
             )
 
 
@@ -144,9 +144,9 @@ def _records(split: Any, form: str) -> list[dict[str, Any]]:
     _check_names(split, _SPLIT, "field of dataframe_split")
     columns, data = split.get("columns"), split.get("data")
     names = isinstance(columns, list) and all(isinstance(name, str) for name in columns)
-    if not (names and isinstance(data, list)):
+    if not (names and len({*columns}) == len(columns) and isinstance(data, list)):
         raise UserError(
-            f"`dataframe_split` needs `columns`, a list of names, and `data`, a list of rows; {form}"
+            f"`dataframe_split` needs `columns`, a list of different names, and `data`, a list of rows; {form}"
         )
     for number, row in enumerate(data):
         if not isinstance(row, list) or len(row) != len(columns):

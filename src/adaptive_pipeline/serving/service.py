@@ -11,14 +11,14 @@ from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from adaptive_inference.calibration.confidences import Confidences
+from adaptive_inference.serving.confidences import Confidences
 from adaptive_inference.serving.predictor import Prediction, Predictor
 from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.serving.counters import Counters
 from adaptive_pipeline.serving.latency import LatencyTable, length_of
 from adaptive_pipeline.serving.request import Options
 
-#: Settings that stay ready; any other is made anew, which costs less than an answer.
+#: Settings that stay ready; any other is made anew.
 READY = 64
 
 
