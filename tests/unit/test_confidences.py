@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from adaptive_inference.calibration.operating_point import Setting
+from adaptive_inference.calibration.answers import Answers
+from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.serving.confidences import BINS, Confidences, answer_confidences
+from adaptive_inference.serving.export import with_confidences
 
 ROUNDED = st.integers(1, 50).map(lambda number: number / 50)  # ties, as of a model that is sure of most rows
 SAMPLES = arrays.arrays(np.float64, st.integers(1, 200), elements=st.one_of(ROUNDED, st.floats(0.01, 1.0)))
@@ -111,3 +114,28 @@ def test_a_score_has_no_confidence():
 def test_what_is_no_histogram_is_refused(body):
     with pytest.raises(UserError, match="`confidences` of the calibration are no histogram"):
         Confidences.from_json(body)
+
+
+def test_an_export_takes_along_the_confidences_of_the_answers_that_it_recommends(tmp_path):
+    raw = outputs(np.random.default_rng(0).normal(0, 2, (90, 3, 2)).astype(np.float32))
+    Answers(raw, Yardstick("accuracy", "classification", 2, 3)).save(
+        tmp_path / "answers/calibration.safetensors"
+    )
+    body = {"temperatures": [0.5, 1.0, 2.0], "exits": [1, 2, 3], "calibrated_on": "calibration"}
+    chosen = OperatingPoint(Goal("max_loss", 1.0), Setting("confidence", 0.8), True, Seen(0.9, 2.0))
+    for calibration, setting in (
+        (body, Setting("fixed", 2.0)),
+        (body | {"recommended": chosen.to_json()}, chosen.setting),
+    ):
+        found = with_confidences(calibration, tmp_path)
+        wanted = Confidences.of(answer_confidences(raw, calibration, setting))
+        assert found == calibration | {"confidences": wanted.to_json()}
+    member = {"temperatures": [1.0], "exits": [2], "calibrated_on": "calibration"}
+    wanted = Confidences.of(answer_confidences(raw.alone(1), member, Setting("fixed", 0.0)))
+    assert with_confidences(member, tmp_path)["confidences"] == wanted.to_json()
+
+
+def test_an_export_without_the_answers_of_the_calibration_has_no_confidences(tmp_path):
+    for calibrated_on in ("calibration", "rows of one's own"):
+        body = {"temperatures": [1.0], "exits": [2], "calibrated_on": calibrated_on}
+        assert with_confidences(body, tmp_path) == body

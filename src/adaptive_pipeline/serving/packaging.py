@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,11 +50,20 @@ def save_mlflow_model(folder: Path, out: Path) -> None:
         outputs=Columns([ColSpec(kind, name) for name, kind in answer.items()]),
         params=ParamSchema(params),
     )
-    save_model(
-        path=out,
-        python_model=str(CODE),
-        artifacts={"model": str(folder)},
-        signature=signature,
-        input_example=pd.DataFrame([dict.fromkeys(schema.text, "a truly lovely film")]),
-        pip_requirements=[f"{LIBRARY}[torch]=={version(LIBRARY)}", f"mlflow=={version('mlflow')}", "pandas"],
-    )
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # MLflow advises type hints, from which it would make another signature
+        save_model(
+            path=out,
+            python_model=str(CODE),
+            artifacts={"model": str(folder)},
+            signature=signature,
+            input_example=pd.DataFrame([dict.fromkeys(schema.text, "a truly lovely film")]),
+            pip_requirements=[
+                f"{LIBRARY}[torch]=={version(LIBRARY)}",
+                f"mlflow=={version('mlflow')}",
+                "pandas",
+            ],
+        )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -47,9 +45,7 @@ def publish_model(store: Store, name: str, folder: Path) -> bool:
         except MlflowException:  # neither the name nor the alias is there yet
             pass
         run = client.create_run(store.experiment(MODELS), tags={"model": name}, run_name=name)
-        with TemporaryDirectory() as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # MLflow advises type hints, which would loosen the signature
-            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        with TemporaryDirectory() as temporary:
             saved = Path(temporary) / "model"
             save_mlflow_model(folder, saved)
             client.log_artifacts(run.info.run_id, str(saved), "model")
