@@ -94,6 +94,18 @@ def test_only_another_model_makes_another_version_and_the_alias_follows(store, t
     assert int(store.client.get_model_version_by_alias(NAME, ALIAS).version) == before[-1] + 1
 
 
+def test_the_alias_follows_a_project_that_was_moved(store, tmp_path, monkeypatch):
+    root = store.artifacts.parent
+    shutil.copytree(root, tmp_path / "moved")
+    (root / "mlartifacts").rename(root / "elsewhere")
+    monkeypatch.chdir(tmp_path / "moved")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    try:
+        assert load(Store()) is not None
+    finally:
+        (root / "elsewhere").rename(root / "mlartifacts")
+
+
 def test_each_recommended_model_has_a_name_and_the_members_of_a_cascade_have_none(tmp_path):
     assert recommended_models(tmp_path) == {}
     cascade = SAVED.with_name("cascade")

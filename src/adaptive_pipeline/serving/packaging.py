@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,19 +50,15 @@ def save_mlflow_model(folder: Path, out: Path) -> None:
         params=ParamSchema(params),
     )
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # MLflow advises type hints, from which it would make another signature
-        save_model(
-            path=out,
-            python_model=str(CODE),
-            artifacts={"model": str(folder)},
-            signature=signature,
-            input_example=pd.DataFrame([dict.fromkeys(schema.text, "a truly lovely film")]),
-            pip_requirements=[
-                f"{LIBRARY}[torch]=={version(LIBRARY)}",
-                f"mlflow=={version('mlflow')}",
-                "pandas",
-            ],
-        )
+    save_model(
+        path=out,
+        python_model=str(CODE),
+        artifacts={"model": str(folder)},
+        signature=signature,
+        input_example=pd.DataFrame([dict.fromkeys(schema.text, "a truly lovely film")]),
+        pip_requirements=[
+            f"{LIBRARY}[torch]=={version(LIBRARY)}",
+            f"mlflow=={version('mlflow')}",
+            "pandas",
+        ],
+    )
