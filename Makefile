@@ -6,6 +6,7 @@ CORES ?= all
 EXTRAS ?= dev
 NAME ?=
 PORT ?= 5000
+MODEL ?= results/model
 VERBOSE ?=
 
 SHELL := /bin/bash
@@ -16,7 +17,7 @@ SNAKEMAKE = snakemake --cores $(CORES) $(if $(VERBOSE),--printshellcmds)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test format report ui preset results search apply missing keep publish clean
+.PHONY: help setup run test format report ui preset results search apply missing keep publish serve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -78,6 +79,9 @@ keep: $(STAMP) ## Add the small records of finished stages to docs/results/PRESE
 
 publish: $(STAMP) ## Give MLflow the runs that it lacks
 	@python -m adaptive_pipeline.tracking.publish
+
+serve: $(STAMP) ## Answer over HTTP with results/model (MODEL=..., PORT=...; this machine only)
+	@python -m adaptive_pipeline.serving "$(MODEL)" --port $(PORT)
 
 clean: ## Remove what is cheap to rebuild: receipts, logs, report, MLflow's view (results and DVC's cache stay)
 	rm -rf receipts logs dvc_plots .snakemake mlflow.db mlartifacts

@@ -211,7 +211,7 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
         ("adaptive_inference/calibration/temperature.py", {"calibrate_thresholds"}),
         (
             "adaptive_inference/exit_rules/entropy.py",
-            {"calibrate_thresholds", "evaluate_batch1", "evaluate_recommended"},
+            {"calibrate_thresholds", "evaluate_batch1", "evaluate_recommended", "make_tables"},
         ),
         ("adaptive_inference/selection/promise.py", {"recommend"}),
         ("adaptive_inference/selection/families.py", {"calibrate_thresholds"}),

@@ -10,10 +10,12 @@ import torch
 from huggingface_hub import ModelCard
 
 from adaptive_inference import cli, load_predictor
+from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.files import read_json, write_json
+from adaptive_inference.serving.confidences import Confidences, answer_confidences
 from adaptive_inference.serving.metadata import NO_DATASET, Encoder, front_matter
 from adaptive_inference.serving.recalibrate import from_outputs
 from adaptive_inference.tasks.schema import Schema
@@ -58,6 +60,12 @@ def test_where_rows_differ_the_old_threshold_loses_and_the_new_one_keeps_the_goa
     assert elsewhere.old == home.new
     assert elsewhere.before.loss > 5.0
     assert elsewhere.after.loss <= 1.0
+
+
+def test_the_new_confidences_are_those_of_the_new_answers():
+    found = recalibrated(outputs()).calibration
+    values = answer_confidences(outputs(), found, OperatingPoint.from_json(found["recommended"]).setting)
+    assert found["confidences"] == Confidences.of(values).to_json()
 
 
 def test_without_a_calibration_the_model_answered_at_full_depth():

@@ -22,7 +22,14 @@ WITH_TORCH = ("engine.torch_runner",)
 
 
 def light_modules():
-    names = ["exits.layout", "serving.card", "serving.export", "serving.hub", "serving.predictor"]
+    names = [
+        "exits.layout",
+        "serving.card",
+        "serving.confidences",
+        "serving.export",
+        "serving.hub",
+        "serving.predictor",
+    ]
     names += ["serving.recalibrate", "serving.setting", "serving.generator", "serving.generator_card"]
     names += ["serving.generator_dir", "serving.generator_export"]
     for folder in ("cli", "engine", "exit_rules", "calibration"):
@@ -42,6 +49,12 @@ def run_blocked(code, *blocked):
 def test_rules_calibration_command_line_and_predictor_need_no_torch():
     code = "import importlib\n" + "\n".join(f"importlib.import_module({name!r})" for name in light_modules())
     done = run_blocked(code, "torch", "transformers")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_server_loads_nothing_of_the_experiment_and_torch_with_a_model_only():
+    others = [name for name in NOT_DEPLOYED if name != "adaptive_pipeline"]
+    done = run_blocked("import adaptive_pipeline.serving.app", "torch", "transformers", *others)
     assert done.returncode == 0, done.stderr
 
 

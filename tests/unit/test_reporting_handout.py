@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from synthetic_choices import FULL, Chosen
 from synthetic_records import invented_params, save_model, write_run
 
+from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
-from adaptive_inference.files import read_json
+from adaptive_inference.exits.outputs import ExitOutputs
+from adaptive_inference.files import read_json, write_json
+from adaptive_inference.serving.confidences import Confidences, answer_confidences
 from adaptive_pipeline.reporting.choice import recommend
 from adaptive_pipeline.reporting.frame import collect
 from adaptive_pipeline.reporting.handout import hand_out
@@ -59,6 +64,21 @@ def test_the_recommended_model_answers_at_the_promised_threshold(tmp_path, param
     assert recommended.goal == Goal("max_loss", 1.0)
     assert recommended.seen.layers_speedup == CHOSEN.speedup
     assert points[0] == recommended
+
+
+def test_a_server_learns_how_sure_the_promised_answers_were_on_the_calibration_split(tmp_path, params):
+    write_with_weights(tmp_path / "runs", params, CHOSEN)
+    run = tmp_path / "runs/tiers/minilm/seed0/sweet"
+    logits = np.random.default_rng(0).normal(0, 2, (40, 3, 2)).astype(np.float32)
+    rows, exits = np.arange(40), (2, 4, 6)
+    raw = ExitOutputs(logits, None, rows % 2, exits, exits, rows, rows)
+    Answers(raw, Yardstick("accuracy", "classification", 2, 6)).save(run / "answers/calibration.safetensors")
+    file = run / "calibration/calibration.json"
+    write_json(file, read_json(file) | {"calibrated_on": "calibration", "exits": exits})
+    results = collect(tmp_path / "runs", params)
+    assert hand_out(results, recommend(results)[0], tmp_path / "runs", tmp_path / "out")
+    body = read_json(tmp_path / "out/model/calibration.json")
+    assert body["confidences"] == Confidences.of(answer_confidences(raw, body, CHOSEN.setting)).to_json()
 
 
 def test_the_promised_point_takes_the_place_of_its_rules_own_at_that_goal(tmp_path, params):

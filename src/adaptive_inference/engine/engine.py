@@ -66,6 +66,9 @@ class Engine:
         Leave out heads that decide nothing, where the rule allows it; False runs every head passed. Same answers.
     runner
         What runs the layers; None: torch.
+    deepest
+        Index of the exit at which all rows have left, whatever the rule says; None: the model's last. No layer below it is
+        run, provided that it is one of the runner's `cuts`.
 
     Raises
     ------
@@ -81,6 +84,7 @@ class Engine:
         calibration: Calibrator | Mapping[str, Any] | None = None,
         lazy: bool = True,
         runner: Runner | None = None,
+        deepest: int | None = None,
     ) -> None:
         self.model = model
         self.rule = load_rule(rule) if isinstance(rule, str) else rule
@@ -106,6 +110,12 @@ class Engine:
         self.runner = runner
         self._lazy = lazy and runner.looks_back and isinstance(online, OnlineStreak)
         self._exits, self._last = np.array(model.exits), len(model.exits) - 1
+        if deepest is not None:
+            if not 0 <= deepest <= self._last:
+                raise UserError(
+                    f"there is no exit of index {deepest}: those of this model are 0 to {self._last}"
+                )
+            self._last = deepest
 
     def run(self, features: Mapping[str, Any]) -> Decisions:
         """Answer a batch.

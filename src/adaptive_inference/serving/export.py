@@ -8,19 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, open_model
 from adaptive_inference.files import check_form, read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
+from adaptive_inference.serving.confidences import Confidences, answer_confidences
 from adaptive_inference.serving.metadata import NO_ENCODER, Encoder
-from adaptive_inference.serving.setting import usable_points
+from adaptive_inference.serving.setting import default_setting, usable_points
 from adaptive_inference.settings.inputs import Backbone
 
 #: Version of the records that are read here; docs/compatibility.md says what it promises.
 RECORD_VERSION = 2
-#: In a method's run folder: the record of its training.
-RUN_TRAINING = RUN_MODEL.with_name("metrics.json")
+#: In a method's run folder: the record of its training, and what its exits answer to each split.
+RUN_TRAINING, RUN_ANSWERS = RUN_MODEL.with_name("metrics.json"), Path("answers")
 
 
 def export(run: Path, out: Path) -> None:
@@ -50,8 +52,29 @@ def export(run: Path, out: Path) -> None:
         for point in usable_points(saved.calibration)
     ]
     card = replace(card_of(run, points), origin=encoder_of(run))
-    copy_model(saved.home, out, saved.calibration)
+    copy_model(saved.home, out, with_confidences(saved.calibration, run))
     write_card(out, card)
+
+
+def with_confidences(calibration: Mapping[str, Any], run: Path) -> dict[str, Any]:
+    """Return a calibration with the confidences of its answers, which a server holds its own against; see `confidences`.
+
+    Parameters
+    ----------
+    calibration
+        Content of a ``calibration.json``: of the run's model, or of one exit of it.
+    run
+        A method's run folder. Where it does not hold the answers that the calibration was made from (any more), nothing
+        is added, and the server knows no drift.
+    """
+    file = run / RUN_ANSWERS / f"{calibration.get('calibrated_on')}.safetensors"
+    if not file.is_file():
+        return dict(calibration)
+    outputs, exits = Answers.load(file).outputs, list(calibration["exits"])
+    if len(exits) < len(outputs.exits):
+        outputs = outputs.alone(list(outputs.exits).index(exits[0]))
+    found = answer_confidences(outputs, calibration, default_setting(calibration, len(exits)))
+    return dict(calibration) | ({} if found is None else {"confidences": Confidences.of(found).to_json()})
 
 
 def encoder_of(run: Path) -> Encoder:

@@ -5,6 +5,7 @@ Shapes: N texts, C classes, L layers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +23,8 @@ from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 if TYPE_CHECKING:
     import torch
 
-    from adaptive_inference.engine import Decisions
+    from adaptive_inference.cost.flops import FlopCount
+    from adaptive_inference.engine import Decisions, Engine
     from adaptive_inference.exits.model import ExitModule
     from adaptive_inference.tasks.text_schema import TextSchema
 
@@ -110,9 +112,6 @@ class Predictor:
     """
 
     def __init__(self, model: ExitModule, rule: str | None = None, threshold: float | None = None) -> None:
-        from adaptive_inference.cost.flops import FlopCount
-        from adaptive_inference.engine import Engine
-
         needed = {SCHEMA_FILE: model.schema, "tokenizer_config.json": model.tokenizer}
         if lacking := [name for name, part in needed.items() if part is None]:
             raise UserError(
@@ -120,9 +119,43 @@ class Predictor:
                 "or export saved"
             )
         self.model, self.schema = model, model.schema
+        self.engine = self._engine(rule, threshold, None)
+        self._cost = self._flop_count()
+
+    def under(
+        self, rule: str | None = None, threshold: float | None = None, deepest: int | None = None
+    ) -> Predictor:
+        """Return a predictor of the same model that answers otherwise; nothing is loaded again.
+
+        Parameters
+        ----------
+        rule, threshold
+            See `Predictor`.
+        deepest
+            Index of the exit at which every text has left; see `Engine`.
+
+        Raises
+        ------
+        UserError
+            The rule does not fit the model, or there is no such exit.
+        """
+        other = copy.copy(self)
+        other.engine = self._engine(rule, threshold, deepest)
+        if other.engine.rule.needs_certainty != self.engine.rule.needs_certainty:
+            other._cost = other._flop_count()
+        return other
+
+    def _engine(self, rule: str | None, threshold: float | None, deepest: int | None) -> Engine:
+        from adaptive_inference.engine import Engine
+
+        model = self.model
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
-        self.engine = Engine(model, setting.rule, setting.threshold)
-        self._cost = FlopCount(model, self.engine.rule.needs_certainty, model.schema.max_length)
+        return Engine(model, setting.rule, setting.threshold, deepest=deepest)
+
+    def _flop_count(self) -> FlopCount:
+        from adaptive_inference.cost.flops import FlopCount
+
+        return FlopCount(self.model, self.engine.rule.needs_certainty, self.model.schema.max_length)
 
     @property
     def full_layers(self) -> int:

@@ -23,6 +23,7 @@ from adaptive_inference.cost.flops import flops_speedup, layers_speedup
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.serving.confidences import Confidences, answer_confidences
 from adaptive_inference.serving.setting import choose_setting, usable_points
 from adaptive_inference.settings.protocol import Goal
 from adaptive_inference.tasks.quality import quality
@@ -182,6 +183,9 @@ def from_outputs(
         "operating_points": [point.to_json() for point in chosen],
         "recommended": best and best.to_json(),
     }
+    confidences = answer_confidences(raw, body, new)
+    if confidences is not None:
+        body["confidences"] = Confidences.of(confidences).to_json()
     return Recalibrated(
         body,
         full,

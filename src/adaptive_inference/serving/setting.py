@@ -35,8 +35,7 @@ def choose_setting(
     UserError
         No threshold is given for a rule that the calibration has no operating point of, or one that makes no sense.
     """
-    point = recommended(calibration)
-    default = Setting("fixed", float(exits - 1)) if point is None else point.setting
+    default = default_setting(calibration, exits)
     if rule is None and threshold is not None and default.rule == "fixed":
         raise UserError(
             f"threshold {threshold:g} needs a rule: this model has no recommended one to apply it to; name one, e.g. "
@@ -52,6 +51,12 @@ def choose_setting(
     if asked.name == "fixed" or not asked.attainable:  # full depth; the engine refuses the other
         return Setting(asked.name, None)
     return _calibrated(calibration, asked.name)
+
+
+def default_setting(calibration: Calibration, exits: int) -> Setting:
+    """Return how a model of so many exits answers unless told otherwise: as recommended, else at full depth."""
+    point = recommended(calibration)
+    return Setting("fixed", float(exits - 1)) if point is None else point.setting
 
 
 def _calibrated(calibration: Calibration, rule: str) -> Setting:

@@ -13,7 +13,7 @@ from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.card import CardData, CardPoint, card_of
-from adaptive_inference.serving.export import copy_model, has_weights, write_card
+from adaptive_inference.serving.export import copy_model, has_weights, with_confidences, write_card
 from adaptive_inference.serving.metadata import Dataset, Encoder
 from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.frame import Results
@@ -48,7 +48,7 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     for path in (run / RUN_MODEL, calibration):
         refuse_damaged(path)
     target = out / choice.model
-    body = calibration_of(read_json(calibration), point)
+    body = with_confidences(calibration_of(read_json(calibration), point), run)
     copy_model(source, target, body)
     card = card_of(target, card_points(body, results, choice))
     write_card(target, told_of(card, results, choice))

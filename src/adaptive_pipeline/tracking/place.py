@@ -48,3 +48,11 @@ def follow_moved_folder(uri: str, artifacts: Path) -> None:
                 "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
                 (new, len(old) + 1, experiment, len(old) + 1, f"{old}/"),
             )
+            for column in (
+                "source",
+                "storage_location",
+            ):  # of registered models, which lie among the files of their runs
+                connection.execute(
+                    f"UPDATE model_versions SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (new, len(old) + 1, len(old) + 1, f"{old}/"),
+                )

@@ -1,4 +1,4 @@
-"""Give MLflow the runs of all finished stages that it lacks.
+"""Give MLflow the runs of all finished stages that it lacks, and the recommended models.
 
 MLflow is a view of the records. A stage that DVC restores from its cache executes nothing and so logs nothing, and a
 store may be new or on another machine; this fills it from the records. Running it twice changes nothing.
@@ -24,6 +24,7 @@ from adaptive_pipeline.runs.store import Finished, Runs, read_finished
 from adaptive_pipeline.runs.validity import asked_for, why_unusable
 from adaptive_pipeline.tracking.given import Background, training_beside
 from adaptive_pipeline.tracking.live import tracking_off
+from adaptive_pipeline.tracking.registry import publish_model, recommended_models
 from adaptive_pipeline.tracking.secrets import mask_output
 from adaptive_pipeline.tracking.store import Store
 
@@ -46,7 +47,7 @@ class Asked:
 
 
 def publish(*roots: Path) -> tuple[int, int]:
-    """Publish every record below some folders, and what was made of them.
+    """Publish every record below some folders, and what was made of them: tables, figures, and the recommended models.
 
     Returns
     -------
@@ -64,6 +65,8 @@ def publish(*roots: Path) -> tuple[int, int]:
             lacking += store.publish(item, _background(item, runs, asked))
         if asked:
             store.publish_results(asked.name, asked.results)
+            for name, folder in recommended_models(asked.results).items():
+                publish_model(store, name, folder)
     return lacking, total
 
 

@@ -36,6 +36,7 @@ PICTURES = "pictures"
 #: What of a results folder goes into the run of results: what MLflow can show.
 RESULT_FILES = ("recommendation.*", "tables/*.md", "tables/*.csv", "figures/*.png")
 RESULTS = "results"  #: experiment and stage of these runs
+MODELS = "models"  #: experiment of the runs that hold registered models
 ANSWER_SECONDS = 5.0  #: how long a tracking server may take to show that it is there
 _MAX_BATCH = 1000  # MLflow's limit of metrics per request; it is 100 for parameters
 
@@ -104,7 +105,9 @@ class Store:
                     if found.lifecycle_stage == "deleted":
                         self.client.restore_experiment(found.experiment_id)
                     self.experiments[task] = found.experiment_id
-                if task != RESULTS and (found is None or found.tags.get(VIEW_TAG) != saved_view()):
+                if task not in (RESULTS, MODELS) and (
+                    found is None or found.tags.get(VIEW_TAG) != saved_view()
+                ):
                     self.client.set_experiment_tag(self.experiments[task], VIEW_TAG, saved_view())
         return self.experiments[task]
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from adaptive_inference.errors import UserError
 from adaptive_pipeline.one_run import STATE
 from adaptive_pipeline.tracking.secrets import mask_output, masked
-from adaptive_pipeline.tracking.store import RESULTS, Store, default_uri
+from adaptive_pipeline.tracking.store import MODELS, RESULTS, Store, default_uri
 from adaptive_pipeline.tracking.view import file_page, runs_page
 
 HOST = "127.0.0.1"
@@ -46,7 +46,7 @@ def pages(server: str) -> dict[str, str]:
                     run.info.run_name: file_page(server, identity, run.info.run_id, "recommendation.md")
                     for run in runs
                 }
-            elif runs:
+            elif runs and experiment.name != MODELS:
                 newest[runs[0].info.start_time, experiment.name] = runs_page(server, identity)
     return {name: newest[when, name] for when, name in sorted(newest, reverse=True)} | results
 
