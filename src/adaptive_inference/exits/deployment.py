@@ -99,13 +99,9 @@ class Deployment(BaseModel):
             raise ValueError("cuts must be ascending, without repeats")
         return self
 
-    def file(self, segment: int) -> str:
-        """Name of a segment's graph."""
-        return segment_file(segment)
-
     def save(self, folder: Path) -> None:
         """Write ``deployment.json``."""
-        write_json(folder / DEPLOYMENT_FILE, self.model_dump(exclude_none=False))
+        write_json(folder / DEPLOYMENT_FILE, self.model_dump())
 
 
 def segment_file(segment: int) -> str:
@@ -116,6 +112,11 @@ def segment_file(segment: int) -> str:
 def is_deployment(home: Path) -> bool:
     """Whether a model folder holds graphs in place of weights."""
     return (home / DEPLOYMENT_FILE).is_file()
+
+
+def deployment_of(home: Path) -> str:
+    """Return which of `DEPLOYMENTS` a model folder holds."""
+    return str(read_object(home / DEPLOYMENT_FILE, FIX).get("deployment")) if is_deployment(home) else "torch"
 
 
 def open_deployment(home: Path, config: dict[str, Any], calibration: dict[str, Any] | None) -> Deployment:

@@ -10,21 +10,125 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import torch
 from onnx import ModelProto, TensorProto
 
+from adaptive_inference.cost.flops import FlopCount
 from adaptive_inference.engine.onnx_runner import CERTAINTY, HIDDEN, IDS, LOGITS, MASK, READ, TYPES
-from adaptive_inference.exits.deployment import WEIGHTS_KEY, Deployment, Quantisation, segment_file
+from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.exits.deployment import (
+    WEIGHTS_KEY,
+    Deployment,
+    Quantisation,
+    Tokens,
+    digest_of,
+    segment_file,
+)
+from adaptive_inference.exits.layout import CALIBRATION_FILE, MULTI_EXIT, WEIGHT_FILE, open_model
+from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.segments import Segment, eager_attention, flat
+from adaptive_inference.files import write_json
+from adaptive_inference.serving.onnx_model import FlopTable
+from adaptive_inference.serving.setting import choose_setting
+from adaptive_inference.tasks.encode import encode_texts
+from adaptive_inference.tasks.fast_tokenizer import TOKENIZER_FILE, FastTokenizer
 
 if TYPE_CHECKING:
-    from adaptive_inference.exits.model import MultiExitModel
+    from transformers import PreTrainedTokenizerBase
 
+#: Columns of a tokenizer that graphs read, in order.
+_TOKEN_NAMES = (IDS, MASK, TYPES)
+#: Texts by which a tokenizer alone is compared with transformers'.
+_SAMPLE = [
+    "",
+    "A plain sentence.",
+    "  It's naïve, isn't it?\tYES\n",
+    "漢字 and 12,345.67 words that go on and on and on",
+]
 #: Version of the operators: the first with layer normalisation as one.
 _OPSET = 17
 #: Products with weights, before quantisation and after it.
 _PRODUCTS, _QUANTISED = ("MatMul", "Gemm"), "MatMulInteger"
+
+
+def write_deployment(run: Path, name: str, out: Path) -> None:
+    """Write the graphs of a trained model, and what predicting with them needs besides a model folder's own files.
+
+    Parameters
+    ----------
+    run
+        A method's run folder, or an exported one with weights.
+    name
+        ``onnx_fp32`` or ``onnx_int8``.
+    out
+        A folder, made here.
+
+    Raises
+    ------
+    UserError
+        The model is of a kind that graphs are not made of, or its tokenizer needs transformers.
+    """
+    saved = open_model(run)
+    if saved.config["kind"] != MULTI_EXIT:
+        raise UserError(
+            f"{saved.home} holds a cascade of models, which {name} does not run: export one of its members' folders, or "
+            "the cascade as torch"
+        )
+    if saved.config.get("token_reduction"):
+        raise UserError(
+            f"{saved.home} removes tokens on the way, so that lengths depend on values, which {name} does not run; export "
+            "it as torch"
+        )
+    model = MultiExitModel.from_pretrained(run)
+    setting = choose_setting(saved.calibration, len(model.exits), model.schema, None, None)
+    rule = load_rule(setting.rule)
+    cuts, exits = cut_layers(model.exits, rule.decides(setting.threshold, len(model.exits)))
+    deployment = Deployment(
+        deployment=name,
+        weights=digest_of(saved.home / WEIGHT_FILE),
+        rule=setting.rule,
+        threshold=setting.threshold,
+        cuts=cuts,
+        exits=exits,
+        certainty=rule.needs_certainty and model.has_certainty,
+        tokens=_tokens(model.tokenizer, saved.home),
+        quantisation=None if name == "onnx_fp32" else Quantisation(reduce_range=not has_vnni()),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_segments(model, deployment, out)
+    lengths = np.arange(1, model.schema.max_length + 1)
+    count = FlopCount(model, deployment.certainty, model.schema.max_length)
+    FlopTable(count.by_exit(lengths)).save(out)
+    write_json(out / CALIBRATION_FILE, {**saved.calibration, WEIGHTS_KEY: deployment.weights})
+    deployment.save(out)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, home: Path) -> Tokens:
+    """Return how texts become tokens without transformers.
+
+    Raises
+    ------
+    UserError
+        They become others than with it.
+    """
+    fix = "such a model is exported as torch alone"
+    if not (home / TOKENIZER_FILE).is_file():
+        raise UserError(f"{home} has no {TOKENIZER_FILE}, so that its tokenizer needs transformers; {fix}")
+    told = Tokens(
+        names=[name for name in _TOKEN_NAMES if name in tokenizer.model_input_names],
+        pad=tokenizer.pad_token_id or 0,
+        cut=tokenizer.truncation_side,
+    )
+    alone = FastTokenizer(home / TOKENIZER_FILE, told.names, told.pad, told.cut)
+    for columns in ([_SAMPLE], [_SAMPLE, _SAMPLE[::-1]]):
+        for limit in (None, 12):
+            pairs = list(zip(*columns, strict=True))
+            if encode_texts(pairs, alone, limit) != encode_texts(pairs, tokenizer, limit):
+                raise UserError(f"the tokenizer of {home} does more than its {TOKENIZER_FILE} says; {fix}")
+    return told
 
 
 def write_segments(model: MultiExitModel, deployment: Deployment, folder: Path) -> None:
@@ -128,7 +232,9 @@ def _quantised(graph: ModelProto, settings: Quantisation) -> ModelProto:
         A product with weights was left in floating point.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+    add_pre_process_metadata(graph)  # else it advises steps on the root logger; shapes are told by the tracer
     with tempfile.TemporaryDirectory() as scratch:
         quantize_dynamic(
             graph,

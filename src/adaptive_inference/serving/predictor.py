@@ -15,15 +15,19 @@ import numpy as np
 
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exits.deployment import is_deployment
+from adaptive_inference.exits.layout import open_model
 from adaptive_inference.serving.setting import choose_setting
-from adaptive_inference.tasks.encode import collate, encode_texts
+from adaptive_inference.tasks.encode import encode_texts, pad_rows
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
 if TYPE_CHECKING:
     import torch
 
+    from adaptive_inference.cost.flops import FlopCount
     from adaptive_inference.engine import Decisions
     from adaptive_inference.exits.model import ExitModule
+    from adaptive_inference.serving.onnx_model import FlopTable, OnnxModel
     from adaptive_inference.tasks.text_schema import TextSchema
 
 Text = str | Sequence[str]
@@ -98,7 +102,7 @@ class Predictor:
     Parameters
     ----------
     model
-        With schema and tokenizer, as `load_model` returns it.
+        With schema and tokenizer, as `load_model` returns it, or an exported one.
     rule, threshold
         Default: the operating point that the calibration recommends. A rule alone takes that rule's operating
         point; a threshold alone changes the recommended rule's. Without calibration: full depth.
@@ -109,9 +113,12 @@ class Predictor:
         The model has no schema or tokenizer, or the rule does not fit it.
     """
 
-    def __init__(self, model: ExitModule, rule: str | None = None, threshold: float | None = None) -> None:
+    def __init__(
+        self, model: ExitModule | OnnxModel, rule: str | None = None, threshold: float | None = None
+    ) -> None:
         from adaptive_inference.cost.flops import FlopCount
         from adaptive_inference.engine import Engine
+        from adaptive_inference.serving.onnx_model import OnnxModel
 
         needed = {SCHEMA_FILE: model.schema, "tokenizer_config.json": model.tokenizer}
         if lacking := [name for name, part in needed.items() if part is None]:
@@ -121,8 +128,13 @@ class Predictor:
             )
         self.model, self.schema = model, model.schema
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
-        self.engine = Engine(model, setting.rule, setting.threshold)
-        self._cost = FlopCount(model, self.engine.rule.needs_certainty, model.schema.max_length)
+        if isinstance(model, OnnxModel):
+            self.engine = Engine(model, setting.rule, setting.threshold, runner=model.runner)
+            model.check(setting)
+            self._cost: FlopCount | FlopTable = model.cost
+        else:
+            self.engine = Engine(model, setting.rule, setting.threshold)
+            self._cost = FlopCount(model, self.engine.rule.needs_certainty, model.schema.max_length)
 
     @property
     def full_layers(self) -> int:
@@ -194,7 +206,7 @@ class Predictor:
         found: dict[int, Prediction] = {}
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            decisions = self.engine.run(collate([rows[place] for place in places], tokenizer.pad_token_id))
+            decisions = self.engine.run(pad_rows([rows[place] for place in places], tokenizer.pad_token_id))
             lengths = np.array([rows[place]["length"] for place in places])
             for number, (place, flops) in enumerate(
                 zip(places, self._flops(lengths, decisions), strict=True)
@@ -235,6 +247,7 @@ def load_predictor(
     threshold: float | None = None,
     device: str = "cpu",
     revision: str | None = None,
+    threads: int | None = None,
 ) -> Predictor:
     """Load a saved model, ready to answer texts.
 
@@ -248,6 +261,9 @@ def load_predictor(
         ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
     revision
         Of an id; see `hub.model_folder`.
+    threads
+        Of a model exported for ONNX Runtime: threads that one operator may use; None: one for each core. PyTorch's own
+        are set by `torch.set_num_threads`, or OMP_NUM_THREADS.
 
     Raises
     ------
@@ -256,7 +272,22 @@ def load_predictor(
     """
     from adaptive_inference.serving.hub import model_folder
 
-    return Predictor(load_on(model_folder(folder, revision), device), rule, threshold)
+    home = model_folder(folder, revision)
+    saved = open_model(home)
+    if is_deployment(saved.home):
+        from adaptive_inference.serving.onnx_model import OnnxModel
+
+        if device not in ("auto", "cpu"):
+            raise UserError(
+                f"device {device}: a model exported for ONNX Runtime answers on the cpu; leave it out"
+            )
+        return Predictor(OnnxModel(saved, threads), rule, threshold)
+    if threads is not None:
+        raise UserError(
+            f"threads {threads} goes with a model exported for ONNX Runtime, and {folder} is run by PyTorch: set its "
+            "threads by torch.set_num_threads, or OMP_NUM_THREADS"
+        )
+    return Predictor(load_on(home, device), rule, threshold)
 
 
 def load_on(folder: str | Path, device: str) -> ExitModule:
