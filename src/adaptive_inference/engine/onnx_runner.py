@@ -1,6 +1,7 @@
 """Runs a model's layers by ONNX Runtime, one graph for each segment between two cuts. Loads no torch.
 
-What a graph answers stays where it is: hidden states and what layers share are handed from graph to graph, not copied.
+At batch 1 a segment of a small encoder takes some tenths of a millisecond, so that nothing else may take long: graphs read
+and write the same memory again and again, bound once for each form of a batch, and no hidden state is copied.
 
 Shape suffixes: B rows, N tokens, H hidden width, E exits of a segment, C outputs.
 """
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnxruntime import InferenceSession, OrtValue, SessionOptions
+from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
 
 from adaptive_inference.engine.runner import Answer
 from adaptive_inference.errors import UserError, first_line
@@ -24,6 +26,13 @@ IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 HIDDEN, LOGITS, CERTAINTY = "hidden", "logits", "certainty"
 #: Ends the name of the hidden state that a graph reads; a graph has each name once.
 READ = "_in"
+#: Axes of inputs and outputs that differ from batch to batch.
+ROWS, TOKENS = "rows", "tokens"
+_DTYPES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+#: What fills a column that a batch lacks: no token is padding, all belong to the first text.
+_ABSENT = {MASK: 1, TYPES: 0}
+#: Forms of batches whose bindings are kept.
+_KEPT_FORMS = 1024
 
 
 class Segment:
@@ -38,6 +47,13 @@ class Segment:
     threads
         That one operator may use; None: one for each core.
 
+    Attributes
+    ----------
+    session
+        Runs it.
+    reads, writes
+        Name, shape with `ROWS` and `TOKENS` in it, and type of its inputs and outputs.
+
     Raises
     ------
     UserError
@@ -51,18 +67,63 @@ class Segment:
         if not file.is_file():
             raise UserError(f"{file} is missing; {FIX}")
         try:
-            self._session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
+            self.session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own classes, which it does not export
             raise UserError(f"{file} is no graph that can be run ({first_line(error)}); {FIX}") from error
-        if self._session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY) != weights:
+        if self.session.get_modelmeta().custom_metadata_map.get(WEIGHTS_KEY) != weights:
             raise UserError(f"{file} was made of other weights than {file.parent} says; {FIX}")
-        self._reads = [(item.name, item.name.removesuffix(READ)) for item in self._session.get_inputs()]
-        self._writes = [item.name for item in self._session.get_outputs()]
+        self.reads, self.writes = (
+            [(item.name, tuple(item.shape), _DTYPES[item.type]) for item in items]
+            for items in (self.session.get_inputs(), self.session.get_outputs())
+        )
 
-    def run(self, state: dict[str, OrtValue]) -> None:
-        """Read what the graph needs from a state, and write into it what the graph gives."""
-        given = {name: state[key] for name, key in self._reads}
-        state.update(zip(self._writes, self._session.run_with_ort_values(self._writes, given), strict=True))
+
+class Workspace:
+    """Memory that the graphs of one batch at a time read and write, whatever the batch's form.
+
+    Two hidden states take turns: a graph must not write what it reads.
+    """
+
+    def __init__(self, segments: Sequence[Segment]) -> None:
+        self._segments = segments
+        self._memory: dict[str, np.ndarray] = {}
+        self._forms: dict[tuple[int, int], tuple[list[IOBinding], list[dict[str, np.ndarray]]]] = {}
+
+    def form(self, rows: int, tokens: int) -> tuple[list[IOBinding], list[dict[str, np.ndarray]]]:
+        """Return, for batches of a form, each segment's binding and the arrays that it reads and writes, by name."""
+        found = self._forms.get((rows, tokens))
+        if found is None:
+            while (found := self._bound(rows, tokens)) is None:
+                self._forms.clear()  # memory has grown, and moved
+            if len(self._forms) >= _KEPT_FORMS:
+                self._forms.clear()
+            self._forms[rows, tokens] = found
+        return found
+
+    def _bound(self, rows: int, tokens: int) -> tuple[list[IOBinding], list[dict[str, np.ndarray]]] | None:
+        sizes, bindings, arrays, grown = {ROWS: rows, TOKENS: tokens}, [], [], False
+        for place, segment in enumerate(self._segments):
+            binding, own = segment.session.io_binding(), {}
+            for turn, items in ((place, segment.reads), (place + 1, segment.writes)):
+                for name, axes, dtype in items:
+                    shape = tuple(sizes.get(size, size) for size in axes)
+                    key = f"{HIDDEN}{turn % 2}" if name in (HIDDEN, HIDDEN + READ) else name
+                    grown |= self._grow(key, prod(shape), dtype)
+                    own[name] = self._memory[key][: prod(shape)].reshape(shape)
+                    value = OrtValue.ortvalue_from_numpy(own[name])
+                    if items is segment.reads:
+                        binding.bind_ortvalue_input(name, value)
+                    else:
+                        binding.bind_ortvalue_output(name, value)
+            bindings.append(binding)
+            arrays.append(own)
+        return None if grown else (bindings, arrays)
+
+    def _grow(self, key: str, size: int, dtype: type) -> bool:
+        if key in self._memory and self._memory[key].size >= size:
+            return False
+        self._memory[key] = np.zeros(size, dtype)
+        return True
 
 
 class OnnxRunner:
@@ -96,54 +157,76 @@ class OnnxRunner:
             Segment(folder / segment_file(place), deployment.weights, threads)
             for place in range(len(self.cuts))
         ]
-        self._names = deployment.tokens.names
         self._apart = deployment.quantisation is not None
+        self._free: list[Workspace] = []  # one is taken for each batch that is under way at the same time
 
     @contextmanager
     def start(self, features: Mapping[str, Any]) -> Iterator[OnnxRun]:
         """See `Runner.start`."""
-        ids_BN = np.asarray(features[IDS], dtype=np.int64)
-        mask_BN = features.get(MASK)
+        ids_BN = np.asarray(features[IDS])
         columns = {
-            IDS: ids_BN,
-            MASK: np.ones_like(ids_BN) if mask_BN is None else np.asarray(mask_BN, dtype=np.int64),
+            name: np.asarray(features[name]) for name in (MASK, TYPES) if features.get(name) is not None
         }
-        if TYPES in self._names:
-            types_BN = features.get(TYPES)
-            columns[TYPES] = (
-                np.zeros_like(ids_BN) if types_BN is None else np.asarray(types_BN, dtype=np.int64)
-            )
+        columns[IDS] = ids_BN
         parts = [columns]
         if self._apart and len(ids_BN) > 1:
-            ends_B = _ends(columns[MASK])
+            ends_B = _ends(columns[MASK]) if MASK in columns else [ids_BN.shape[1]] * len(ids_BN)
             parts = [
                 {name: item[row : row + 1, : ends_B[row]] for name, item in columns.items()}
                 for row in range(len(ids_BN))
             ]
-        yield OnnxRun(self, [Part(part) for part in parts])
+        spaces = [self._free.pop() if self._free else Workspace(self.segments) for _ in parts]
+        yield OnnxRun(self, [Part(*pair) for pair in zip(spaces, parts, strict=True)])
+        self._free += spaces  # not after an error: what it left running is not known
 
 
 class Part:
-    """Rows that go through the graphs together, and how far they are."""
+    """Rows that go through the graphs together, and their state in a workspace."""
 
-    def __init__(self, columns: Mapping[str, np.ndarray]) -> None:
-        self.state = {name: _value(item) for name, item in columns.items()}
+    def __init__(self, space: Workspace, columns: Mapping[str, np.ndarray]) -> None:
+        self._space = space
+        self._bindings, self._arrays = space.form(*columns[IDS].shape)
+        for name, array in self._arrays[0].items():
+            if name in columns:
+                np.copyto(array, columns[name])
+            elif name in _ABSENT:
+                array.fill(_ABSENT[name])
+        self._ends_B = _ends(columns[MASK]) if MASK in columns else None
 
-    def select(self, rows: np.ndarray) -> None:
-        """Keep some rows, and of their columns those that one of them has a token in."""
-        mask_BN = self.state[MASK].numpy()[rows]
-        length = int(_ends(mask_BN).max())
-        for name, value in self.state.items():
-            kind, item = name.partition(".")[0], value.numpy()
-            if kind == "shared":
-                continue
-            if kind == "pairs":  # one for all rows
-                item = item[..., :length, :length]
-            elif kind == "rows":
-                item = item[rows][..., :length, :length]
-            else:
-                item = item[rows, :length]
-            self.state[name] = _value(item)
+    def run(self, place: int, segment: Segment) -> tuple[np.ndarray, np.ndarray | None]:
+        """Run a segment; return its logits (B, E, C) and certainty (B, E) or None."""
+        arrays = self._arrays[place]
+        if arrays[LOGITS].size:
+            segment.session.run_with_iobinding(self._bindings[place])
+        certainty = arrays.get(CERTAINTY)
+        return arrays[LOGITS].copy(), None if certainty is None else certainty.copy()
+
+    def select(self, place: int, rows: np.ndarray, segments: Sequence[Segment]) -> None:
+        """Keep some rows before a segment is run, and of their columns those that one of them has a token in."""
+        length = None
+        if self._ends_B is not None:
+            self._ends_B = self._ends_B[rows]
+            length = int(self._ends_B.max())
+        kept = {}
+        for arrays, segment in zip(self._arrays[place:], segments[place:], strict=True):
+            for name, _, _ in segment.reads:
+                if name not in kept:  # a later hidden state is not there yet
+                    kept[name] = _taken(name, arrays[name], rows, length)
+        tokens = kept[HIDDEN + READ].shape[1]
+        self._bindings, self._arrays = self._space.form(len(rows), tokens)
+        for name, item in kept.items():
+            reader = next(arrays for arrays in self._arrays[place:] if name in arrays)
+            np.copyto(reader[name], item)
+
+
+def _taken(name: str, array: np.ndarray, rows: np.ndarray, length: int | None) -> np.ndarray:
+    """Return a copy of what some rows need of an array, with columns up to a length; None: all."""
+    kind = name.partition(".")[0]
+    if kind == "shared":
+        return array.copy()
+    if kind == "pairs":  # one for all rows
+        return array[..., :length, :length].copy()
+    return array[rows][..., :length, :length] if kind == "rows" else array[rows, :length]
 
 
 class OnnxRun:
@@ -153,32 +236,29 @@ class OnnxRun:
 
     def __init__(self, runner: OnnxRunner, parts: list[Part]) -> None:
         self._runner, self._parts = runner, parts
-        self._segment = 0
+        self._place = 0  # of the next segment
         self._held: dict[int, Answer] = {}
 
     def advance(self, index: int, answers: Sequence[int] = ()) -> dict[int, Answer]:
         """See `Run.advance`."""
         cuts = self._runner.cuts
-        while self._segment < len(cuts) and cuts[self._segment] <= index:
-            first = cuts[self._segment - 1] + 1 if self._segment else 0
-            self._run_segment(self._runner.segments[self._segment], first)
-            self._segment += 1
+        while self._place < len(cuts) and cuts[self._place] <= index:
+            self._run_segment()
         return self.answer(answers)
 
-    def _run_segment(self, segment: Segment, first: int) -> None:
-        found = []
-        for part in self._parts:
-            segment.run(part.state)
-            certainty = part.state.pop(CERTAINTY, None)
-            found.append((part.state.pop(LOGITS).numpy(), None if certainty is None else certainty.numpy()))
+    def _run_segment(self) -> None:
+        place, runner = self._place, self._runner
+        found = [part.run(place, runner.segments[place]) for part in self._parts]
         logits_BEC, certainty_BE = found[0]
         if len(found) > 1:
             logits_BEC = np.concatenate([item[0] for item in found])
             if certainty_BE is not None:
                 certainty_BE = np.concatenate([item[1] for item in found])
-        for place in range(logits_BEC.shape[1]):
-            sure_B = None if certainty_BE is None else certainty_BE[:, place]
-            self._held[first + place] = Answer(logits_BEC[:, place], sure_B)
+        first = runner.cuts[place - 1] + 1 if place else 0
+        for column in range(logits_BEC.shape[1]):
+            sure_B = None if certainty_BE is None else certainty_BE[:, column]
+            self._held[first + column] = Answer(logits_BEC[:, column], sure_B)
+        self._place += 1
 
     def answer(self, indices: Sequence[int]) -> dict[int, Answer]:
         """See `Run.answer`; the graphs have answered already."""
@@ -194,15 +274,11 @@ class OnnxRun:
         if len(self._parts) > 1:
             self._parts = [self._parts[row] for row in rows]
         else:
-            self._parts[0].select(rows)
+            self._parts[0].select(self._place, rows, self._runner.segments)
         self._held = {
             index: Answer(logits[rows], None if sure is None else sure[rows])
             for index, (logits, sure) in self._held.items()
         }
-
-
-def _value(item: np.ndarray) -> OrtValue:
-    return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(item))
 
 
 def _ends(mask_BN: np.ndarray) -> np.ndarray:

@@ -16,7 +16,17 @@ import torch
 from onnx import ModelProto, TensorProto
 
 from adaptive_inference.cost.flops import FlopCount
-from adaptive_inference.engine.onnx_runner import CERTAINTY, HIDDEN, IDS, LOGITS, MASK, READ, TYPES
+from adaptive_inference.engine.onnx_runner import (
+    CERTAINTY,
+    HIDDEN,
+    IDS,
+    LOGITS,
+    MASK,
+    READ,
+    ROWS,
+    TOKENS,
+    TYPES,
+)
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.deployment import (
@@ -50,6 +60,8 @@ _SAMPLE = [
 ]
 #: Version of the operators: the first with layer normalisation as one.
 _OPSET = 17
+#: Length of the rows that segments are traced on: a number that no other size is likely to be.
+_TOKENS = 37
 #: Products with weights, before quantisation and after it.
 _PRODUCTS, _QUANTISED = ("MatMul", "Gemm"), "MatMulInteger"
 
@@ -157,10 +169,10 @@ def _segments(
     model: MultiExitModel, deployment: Deployment
 ) -> list[tuple[Segment, tuple[torch.Tensor, ...]]]:
     """Return the segments with what to trace them on: two rows, one of them padded."""
-    columns = {IDS: torch.ones(2, 7, dtype=torch.long), MASK: torch.ones(2, 7, dtype=torch.long)}
-    columns[MASK][1, 5:] = 0
+    columns = {name: torch.ones(2, _TOKENS, dtype=torch.long) for name in (IDS, MASK)}
+    columns[MASK][1, _TOKENS // 2 :] = 0
     if TYPES in deployment.tokens.names:
-        columns[TYPES] = torch.zeros(2, 7, dtype=torch.long)
+        columns[TYPES] = torch.zeros(2, _TOKENS, dtype=torch.long)
     with eager_attention(model), torch.inference_mode():
         hidden_BNH, context = model.backbone.embed(columns)
     shared = flat(context)
@@ -178,10 +190,16 @@ def _segments(
 def _traced(segment: Segment, example: tuple[torch.Tensor, ...]) -> ModelProto:
     """Return the graph of a segment, for rows and tokens of any number."""
     names = [name + READ if name == HIDDEN else name for name in segment.names]
-    axes = {name: _axes(name, item) for name, item in zip(names, example, strict=True)}
     with torch.inference_mode(), eager_attention(segment.model):
-        for name, item in zip(segment.outputs, segment(*example), strict=True):
-            axes[name] = _axes(name, item)
+        made = segment(*example)
+    shapes = {
+        name: _shape(name, item)
+        for name, item in zip((*names, *segment.outputs), (*example, *made), strict=True)
+    }
+    free = {
+        name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
+        for name, shape in shapes.items()
+    }
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -199,21 +217,27 @@ def _traced(segment: Segment, example: tuple[torch.Tensor, ...]) -> ModelProto:
                     opset_version=_OPSET,
                     input_names=names,
                     output_names=segment.outputs,
-                    dynamic_axes=axes,
+                    dynamic_axes=free,
                 )
         finally:
             logger.setLevel(level)
-        return onnx.load(f"{scratch}/graph.onnx")
+        graph = onnx.load(f"{scratch}/graph.onnx")
+    for item in graph.graph.output:  # the tracer gives sizes that it cannot follow names of its own
+        del item.type.tensor_type.shape.dim[:]
+        for size in shapes[item.name]:
+            key = "dim_param" if isinstance(size, str) else "dim_value"
+            item.type.tensor_type.shape.dim.add(**{key: size})
+    return graph
 
 
-def _axes(name: str, item: torch.Tensor) -> dict[int, str]:
-    """Return which axes of an input or output differ from batch to batch."""
-    if name in (LOGITS, CERTAINTY):
-        return {0: "rows"}
+def _shape(name: str, item: torch.Tensor) -> list[int | str]:
+    """Return the shape of an input or output, with names for the sizes that differ from batch to batch."""
+    shape: list[int | str] = list(item.shape)
     if name.startswith("shared."):
-        return {}
-    found = {axis: "tokens" for axis, size in enumerate(item.shape) if size == 7}
-    return found if name.startswith("pairs.") else {0: "rows"} | found
+        return shape
+    if name not in (LOGITS, CERTAINTY):
+        shape = [TOKENS if size == _TOKENS else size for size in shape]
+    return shape if name.startswith("pairs.") else [ROWS, *shape[1:]]
 
 
 def _drop_unread_inputs(graph: ModelProto) -> None:
