@@ -16,7 +16,6 @@ FORMAT = 1
 #: Values of ``kind`` in a model's config.json.
 MULTI_EXIT, MULTI_MODEL = KINDS = ("multi_exit", "multi_model")
 CONFIG_FILE, CALIBRATION_FILE = "config.json", "calibration.json"
-WEIGHT_FILE = "model.safetensors"  #: of a model of kind `MULTI_EXIT`
 #: A method's run folder, as an experiment leaves it: where its model, its calibration and the record of its evaluation lie.
 RUN_MODEL = Path("train/model")
 RUN_CALIBRATION, RUN_EVALUATION = Path("calibration") / CALIBRATION_FILE, Path("evaluation/metrics.json")

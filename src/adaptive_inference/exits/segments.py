@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class Segment(nn.Module):
         """
         known, backbone = dict(zip(self.names, given, strict=True)), self.model.backbone
         if self.is_first:
-            hidden_BNH, context = backbone.embed(known)
+            hidden_BNH, context = embedded(self.model, known)
         else:
             hidden_BNH, context = known["hidden"], unflat(known)
         layer = 0 if self.is_first else self.model.exits[self.exits[0] - 1]
@@ -99,6 +100,19 @@ class Segment(nn.Module):
         if self.certainty:
             made["certainty"] = torch.stack(certainty, dim=1)
         return tuple(made[name] for name in self.outputs)
+
+
+def embedded(model: MultiExitModel, columns: dict[str, Tensor]) -> tuple[Tensor, Context]:
+    """Return the first hidden state and what layers share; see `Backbone.embed`.
+
+    Where transformers makes a bias on attention of (B, 1, N, N), it is one of (B, 1, 1, N): the same sums in fewer steps.
+    """
+    hidden_BNH, context = model.backbone.embed(columns)
+    bias = context.rows.get("attention")
+    if bias is None or not bias.is_floating_point():
+        return hidden_BNH, context
+    hides_BN = (1 - columns["attention_mask"]).to(bias.dtype) * torch.finfo(bias.dtype).min
+    return hidden_BNH, replace(context, rows={"attention": hides_BN[:, None, None]})
 
 
 def flat(context: Context) -> dict[str, Tensor]:

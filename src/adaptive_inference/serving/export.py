@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adaptive_inference.backbones.packaged import WEIGHT_FILE
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.deployment import check_deployment, is_deployment
-from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, WEIGHT_FILE, open_model
+from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, open_model
 from adaptive_inference.files import check_form, read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
 from adaptive_inference.serving.metadata import NO_ENCODER, Encoder

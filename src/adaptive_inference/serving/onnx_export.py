@@ -15,6 +15,7 @@ import onnx
 import torch
 from onnx import ModelProto, TensorProto
 
+from adaptive_inference.backbones.packaged import WEIGHT_FILE
 from adaptive_inference.cost.flops import FlopCount
 from adaptive_inference.engine.onnx_runner import (
     CERTAINTY,
@@ -37,9 +38,9 @@ from adaptive_inference.exits.deployment import (
     digest_of,
     segment_file,
 )
-from adaptive_inference.exits.layout import CALIBRATION_FILE, MULTI_EXIT, WEIGHT_FILE, open_model
+from adaptive_inference.exits.layout import CALIBRATION_FILE, MULTI_EXIT, open_model
 from adaptive_inference.exits.model import MultiExitModel
-from adaptive_inference.exits.segments import Segment, eager_attention, flat
+from adaptive_inference.exits.segments import Segment, eager_attention, embedded, flat
 from adaptive_inference.files import write_json
 from adaptive_inference.serving.onnx_model import FlopTable
 from adaptive_inference.serving.setting import choose_setting
@@ -174,7 +175,7 @@ def _segments(
     if TYPES in deployment.tokens.names:
         columns[TYPES] = torch.zeros(2, _TOKENS, dtype=torch.long)
     with eager_attention(model), torch.inference_mode():
-        hidden_BNH, context = model.backbone.embed(columns)
+        hidden_BNH, context = embedded(model, columns)
     shared = flat(context)
     later = {HIDDEN: hidden_BNH, MASK: columns[MASK], **shared}
     found, first = [], 0
