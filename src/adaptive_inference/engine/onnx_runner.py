@@ -196,8 +196,7 @@ class Part:
     def run(self, place: int, segment: Segment) -> tuple[np.ndarray, np.ndarray | None]:
         """Run a segment; return its logits (B, E, C) and certainty (B, E) or None."""
         arrays = self._arrays[place]
-        if arrays[LOGITS].size:
-            segment.session.run_with_iobinding(self._bindings[place])
+        segment.session.run_with_iobinding(self._bindings[place])
         certainty = arrays.get(CERTAINTY)
         return arrays[LOGITS].copy(), None if certainty is None else certainty.copy()
 

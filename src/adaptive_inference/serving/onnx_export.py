@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,8 @@ from onnx import ModelProto, TensorProto
 from adaptive_inference.backbones.packaged import WEIGHT_FILE
 from adaptive_inference.cost.flops import FlopCount
 from adaptive_inference.engine.onnx_runner import (
-    CERTAINTY,
     HIDDEN,
     IDS,
-    LOGITS,
     MASK,
     READ,
     ROWS,
@@ -61,8 +59,9 @@ _SAMPLE = [
 ]
 #: Version of the operators: the first with layer normalisation as one.
 _OPSET = 17
-#: Length of the rows that segments are traced on: a number that no other size is likely to be.
-_TOKENS = 37
+#: Rows and tokens of the two batches that segments are tried on: a size that differs between them is free.
+_FORMS = ((2, 3), (4, 6))
+_FREE: dict[tuple[int, ...], str] = {(2, 4): ROWS, (3, 6): TOKENS}
 #: Products with weights, before quantisation and after it.
 _PRODUCTS, _QUANTISED = ("MatMul", "Gemm"), "MatMulInteger"
 
@@ -156,8 +155,8 @@ def write_segments(model: MultiExitModel, deployment: Deployment, folder: Path) 
     folder
         Is there.
     """
-    for place, (segment, example) in enumerate(_segments(model, deployment)):
-        graph = _traced(segment, example)
+    for place, (segment, examples) in enumerate(_segments(model, deployment)):
+        graph = _traced(segment, examples)
         _drop_unread_inputs(graph)
         if deployment.quantisation is not None:
             graph = _quantised(graph, deployment.quantisation)
@@ -168,34 +167,38 @@ def write_segments(model: MultiExitModel, deployment: Deployment, folder: Path) 
 
 def _segments(
     model: MultiExitModel, deployment: Deployment
-) -> list[tuple[Segment, tuple[torch.Tensor, ...]]]:
-    """Return the segments with what to trace them on: two rows, one of them padded."""
-    columns = {name: torch.ones(2, _TOKENS, dtype=torch.long) for name in (IDS, MASK)}
-    columns[MASK][1, _TOKENS // 2 :] = 0
-    if TYPES in deployment.tokens.names:
-        columns[TYPES] = torch.zeros(2, _TOKENS, dtype=torch.long)
+) -> Iterator[tuple[Segment, list[tuple[torch.Tensor, ...]]]]:
+    """Yield the segments, each with a batch of each of `_FORMS`."""
+    batches = [_batch(model, deployment, *form) for form in _FORMS]
+    shared = [name for name in batches[0] if "." in name]
+    first = 0
+    for exits in deployment.exits:
+        names = [HIDDEN, MASK, *shared] if first else deployment.tokens.names
+        segment = Segment(model, range(first, first + len(exits)), names, shared, deployment.certainty)
+        yield segment.eval(), [tuple(batch[name] for name in names) for batch in batches]
+        first += len(exits)
+
+
+def _batch(model: MultiExitModel, deployment: Deployment, rows: int, tokens: int) -> dict[str, torch.Tensor]:
+    """Return all that a segment may read, by name, of rows of which the last is padded."""
+    columns = {name: torch.zeros(rows, tokens, dtype=torch.long) for name in deployment.tokens.names}
+    columns[MASK] = torch.ones(rows, tokens, dtype=torch.long)
+    columns[MASK][-1, tokens // 2 :] = 0
     with eager_attention(model), torch.inference_mode():
         hidden_BNH, context = embedded(model, columns)
-    shared = flat(context)
-    later = {HIDDEN: hidden_BNH, MASK: columns[MASK], **shared}
-    found, first = [], 0
-    for exits in deployment.exits:
-        given = later if first else columns
-        indices = range(first, first + len(exits))
-        segment = Segment(model, indices, list(given), list(shared), deployment.certainty).eval()
-        found.append((segment, tuple(given.values())))
-        first += len(exits)
-    return found
+    return {**columns, HIDDEN: hidden_BNH, **flat(context)}
 
 
-def _traced(segment: Segment, example: tuple[torch.Tensor, ...]) -> ModelProto:
+def _traced(segment: Segment, examples: list[tuple[torch.Tensor, ...]]) -> ModelProto:
     """Return the graph of a segment, for rows and tokens of any number."""
     names = [name + READ if name == HIDDEN else name for name in segment.names]
     with torch.inference_mode(), eager_attention(segment.model):
-        made = segment(*example)
+        made = [segment(*example) for example in examples]
     shapes = {
-        name: _shape(name, item)
-        for name, item in zip((*names, *segment.outputs), (*example, *made), strict=True)
+        name: [_FREE.get(sizes, sizes[0]) for sizes in zip(*(item.shape for item in items), strict=True)]
+        for name, items in zip(
+            (*names, *segment.outputs), (*zip(*examples, strict=True), *zip(*made, strict=True)), strict=True
+        )
     }
     free = {
         name: {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
@@ -212,7 +215,7 @@ def _traced(segment: Segment, example: tuple[torch.Tensor, ...]) -> ModelProto:
             with torch.inference_mode(), eager_attention(segment.model):
                 torch.onnx.export(
                     segment,
-                    example,
+                    examples[0],
                     f"{scratch}/graph.onnx",
                     dynamo=False,
                     opset_version=_OPSET,
@@ -229,16 +232,6 @@ def _traced(segment: Segment, example: tuple[torch.Tensor, ...]) -> ModelProto:
             key = "dim_param" if isinstance(size, str) else "dim_value"
             item.type.tensor_type.shape.dim.add(**{key: size})
     return graph
-
-
-def _shape(name: str, item: torch.Tensor) -> list[int | str]:
-    """Return the shape of an input or output, with names for the sizes that differ from batch to batch."""
-    shape: list[int | str] = list(item.shape)
-    if name.startswith("shared."):
-        return shape
-    if name not in (LOGITS, CERTAINTY):
-        shape = [TOKENS if size == _TOKENS else size for size in shape]
-    return shape if name.startswith("pairs.") else [ROWS, *shape[1:]]
 
 
 def _drop_unread_inputs(graph: ModelProto) -> None:
