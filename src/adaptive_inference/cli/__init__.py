@@ -16,7 +16,15 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import load_own_code
 
 #: A package that may be missing -> the extra that brings it.
-_EXTRAS = {"pyarrow": "train", "scipy": "train", "torch": "torch", "tqdm": "torch", "transformers": "torch"}
+_EXTRAS = {
+    "onnx": "train",
+    "onnxruntime": "onnx",
+    "pyarrow": "train",
+    "scipy": "train",
+    "torch": "torch",
+    "tqdm": "torch",
+    "transformers": "torch",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -71,6 +71,12 @@ def add(commands: Any) -> None:
     parser.add_argument("--threshold", type=float, help="the rule's threshold; default: the calibrated one")
     add_batch_size(parser, 1, "rows at once, e.g. 32 for a file; 1 (default) answers line by line")
     add_device(parser)
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        help="of a model exported for ONNX Runtime: threads of one operator (default: one for each core)",
+    )
     parser.add_argument("--revision", help="of a hub's id: commit, branch or tag; default: the newest")
     parser.add_argument(
         "--glue-task", metavar="TASK", help="e.g. rte, sst2, mnli-m, mnli-mm; default: the model's own task"
@@ -146,7 +152,7 @@ def _predict_glue(args: argparse.Namespace, schema: Any) -> None:
 def _load(args: argparse.Namespace) -> Predictor:
     from adaptive_inference.serving.predictor import load_predictor
 
-    return load_predictor(args.model, args.rule, args.threshold, args.device)
+    return load_predictor(args.model, args.rule, args.threshold, args.device, threads=args.threads)
 
 
 def _stream(predictor: Predictor, args: argparse.Namespace) -> Any:

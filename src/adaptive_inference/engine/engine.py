@@ -125,8 +125,18 @@ class Engine:
         features
             ``input_ids`` (B, N) and, where rows are padded, ``attention_mask`` (B, N), and where the tokenizer makes
             them ``token_type_ids`` (B, N); other keys are ignored.
+
+        Raises
+        ------
+        UserError
+            There is no row, or no token in any.
         """
-        rows = len(features["input_ids"])
+        shape = features["input_ids"].shape
+        if 0 in shape:
+            raise UserError(
+                f"a batch of {shape[0]} rows with {shape[-1]} tokens has nothing to answer; leave it out"
+            )
+        rows = shape[0]
         with self.runner.start(features) as run:
             return self._decide(run, self._look(run, rows), rows)
 

@@ -173,6 +173,14 @@ class ExitRule(ABC):
         """Whether no row whatever can leave by the rule at a model of so many exits."""
         return False
 
+    def decides(self, threshold: float | None, num_exits: int) -> range:
+        """Return the exit indices before the last at which a row may leave at a threshold: nowhere else need layers stop."""
+        online = self.online(threshold)
+        first = 0.0
+        if isinstance(online, OnlineStreak):
+            first = online.needed - (not online.compares)
+        return range(int(min(first, num_exits - 1)), num_exits - 1)
+
     def warn_if_idle(self, thresholds: float | np.ndarray, num_exits: int) -> None:
         """Log a warning where a threshold can never fire: the rule then costs time and saves none."""
         idle = [f"{item:g}" for item in np.atleast_1d(thresholds) if self.never_fires(float(item), num_exits)]

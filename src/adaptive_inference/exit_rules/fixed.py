@@ -33,6 +33,12 @@ class Fixed(ExitRule):
         )
         return np.repeat(index[:, None], len(logits), axis=1)
 
+    def decides(self, threshold: float | None, num_exits: int) -> range:
+        """Return the exit itself; see `ExitRule.decides`."""
+        last = num_exits - 1
+        stop = last if threshold is None else min(int(np.ceil(threshold)), last)
+        return range(stop, min(stop + 1, last))
+
     def online(self, threshold: float | None) -> OnlineRule:
         """Return the comparison of the exit index."""
         return _OnlineFixed(np.inf if threshold is None else float(threshold))

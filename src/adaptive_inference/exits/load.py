@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from adaptive_inference.errors import UserError
 from adaptive_inference.exits.cascade import MultiModel
+from adaptive_inference.exits.deployment import is_deployment
 from adaptive_inference.exits.layout import open_model
 from adaptive_inference.exits.model import ExitModule, MultiExitModel
 
@@ -27,5 +29,11 @@ def load_model(
     UserError
         The folder holds no model of this project, or a damaged one.
     """
-    kind = open_model(folder).config["kind"]
+    saved = open_model(folder)
+    if is_deployment(saved.home):
+        raise UserError(
+            f"{saved.home} holds graphs for ONNX Runtime and no weights: answer with load_predictor or `adaptive-inference "
+            "predict`, or name the folder that it was exported from"
+        )
+    kind = saved.config["kind"]
     return next(item for item in classes if item.kind == kind).from_pretrained(folder)

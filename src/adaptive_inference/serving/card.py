@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptive_inference.by_name import module_names
 from adaptive_inference.calibration.operating_point import COST_WORDS, OperatingPoint
+from adaptive_inference.exits.deployment import deployment_of
 from adaptive_inference.exits.layout import MULTI_MODEL, open_model
 from adaptive_inference.serving.metadata import (
     NO_DATASET,
@@ -87,6 +88,8 @@ class CardData:
         What the encoder was before it was fine-tuned.
     dataset
         Where the task's rows come from.
+    deployment
+        What it is exported as, one of `exits.deployment.DEPLOYMENTS`.
     """
 
     schema: Schema
@@ -101,6 +104,7 @@ class CardData:
     own_code: tuple[str, ...] = ()
     origin: Encoder = NO_ENCODER
     dataset: Dataset = NO_DATASET
+    deployment: str = "torch"
 
 
 def card_of(folder: Path, points: Iterable[CardPoint]) -> CardData:
@@ -123,6 +127,7 @@ def card_of(folder: Path, points: Iterable[CardPoint]) -> CardData:
         recommended(saved.calibration),
         points,
         own_code=tuple(own_code),
+        deployment=deployment_of(saved.home),
     )
 
 
@@ -135,7 +140,7 @@ def render(data: CardData) -> str:
         _task(schema),
         _layers(data),
         "## How to use",
-        _usage(schema),
+        _usage(data),
         *_needed(data.own_code),
         "## Thresholds",
         _default(data),
@@ -184,22 +189,24 @@ def _task(schema: Schema) -> str:
 
 def _layers(data: CardData) -> str:
     layers = ", ".join(str(layer) for layer in data.exits)
+    run_by = "" if data.deployment == "torch" else f" Exported as `{data.deployment}`, for ONNX Runtime."
     if data.cascade:
         return f"Members of {layers} layers ({data.encoder}), tried in this order, each from the tokens on."
     if len(data.exits) == 1:
-        return f"The first {layers} layers of an encoder ({data.encoder}), with one classifier."
-    return f"An encoder ({data.encoder}) with exits after layers {layers}."
+        return f"The first {layers} layers of an encoder ({data.encoder}), with one classifier.{run_by}"
+    return f"An encoder ({data.encoder}) with exits after layers {layers}.{run_by}"
 
 
-def _usage(schema: Schema) -> str:
+def _usage(data: CardData) -> str:
     """Return how to install the library alone, and a snippet of Python and a command line that predict with this folder."""
+    schema, extra = data.schema, "torch" if data.deployment == "torch" else "onnx"
     pair = len(schema.text) > 1
     answers = "answer.labels" if schema.labels is None else "answer.labels, answer.probabilities"
     texts = '[("a text", "another")]' if pair else '["a text", "another"]'
     line = f'{{"{schema.text[0]}": "a text", "{schema.text[1]}": "another"}}' if pair else "a text"
     return (
         "The library alone is enough; in a clone of adaptive-inference:\n\n"
-        "```sh\npip install '.[torch]'\n```\n\n"
+        f"```sh\npip install '.[{extra}]'\n```\n\n"
         "Then, in this folder (from elsewhere name its path, or its id on a hub):\n\n"
         f"```python\nfrom adaptive_inference import load_predictor\n\n"
         f'predictor = load_predictor(".")\n'

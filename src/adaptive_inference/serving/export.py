@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from adaptive_inference.backbones.packaged import WEIGHT_FILE
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.deployment import check_deployment, is_deployment
 from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, open_model
 from adaptive_inference.files import check_form, read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
@@ -25,7 +27,7 @@ RECORD_VERSION = 2
 RUN_TRAINING, RUN_ANSWERS = RUN_MODEL.with_name("metrics.json"), Path("answers")
 
 
-def export(run: Path, out: Path) -> None:
+def export(run: Path, out: Path, deployment: str = "torch") -> None:
     """Write a run's model, its calibration and its card into a folder.
 
     Parameters
@@ -34,15 +36,24 @@ def export(run: Path, out: Path) -> None:
         A method's run folder, or an exported one; see `exits.layout`.
     out
         Made here; must not exist or be empty.
+    deployment
+        One of `exits.deployment.DEPLOYMENTS`; an ONNX one holds graphs in place of weights, stopped where the recommended
+        rule can decide.
 
     Raises
     ------
     UserError
-        There is no model, it is not calibrated, a record of it is of another version, or ``out`` holds something.
+        There is no model, it is not calibrated, a record of it is of another version, ``out`` holds something, or the
+        deployment does not run such a model.
     """
+    check_deployment(deployment)
     saved = open_model(run)
     if saved.calibration is None:
         raise UserError(f"{run} has no {CALIBRATION_FILE} of its model; calibrate the model first")
+    if is_deployment(saved.home):
+        raise UserError(
+            f"{run} holds graphs, which are exported already; name the run or folder with the weights"
+        )
     if not has_weights(saved.home):
         raise UserError(f"{saved.home} holds no weights; train the model again")
     check_empty(out)
@@ -52,7 +63,15 @@ def export(run: Path, out: Path) -> None:
         for point in usable_points(saved.calibration)
     ]
     card = replace(card_of(run, points), origin=encoder_of(run))
-    copy_model(saved.home, out, with_confidences(saved.calibration, run))
+    if deployment == "torch":
+        copy_model(saved.home, out, with_confidences(saved.calibration, run))
+    else:
+        from adaptive_inference.serving.onnx_export import write_deployment
+
+        write_deployment(run, deployment, out)
+        copy_files(saved.home, out, (WEIGHT_FILE, CALIBRATION_FILE))
+        told = "The figures above are those of the PyTorch model that the graphs were made of."
+        card = replace(card, deployment=deployment, remarks=(*card.remarks, told))
     write_card(out, card)
 
 
@@ -120,7 +139,7 @@ def read_record(file: Path, fix: str) -> dict[str, Any]:
 
 def has_weights(home: Path) -> bool:
     """Whether a model folder holds more than its description: kept records do not."""
-    return any(home.rglob("*.safetensors"))
+    return is_deployment(home) or any(home.rglob("*.safetensors"))
 
 
 def copy_model(home: Path, out: Path, calibration: Mapping[str, Any]) -> None:

@@ -8,13 +8,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptive_inference.errors import UserError, first_line
+from adaptive_inference.exits.deployment import (
+    DEPLOYMENT_FILE,
+    is_deployment,
+    open_deployment,
+    segment_file,
+)
 from adaptive_inference.exits.layout import CALIBRATION_FILE, CONFIG_FILE, MULTI_MODEL, SavedModel, open_model
 from adaptive_inference.serving.card import CARD_FILE
 from adaptive_inference.serving.export import has_weights
+from adaptive_inference.serving.onnx_model import FLOPS_FILE
 from adaptive_inference.tasks.schema import SCHEMA_FILE
 
 #: All that a model folder is made of. Nothing else of a repository is fetched: no pickle, no code.
-MODEL_FILES = ("*.json", "*.safetensors", "vocab.txt", "merges.txt", "*.model")
+MODEL_FILES = ("*.json", "*.safetensors", "*.onnx", "vocab.txt", "merges.txt", "*.model")
 #: Names that saving a model gives its files, those of every tokenizer family among them. Nothing else is published: a
 #: folder is its user's too, and may hold rows of theirs.
 _SAVED_FILES = (
@@ -103,8 +110,17 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
 
 def published(saved: SavedModel) -> list[str]:
     """Return the paths, below a model's folder, of all that belongs to it, whether or not it is there."""
+    graphs = []
+    if is_deployment(saved.home):
+        cuts = open_deployment(saved.home, saved.config, saved.calibration).cuts
+        graphs = [DEPLOYMENT_FILE, FLOPS_FILE, *map(segment_file, range(len(cuts)))]
     members = saved.config["exits"] if saved.config["kind"] == MULTI_MODEL else []
-    return [CARD_FILE, *_SAVED_FILES, *(f"{layer}/{name}" for layer in members for name in _SAVED_FILES)]
+    return [
+        CARD_FILE,
+        *graphs,
+        *_SAVED_FILES,
+        *(f"{layer}/{name}" for layer in members for name in _SAVED_FILES),
+    ]
 
 
 @contextlib.contextmanager

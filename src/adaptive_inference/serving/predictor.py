@@ -16,8 +16,10 @@ import numpy as np
 
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exits.deployment import is_deployment
+from adaptive_inference.exits.layout import open_model
 from adaptive_inference.serving.setting import choose_setting
-from adaptive_inference.tasks.encode import collate, encode_texts
+from adaptive_inference.tasks.encode import encode_texts, pad_rows
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from adaptive_inference.cost.flops import FlopCount
     from adaptive_inference.engine import Decisions, Engine
     from adaptive_inference.exits.model import ExitModule
+    from adaptive_inference.serving.onnx_model import FlopTable, OnnxModel
     from adaptive_inference.tasks.text_schema import TextSchema
 
 Text = str | Sequence[str]
@@ -100,7 +103,7 @@ class Predictor:
     Parameters
     ----------
     model
-        With schema and tokenizer, as `load_model` returns it.
+        With schema and tokenizer, as `load_model` returns it, or an exported one.
     rule, threshold
         Default: the operating point that the calibration recommends. A rule alone takes that rule's operating
         point; a threshold alone changes the recommended rule's. Without calibration: full depth.
@@ -111,7 +114,9 @@ class Predictor:
         The model has no schema or tokenizer, or the rule does not fit it.
     """
 
-    def __init__(self, model: ExitModule, rule: str | None = None, threshold: float | None = None) -> None:
+    def __init__(
+        self, model: ExitModule | OnnxModel, rule: str | None = None, threshold: float | None = None
+    ) -> None:
         needed = {SCHEMA_FILE: model.schema, "tokenizer_config.json": model.tokenizer}
         if lacking := [name for name, part in needed.items() if part is None]:
             raise UserError(
@@ -150,11 +155,20 @@ class Predictor:
 
         model = self.model
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
+        from adaptive_inference.serving.onnx_model import OnnxModel
+
+        if isinstance(model, OnnxModel):
+            engine = Engine(model, setting.rule, setting.threshold, deepest=deepest, runner=model.runner)
+            model.check(setting)
+            return engine
         return Engine(model, setting.rule, setting.threshold, deepest=deepest)
 
-    def _flop_count(self) -> FlopCount:
+    def _flop_count(self) -> FlopCount | FlopTable:
         from adaptive_inference.cost.flops import FlopCount
+        from adaptive_inference.serving.onnx_model import OnnxModel
 
+        if isinstance(self.model, OnnxModel):
+            return self.model.cost
         return FlopCount(self.model, self.engine.rule.needs_certainty, self.model.schema.max_length)
 
     @property
@@ -227,7 +241,7 @@ class Predictor:
         found: dict[int, Prediction] = {}
         for start in range(0, len(order), batch_size):
             places = order[start : start + batch_size]
-            decisions = self.engine.run(collate([rows[place] for place in places], tokenizer.pad_token_id))
+            decisions = self.engine.run(pad_rows([rows[place] for place in places], tokenizer.pad_token_id))
             lengths = np.array([rows[place]["length"] for place in places])
             for number, (place, flops) in enumerate(
                 zip(places, self._flops(lengths, decisions), strict=True)
@@ -268,6 +282,7 @@ def load_predictor(
     threshold: float | None = None,
     device: str = "cpu",
     revision: str | None = None,
+    threads: int | None = None,
 ) -> Predictor:
     """Load a saved model, ready to answer texts.
 
@@ -281,6 +296,9 @@ def load_predictor(
         ``cpu``, ``cuda``, or ``auto``: CUDA where there is one.
     revision
         Of an id; see `hub.model_folder`.
+    threads
+        Of a model exported for ONNX Runtime: threads that one operator may use; None: one for each core. PyTorch's own
+        are set by `torch.set_num_threads`, or OMP_NUM_THREADS.
 
     Raises
     ------
@@ -289,7 +307,22 @@ def load_predictor(
     """
     from adaptive_inference.serving.hub import model_folder
 
-    return Predictor(load_on(model_folder(folder, revision), device), rule, threshold)
+    home = model_folder(folder, revision)
+    saved = open_model(home)
+    if is_deployment(saved.home):
+        from adaptive_inference.serving.onnx_model import OnnxModel
+
+        if device not in ("auto", "cpu"):
+            raise UserError(
+                f"device {device}: a model exported for ONNX Runtime answers on the cpu; leave it out"
+            )
+        return Predictor(OnnxModel(saved, threads), rule, threshold)
+    if threads is not None:
+        raise UserError(
+            f"threads {threads} goes with a model exported for ONNX Runtime, and {folder} is run by PyTorch: set its "
+            "threads by torch.set_num_threads, or OMP_NUM_THREADS"
+        )
+    return Predictor(load_on(home, device), rule, threshold)
 
 
 def load_on(folder: str | Path, device: str) -> ExitModule:

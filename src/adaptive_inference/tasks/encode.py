@@ -1,12 +1,14 @@
 """From texts to token ids, and from rows of ids to one padded batch.
 
-Loads torch only inside `collate`, so that `prepare_data` can count tokens without it.
+Loads torch only inside `collate`: without it, `prepare_data` counts tokens, and an exported model answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from adaptive_inference.tasks.schema import Split
 
@@ -71,25 +73,22 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({getattr(tokenizer, name) for name in names} - {None})
 
 
-def collate(features: Sequence[Feature], pad_token_id: int | None) -> dict[str, Tensor]:
-    """Stack features into one batch, padded on the right to the longest of them.
+def pad_rows(features: Sequence[Feature], pad_token_id: int | None) -> dict[str, np.ndarray]:
+    """Stack the token columns of features, padded on the right to the longest of them.
 
     Parameters
     ----------
     features
-        Rows of `encode` (``label`` and ``id`` may be absent).
+        Rows of `encode`.
     pad_token_id
         What pads ``input_ids``; None counts as 0 (padding is masked).
 
     Returns
     -------
-    dict of Tensor
-        ``input_ids``, ``attention_mask`` and, where the rows have it, ``token_type_ids``: (B, N) int64; ``saliency``
-        (B, N) float32 where the rows have it;
-        ``labels`` (B,) int64 for classes, float32 for scores; ``ids`` (B,) int64.
+    dict of array, (B, N)
+        ``input_ids``, ``attention_mask`` and, where the rows have it, ``token_type_ids``: int64; ``saliency`` float32
+        where the rows have it.
     """
-    import torch
-
     longest = max(len(feature["input_ids"]) for feature in features)
     batch = {}
     for name, filler in TOKEN_COLUMNS.items():
@@ -97,7 +96,28 @@ def collate(features: Sequence[Feature], pad_token_id: int | None) -> dict[str, 
             continue
         pad = (pad_token_id or 0) if filler is None else filler
         rows = [list(feature[name]) + [pad] * (longest - len(feature[name])) for feature in features]
-        batch[name] = torch.tensor(rows, dtype=torch.float32 if isinstance(filler, float) else torch.long)
+        batch[name] = np.array(rows, dtype=np.float32 if isinstance(filler, float) else np.int64)
+    return batch
+
+
+def collate(features: Sequence[Feature], pad_token_id: int | None) -> dict[str, Tensor]:
+    """Stack features into one batch of tensors.
+
+    Parameters
+    ----------
+    features
+        Rows of `encode` (``label`` and ``id`` may be absent).
+    pad_token_id
+        See `pad_rows`.
+
+    Returns
+    -------
+    dict of Tensor
+        The columns of `pad_rows`; ``labels`` (B,) int64 for classes, float32 for scores; ``ids`` (B,) int64.
+    """
+    import torch
+
+    batch = {name: torch.from_numpy(column) for name, column in pad_rows(features, pad_token_id).items()}
     if "label" in features[0]:
         labels = [feature["label"] for feature in features]
         scores = any(isinstance(label, float) for label in labels)
