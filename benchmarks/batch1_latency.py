@@ -21,7 +21,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from encoders import EXITS, SCHEMA, backbone, leave_at, shapes, stock, tokens
+from encoders import EXITS, SCHEMA, backbone, chosen, leave_at, shapes, size_options, stock, tokens
 from paired import Group, Pair, Shape, Work, parser, run_alone
 
 from adaptive_inference.backbones.base import Backbone
@@ -75,15 +75,8 @@ def layers_alone(encoder: Backbone, layers: int, batch: dict[str, torch.Tensor])
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument(
-        "--sizes", type=int, nargs="+", default=[6, 384, 12, 768], help="layers and width, in turns"
-    )
-    options.add_argument("--lengths", type=int, nargs="+", default=[16, 32, 128])
-    args = options.parse_args()
-    sizes = zip(args.sizes[::2], args.sizes[1::2], strict=True)
-    wanted = [Shape(layers, width, length, 1) for layers, width in sizes for length in args.lengths]
-    run_alone(__file__, (Group(shape, args.threads, partial(make, shape)) for shape in wanted), args)
+    args = size_options(parser(__doc__)).parse_args()
+    run_alone(__file__, (Group(shape, args.threads, partial(make, shape)) for shape in chosen(args)), args)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,3 +78,18 @@ def tokens(shape: Shape, count: int = 1) -> list[dict[str, Any]]:
 def leave_at(index: int, exits: int) -> Calibrator:
     """Return a calibration by which every row is sure at one exit and at none before: the rule is run, not replaced."""
     return Calibrator(tuple(1e-9 if k == index else 1e9 for k in range(exits)))
+
+
+def size_options(options: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add what says which shapes a benchmark is run on by itself."""
+    options.add_argument(
+        "--sizes", type=int, nargs="+", default=[6, 384, 12, 768], help="layers and width, in turns"
+    )
+    options.add_argument("--lengths", type=int, nargs="+", default=[16, 32, 128], help="tokens")
+    return options
+
+
+def chosen(args: argparse.Namespace, batches: Sequence[int] = (1,)) -> list[Shape]:
+    """Return the shapes of these options."""
+    sizes = list(zip(args.sizes[::2], args.sizes[1::2], strict=True))
+    return [Shape(*size, length, batch) for size in sizes for length in args.lengths for batch in batches]

@@ -244,7 +244,7 @@ def run_alone(file: str, groups: Iterator[Group], args: argparse.Namespace) -> N
         measured.append(measure(Path(file).stem, group, effort, args.clock))
         table = rows(measured)
         for row in table[told:]:
-            if "median" in row:
+            if "rounds" in row:
                 told += 1
                 print(line(row), flush=True)
         for fact, value in measured[-1]["facts"].items():
