@@ -195,12 +195,11 @@ def rows(measured: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             row |= {"median": float(np.median(own)), "baseline_median": float(np.median(base))}
             found.append(row | _held([own / base], pair.limit))
             if pair.median_limit is not None:
-                key = group["suite"], pair.name, pair.baseline, pair.median_limit
-                pooled.setdefault(key, []).append((own / base, group["threads"]))
-    for (suite, name, baseline, limit), items in pooled.items():
-        ratios, threads = zip(*items, strict=True)
-        row = {"name": name, "baseline": baseline, "suite": suite, "shape": f"median of {len(items)} shapes"}
-        row["threads"] = threads[0] if len(set(threads)) == 1 else "all"
+                key = pair.name, pair.baseline, group["suite"], group["threads"], pair.median_limit
+                pooled.setdefault(key, []).append(own / base)
+    for (name, baseline, suite, threads, limit), ratios in pooled.items():
+        row = {"name": name, "baseline": baseline, "suite": suite, "threads": threads}
+        row["shape"] = f"median of {len(ratios)} shapes"
         found.append(row | _held(ratios, limit))
     return found
 

@@ -7,7 +7,7 @@ code, the machine, a version or an option changes. Then ``benchmarks.json`` is w
 bootstrap interval) and, where a bar applies, `limit` (what the ratio may be at most) and `holds`; and ``machine.json``.
 
     python benchmarks/run_all.py
-    python benchmarks/run_all.py --extent quick --suites batch1_latency --out /tmp/bench
+    python benchmarks/run_all.py --quick --suites batch1_latency --out /tmp/bench
 """
 
 from __future__ import annotations
@@ -27,30 +27,32 @@ from paired import CLOCKS, EFFORTS, Group, line, measure, rows
 from adaptive_pipeline.runs.environment import environment
 
 PROJECT = Path(__file__).resolve().parents[1]
-#: In the order in which they run: what a deployment costs first, trainings last.
+#: In the order in which they run. Trainings come last: what they set for memory stays set in the process.
 SUITES = (
     "batch1_latency",
     "throughput",
     "token_reduction",
     "decoding",
-    "train_step",
-    "leebert_step",
     "full_curve",
     "saliency",
     "autograd_memory",
+    "train_step",
+    "leebert_step",
 )
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--extent",
-        default="default",
-        choices=tuple(EFFORTS),
-        help="quick: tiny shapes, two rounds, to see that all runs; full: more shapes and rounds (default: default)",
-    )
+    extent = parser.add_mutually_exclusive_group()
+    for name, told in (
+        ("quick", "tiny shapes, two rounds: to see that all runs"),
+        ("full", "more shapes and rounds"),
+    ):
+        extent.add_argument(
+            f"--{name}", dest="extent", action="store_const", const=name, default="default", help=told
+        )
     parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=SUITES, help="default: all")
     parser.add_argument(
         "--clock",
@@ -59,7 +61,7 @@ def parse_args() -> argparse.Namespace:
         help="cpu: processor time, on a busy machine, one thread (default: wall)",
     )
     parser.add_argument("--out", type=Path, default=PROJECT / "bench", help="default: bench")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def conditions(args: argparse.Namespace) -> dict[str, Any]:
