@@ -103,7 +103,7 @@ def test_bad_params_are_refused_before_any_job(built, edit, message):
 @pytest.mark.parametrize(
     ("preset", "jobs"),
     [
-        ("default", 39),
+        ("default", 58),
         ("grid", 183),
         ("sst2-minilm", 70),
         ("sweet-paper", 58),
