@@ -7,6 +7,7 @@ EXTRAS ?= dev
 NAME ?=
 PORT ?= 5000
 VERBOSE ?=
+EXTENT ?=
 
 SHELL := /bin/bash
 BIN := $(abspath $(VENV))/bin
@@ -16,7 +17,7 @@ SNAKEMAKE = snakemake --cores $(CORES) $(if $(VERBOSE),--printshellcmds)
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test format report ui preset results search apply missing keep publish clean
+.PHONY: help setup run test format report ui preset results bench search apply missing keep publish clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -63,6 +64,10 @@ preset: $(STAMP) ## NAME=...: make a preset of presets/ the current params.yaml
 
 results: $(STAMP) ## NAME=...: rebuild docs/results/NAME from its kept records
 	@python -m adaptive_pipeline.presets results "$(NAME)"
+
+bench: $(STAMP) ## Time everything against stock models, at most 45 minutes on an idle machine (EXTENT=quick or full)
+	@python benchmarks/run_all.py $(addprefix --,$(EXTENT))
+	@python benchmarks/speed_page.py --out $(if $(filter quick,$(EXTENT)),bench,docs/results)
 
 search: $(STAMP) ## NAME=...: search hyper-parameters by cross-validation on the train split (docs/search.md)
 	@python -m adaptive_pipeline.search run "$(NAME)"

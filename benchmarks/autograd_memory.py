@@ -11,29 +11,27 @@ last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import torch
+from encoders import SCHEMA, backbone
+from paired import Group, Pair, Work, parser, run_alone
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel
 
-from adaptive_inference.backbones.bert import BertBackbone
 from adaptive_inference.exits.build import add_exits
 from adaptive_inference.objectives import load_objective
 from adaptive_inference.settings.protocol import Runtime
 from adaptive_inference.settings.training import MethodTraining, Training
-from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.training.progress import Progress
 from adaptive_inference.training.recipe import Recipe
 from adaptive_inference.training.rows import Rows
 from adaptive_inference.training.trainer import ExitTrainer
 
-SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
 METHODS = {
     "early_exit": MethodTraining(),
     "sweet": MethodTraining(gradient="blockwise"),
@@ -95,26 +93,20 @@ class _Saved:
             self._counter.drop(self._key, self._item)
 
 
-def peak_bytes(exits: tuple[int, ...], method: MethodTraining, args: argparse.Namespace) -> int:
+def peak_bytes(
+    exits: tuple[int, ...], method: MethodTraining, width: int, batch_size: int, length: int
+) -> int:
     """Return the most that autograd holds during one training step."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=1000,
-        hidden_size=args.width,
-        num_hidden_layers=12,
-        num_attention_heads=max(1, args.width // 64),
-        intermediate_size=4 * args.width,
-    )
-    model = add_exits(BertBackbone(BertModel(config)), exits, SCHEMA, 0)
+    model = add_exits(backbone(12, width), exits, SCHEMA, 0)
     row = {"input_ids": [5], "attention_mask": [1], "label": 0, "id": 0, "length": 1}
-    shape = (args.batch_size, args.length)
+    shape = (batch_size, length)
     mask = torch.ones(shape, dtype=torch.long)
-    mask[0, args.length // 2 :] = 0
+    mask[0, length // 2 :] = 0
     batch = {
         "input_ids": torch.randint(0, 1000, shape),
         "attention_mask": mask,
         "labels": torch.randint(0, 2, shape[:1]),
-        "ids": torch.arange(args.batch_size),
+        "ids": torch.arange(batch_size),
     }
     with tempfile.TemporaryDirectory() as folder:
         objective, progress = load_objective("joint", method), Progress(exits, lambda row, step: None)
@@ -128,24 +120,36 @@ def peak_bytes(exits: tuple[int, ...], method: MethodTraining, args: argparse.Na
     return counter.peak
 
 
+def groups(extent: str) -> Iterator[Group]:
+    """Yield all that `make bench` measures of this."""
+    yield from all_groups(32, 2, 8) if extent == "quick" else all_groups(256, 8, 64)
+
+
+def all_groups(width: int, batch_size: int, length: int) -> Iterator[Group]:
+    """Yield one group for each choice of exits."""
+    for exits in BOUNDS:
+        shape = f"12 x {width}, exits {' '.join(map(str, exits))}, {length} tokens, batch {batch_size}"
+        yield Group(shape, 1, partial(make, exits, width, batch_size, length))
+
+
+def make(exits: tuple[int, ...], width: int, batch_size: int, length: int) -> Work:
+    """Return the ways; each returns bytes."""
+    ways = {
+        name: partial(peak_bytes, exits, method, width, batch_size, length)
+        for name, method in METHODS.items()
+    }
+    pairs = [Pair("sweet", "early_exit"), Pair("sweet_block_local", "early_exit", BOUNDS[exits])]
+    return Work(ways, pairs, unit="bytes")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--length", type=int, default=64)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    report = {"width": args.width, "batch_size": args.batch_size, "length": args.length, "cases": []}
-    for exits, bound in BOUNDS.items():
-        peaks = {name: peak_bytes(exits, method, args) for name, method in METHODS.items()}
-        ratio = peaks["sweet_block_local"] / peaks["early_exit"]
-        report["cases"].append(
-            {"exits": list(exits), "bytes": peaks, "ratio": round(ratio, 4), "bound": bound}
-        )
-        print(f"exits {exits}: {peaks}; block-local SWEET holds {ratio:.3f} of early exit (bound {bound})")
-    print(json.dumps(report))
+    options = parser(__doc__)
+    options.add_argument("--width", type=int, default=256)
+    options.add_argument("--batch-size", type=int, default=8)
+    options.add_argument("--length", type=int, default=64)
+    options.set_defaults(rounds=1)
+    args = options.parse_args()
+    run_alone(__file__, all_groups(args.width, args.batch_size, args.length), args)
 
 
 if __name__ == "__main__":

@@ -1,79 +1,82 @@
-r"""Measure what a layer that is not run saves at batch 1, and what asking at every exit costs.
+r"""Measure at batch 1 what a layer that is not run saves, and what asking at every exit costs, in PyTorch.
 
-Interleaved in one process, against the full model (one exit, at the last layer) on the same rows:
+Against stock classifiers of transformers, interleaved in one process, on BERT's shapes with random weights:
 
-* `all_exits`: every head run and every exit asked, nobody leaves before the last (confidence, threshold 2): the price of
-  adaptivity where it saves nothing;
-* `exit_K`: everybody leaves at exit K; beside the wall-clock ratio the layers ratio that it falls short of.
+* `torch_leaves_third`, `torch_leaves_half`: the rule (confidence) is asked at each exit and fires after that part of the
+  layers. Asked: at most 1.03 times a stock model of so many layers in the median over shapes, nowhere above 1.08.
+* `torch_never`: all exits of the presets are evaluated and none fires. Asked: at most 1.05 times the stock full model.
+* `torch_patience`: an exit (linear heads) after every layer, patience of half the layers, all agree: so one layer more
+  than half is run, and its every head is asked. Asked: heads and rule cost at most 2 % of these layers alone.
 
 The last line is one JSON object.
 
     python benchmarks/batch1_latency.py
-    python benchmarks/batch1_latency.py --weights random:bert --exits 1 2 3 4 --examples 20
+    python benchmarks/batch1_latency.py --sizes 12 768 --lengths 16 128 --threads 2
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
+from encoders import EXITS, SCHEMA, backbone, chosen, leave_at, shapes, size_options, stock, tokens
+from paired import Group, Pair, Shape, Work, parser, run_alone
 
+from adaptive_inference.backbones.base import Backbone
 from adaptive_inference.engine import Engine
-from adaptive_inference.evaluation.latency import Timing, summarise, time_interleaved
-from adaptive_inference.exits import build_model
-from adaptive_inference.exits.outputs import pick_device
-from adaptive_inference.settings.inputs import Backbone
-from adaptive_inference.tasks.schema import Schema
-from adaptive_pipeline.runs.environment import environment
+from adaptive_inference.exits.build import add_exits
 
-SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
+#: Above what confidence can be.
+NEVER = 1.1
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def groups(extent: str) -> Iterator[Group]:
+    """Yield all that `make bench` measures of this."""
+    for shape, threads in shapes(extent, (1,)):
+        yield Group(shape, threads, partial(make, shape))
+
+
+def make(shape: Shape) -> Work:
+    """Return the ways of one shape."""
+    (batch,), layers = tokens(shape), shape.layers
+    encoder = backbone(layers, shape.width)
+    half, third = max(1, layers // 2), max(1, layers // 3)
+    ways = {"stock": partial(stock(layers, shape.width), batch)}
+    pairs = [Pair("torch_leaves_half", "stock"), Pair("torch_never", "stock", 1.05)]
+    thirds = sorted({third, half, layers})
+    model = add_exits(encoder, thirds, SCHEMA, 0)
+    for part, depth in (("third", third), ("half", half)):
+        ways[f"stock_{part}"] = partial(stock(depth, shape.width), batch)
+        at = leave_at(thirds.index(depth), len(thirds))
+        ways[f"torch_leaves_{part}"] = partial(Engine(model, "confidence", 0.9, at).run, batch)
+        pairs.append(Pair(f"torch_leaves_{part}", f"stock_{part}", 1.08, 1.03))
+    ways["torch_never"] = partial(
+        Engine(add_exits(encoder, EXITS[layers], SCHEMA, 0), "confidence", NEVER).run, batch
     )
-    parser.add_argument("--weights", default="packaged", help="as in params: backbones.NAME.weights")
-    parser.add_argument("--exits", type=int, nargs="+", default=[1, 2, 4, 6], help="exit layers")
-    parser.add_argument("--length", type=int, default=25, help="tokens per row (SST-2's validation: 25)")
-    parser.add_argument("--examples", type=int, default=50)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
-    return parser.parse_args()
+    every = add_exits(encoder, range(1, layers + 1), SCHEMA, 0, pooler="none")
+    with torch.no_grad():
+        for head in every.heads:  # all agree
+            head.classifier.bias[1] = 10.0
+    ways["torch_patience"] = partial(Engine(every, "patience", float(half)).run, batch)
+    ways["layers_alone"] = partial(layers_alone, encoder, half + 1, batch)
+    pairs.append(Pair("torch_patience", "layers_alone", 1.02))
+    return Work(ways, pairs)
+
+
+def layers_alone(encoder: Backbone, layers: int, batch: dict[str, torch.Tensor]) -> np.ndarray:
+    """Run the first layers as the engine does, without any head."""
+    with torch.inference_mode():
+        hidden, context = encoder.embed(batch)
+        for layer in range(layers):
+            hidden = encoder.run_layer(layer, hidden, context)
+        return hidden.numpy()
 
 
 def main() -> None:
-    args = parse_args()
-    torch.set_num_threads(args.threads)
-    device = pick_device(args.device)
-    model = build_model(Backbone(weights=args.weights, exits=args.exits), SCHEMA, 0).to(device)
-    full = build_model(Backbone(weights=args.weights, exits=args.exits[-1:]), SCHEMA, 0).to(device)
-    tokens = np.random.default_rng(0).integers(5, 150, (args.examples, args.length))
-    examples = [{"input_ids": torch.tensor(row[None], device=device)} for row in tokens]
-    baseline = Engine(full, "fixed", None)
-    engines = {"all_exits": (Engine(model, "confidence", 2.0), args.exits[-1])}
-    engines |= {f"exit_{layer}": (Engine(model, "fixed", k), layer) for k, layer in enumerate(args.exits)}
-    rows = {}
-    print(f"{'variant':<12}{'layers x':>10}{'wall-clock x':>14}{'interval':>18}{'ms':>8}{'full ms':>9}")
-    for name, (engine, layer) in engines.items():
-        wait = torch.cuda.synchronize if device.type == "cuda" else None
-        spent = time_interleaved([baseline.run, engine.run], examples, args.repeats, 10, 0, wait)
-        row = summarise(Timing(*spent), 1000, 0) | {"layers_speedup": args.exits[-1] / layer}
-        interval = f"{row['wallclock_low']:.3f}-{row['wallclock_high']:.3f}"
-        speed = f"{row['layers_speedup']:>10.2f}{row['wallclock_speedup']:>14.3f}{interval:>18}"
-        print(f"{name:<12}{speed}{row['median_ms']:>8.2f}{row['full_median_ms']:>9.2f}")
-        rows[name] = row
-    body = {
-        "benchmark": Path(__file__).stem,
-        "rows": rows,
-        "settings": vars(args),
-        "environment": environment(device.type),
-    }
-    print(json.dumps(body, sort_keys=True))
+    args = size_options(parser(__doc__)).parse_args()
+    run_alone(__file__, (Group(shape, args.threads, partial(make, shape)) for shape in chosen(args)), args)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 r"""Measure what early exit in decoding saves on the clock at batch 1, and what asking costs where nothing exits.
 
-T5 and Llama shapes with random weights write a fixed number of tokens; all ways take turns in one process, and ratios to
-plain ``generate`` on its own growing cache are medians over rounds, with their 5 and 95 % points. L blocks, exit after s, h
-the cost of final norm and head in blocks, measured.
+T5 and Llama shapes with random weights write a fixed number of tokens; ratios are to plain ``generate`` on its own growing
+cache. L blocks, exit after s, h the cost of final norm and head in blocks, measured.
+
+Ratios are times, so a speed-up asked for is the inverse of the limit of a row:
 
 * `full`: our loop with every block; `keep_never` and `verify_never`: threshold 0.999999, the test computed at every token.
   Asked: at least 0.95 (L + h) / (L + 2h) of the speed of ``generate``.
@@ -12,8 +13,7 @@ the cost of final norm and head in blocks, measured.
 
 Beside them counts of one run, where the blocks above write nothing into the stream and so always agree: reads from the
 device per token (asked: at most one), head calls (one where a step exits, two where it goes deep), softmaxes over the
-vocabulary (none). The clock is the processor time of the process (`--clock cpu`: other programs disturb it least) or the
-wall's. The last line is one JSON object.
+vocabulary (none). The last line is one JSON object.
 
     python benchmarks/decoding.py
     python benchmarks/decoding.py --families llama --blocks 12 --shares 0.25 --rounds 3
@@ -21,18 +21,16 @@ wall's. The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from paired import CLOCKS, Group, Pair, Work, parser, run_alone
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
@@ -41,29 +39,37 @@ from adaptive_inference.decoders.families import adapter_for
 from adaptive_inference.decoding import DecodingPolicy, EarlyExitDecoding, layerwise, shallow_deep
 from adaptive_inference.decoding.confidence import softmax_gap
 from adaptive_inference.decoding.trace import Trace
-from adaptive_pipeline.runs.environment import environment
 
 NEVER = 0.999999
-CLOCKS = {"cpu": time.process_time_ns, "wall": time.perf_counter_ns}
+FAMILIES = ("t5", "llama")
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def groups(extent: str) -> Iterator[Group]:
+    """Yield all that `make bench` measures of this."""
+    if extent == "quick":
+        yield from (group(family, 4, 32, 61, 8, [0.25]) for family in FAMILIES)
+        return
+    for family in FAMILIES:
+        for blocks in (12, 24) if extent == "full" else (12,):
+            yield group(family, blocks, 512, 8000, 128, [0.1, 0.25, 0.5])
+
+
+def group(
+    family: str,
+    blocks: int,
+    width: int,
+    vocabulary: int,
+    new_tokens: int,
+    shares: Sequence[float],
+    prompt: int = 16,
+    clock: str = "wall",
+    threads: int = 1,
+) -> Group:
+    """Return the ways of one shape."""
+    shape = f"{family}, {blocks} blocks x {width}, {new_tokens} tokens written"
+    return Group(
+        shape, threads, partial(make, family, blocks, width, vocabulary, new_tokens, shares, prompt, clock)
     )
-    parser.add_argument("--families", nargs="+", default=["t5", "llama"], choices=("t5", "llama"))
-    parser.add_argument(
-        "--blocks", type=int, nargs="+", default=[12, 24], help="a quarter of them is the exit"
-    )
-    parser.add_argument("--width", type=int, default=512, help="64 to a head where it divides")
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--prompt", type=int, default=16, help="tokens of the prompt, or of the source")
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--shares", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="R")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clock", default="cpu", choices=tuple(CLOCKS))
-    parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
 
 
 # ---- models and what they write -------------------------------------------------------------------------------------
@@ -158,25 +164,6 @@ def exits_of(share: float, tokens: int) -> list[bool]:
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Return the median of rounds, and their 5 and 95 % points."""
-    low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
-    return {"median": median, "low": low, "high": high}
-
-
-def time_ways(ways: Mapping[str, Callable[[], Any]], rounds: int, clock: str) -> dict[str, np.ndarray]:
-    """Return seconds of each way in each round, in a new order every round; one round before is not timed."""
-    now, draw = CLOCKS[clock], np.random.default_rng(0)
-    spent: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds + 1):
-        for name in draw.permutation(list(ways)).tolist():
-            start = now()
-            ways[name]()
-            if turn:
-                spent[name].append((now() - start) / 1e9)
-    return {name: np.array(seconds) for name, seconds in spent.items()}
-
-
 def head_in_blocks(writer: Writer, clock: str, rounds: int = 40) -> float:
     """Return h: what final norm and head cost, against one block, on one new token half way through the text."""
     decoder, now = writer.decoder, CLOCKS[clock]
@@ -245,9 +232,18 @@ def counts(writer: Writer, policy: DecodingPolicy, exits: list[bool]) -> dict[st
 # ---- one shape ------------------------------------------------------------------------------------------------------
 
 
-def measure(family: str, blocks: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what one shape gives."""
-    writer = Writer(make_model(family, blocks, args.width, args.vocabulary), 1, args.prompt, args.new_tokens)
+def make(
+    family: str,
+    blocks: int,
+    width: int,
+    vocabulary: int,
+    new_tokens: int,
+    shares: Sequence[float],
+    prompt: int,
+    clock: str,
+) -> Work:
+    """Return the ways of one shape, and the counts of one run."""
+    writer = Writer(make_model(family, blocks, width, vocabulary), 1, prompt, new_tokens)
     shallow = max(1, blocks // 4)
     at_exit = {"exit_layer": shallow, "max_pending": None, "threshold": 0.5}
 
@@ -265,64 +261,45 @@ def measure(family: str, blocks: int, args: argparse.Namespace) -> dict[str, Any
         "keep_never": lambda: writer.ours(DecodingPolicy("keep", exit_layer=shallow, threshold=NEVER)),
         "verify_never": lambda: writer.ours(DecodingPolicy("verify", exit_layer=shallow, threshold=NEVER)),
     }
-    for share in args.shares:
-        exits = exits_of(share, args.new_tokens)
-        ways[f"keep_{share:g}"] = lambda exits=exits: keep(exits)
-        ways[f"calm_{share:g}"] = lambda exits=exits: calm(exits)
-    spent = time_ways(ways, args.rounds, args.clock)
-    h = head_in_blocks(writer, args.clock)
+    for share in shares:
+        exits = exits_of(share, new_tokens)
+        ways[f"keep_{share:g}"] = partial(keep, exits)
+        ways[f"calm_{share:g}"] = partial(calm, exits)
+    h = head_in_blocks(writer, clock)
     asked = dict.fromkeys(("keep_never", "verify_never"), 0.95 * (blocks + h) / (blocks + 2 * h))
-    for share in args.shares:
+    for share in shares:
         asked[f"keep_{share:g}"] = 0.8 * (blocks + h) / (shallow + h + share * (blocks - shallow + h))
-    exits = exits_of(0.25, args.new_tokens)
-    let_all_agree(writer.model, shallow)
-    return {
-        "family": family,
-        "blocks": blocks,
-        "exit_layer": shallow,
-        "head_in_blocks": h,
-        "ms_per_token": {name: 1000 * float(np.median(s)) / args.new_tokens for name, s in spent.items()},
-        "speedup": {name: spread(spent["plain"] / seconds) for name, seconds in spent.items()},
-        "asked": asked,
-        "counts": {
-            kind: counts(writer, DecodingPolicy(kind, **at_exit), exits) for kind in ("keep", "verify")
-        },
+    pairs = [
+        Pair(name, "plain", 1 / asked[name] if name in asked else None) for name in ways if name != "plain"
+    ]
+    # counted on a model of its own, whose blocks above the exit agree: what is timed must not be changed
+    agreeing = Writer(make_model(family, blocks, width, vocabulary), 1, prompt, new_tokens)
+    let_all_agree(agreeing.model, shallow)
+    exits = exits_of(0.25, new_tokens)
+    facts = {
+        f"counts_{kind}": counts(agreeing, DecodingPolicy(kind, **at_exit), exits)
+        for kind in ("keep", "verify")
     }
-
-
-def show(found: dict[str, Any]) -> None:
-    """Print a table."""
-    print(
-        f"{found['family']}, {found['blocks']} blocks, exit after {found['exit_layer']}, h {found['head_in_blocks']:.2f}"
-    )
-    for name, ratio in found["speedup"].items():
-        asked = f", asked {found['asked'][name]:.2f}" if name in found["asked"] else ""
-        print(
-            f"  {name:14}{found['ms_per_token'][name]:8.2f} ms{ratio['median']:7.2f} x"
-            f" ({ratio['low']:.2f} to {ratio['high']:.2f}){asked}"
-        )
-    for kind, count in found["counts"].items():
-        print(
-            f"  {kind}: {count['host_reads_per_token']:.3f} reads a token, {count['head_calls']} head calls (at most"
-            f" {count['head_calls_allowed']}), {count['full_softmaxes']} softmaxes over the vocabulary"
-        )
+    return Work(ways, pairs, {"exit_layer": shallow, "head_in_blocks": h, **facts})
 
 
 def main() -> None:
-    args = parse_args()
-    torch.set_num_threads(args.threads)
-    rows = []
-    for family in args.families:
-        for blocks in args.blocks:
-            rows.append(measure(family, blocks, args))
-            show(rows[-1])
-    body = {
-        "benchmark": Path(__file__).stem,
-        "shapes": rows,
-        "settings": vars(args),
-        "environment": environment("cpu"),
-    }
-    print(json.dumps(body, sort_keys=True))
+    options = parser(__doc__)
+    options.add_argument("--families", nargs="+", default=list(FAMILIES), choices=FAMILIES)
+    options.add_argument(
+        "--blocks", type=int, nargs="+", default=[12, 24], help="a quarter of them is the exit"
+    )
+    options.add_argument("--width", type=int, default=512, help="64 to a head where it divides")
+    options.add_argument("--vocabulary", type=int, default=8000)
+    options.add_argument("--prompt", type=int, default=16, help="tokens of the prompt, or of the source")
+    options.add_argument("--new-tokens", type=int, default=128)
+    options.add_argument("--shares", type=float, nargs="*", default=[0.1, 0.25, 0.5], help="R")
+    options.set_defaults(rounds=5)
+    args = options.parse_args()
+    sizes = args.width, args.vocabulary, args.new_tokens, args.shares, args.prompt, args.clock, args.threads
+    run_alone(
+        __file__, (group(family, blocks, *sizes) for family in args.families for blocks in args.blocks), args
+    )
 
 
 if __name__ == "__main__":

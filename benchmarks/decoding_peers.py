@@ -8,10 +8,9 @@ goes on as long as it may), same number of tokens N to a pass of the blocks abov
   economize's `early_exit` with cycles of N; batch 8: `verify_N`, and in lock step, against economize.
 * not verified: `keep_N` against economize with ``lossless=False``.
 
-Asked: each of ours at least as fast. Ratios are medians over rounds with their 5 and 95 % points; `plain` is ``generate``.
-Every way must write the same text, and the benchmark ends with an error where one does not. economize is needed by this
-benchmark alone (PyPI; `pip install economize`, or its folder on PYTHONPATH); without it, its ways are left out and
-`economize` is null in the last line, which is one JSON object.
+Asked: each of ours at least as fast; `plain` is ``generate``. Every way must write the same text, and the benchmark ends
+with an error where one does not. economize is needed by this benchmark alone (PyPI; `pip install economize`, or its folder
+on PYTHONPATH); without it, its ways are left out and the fact `economize` is null. The last line is one JSON object.
 
     python benchmarks/decoding_peers.py
     python benchmarks/decoding_peers.py --new-tokens 64 --cycles 8 --rounds 3
@@ -22,37 +21,17 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
-from decoding import CLOCKS, Writer, let_all_agree, make_model, spread, time_ways
+from decoding import Writer, let_all_agree, make_model
+from paired import Group, Pair, Work, parser, run_alone
 from torch import Tensor
 
 from adaptive_inference.decoding import DecodingPolicy
 from adaptive_inference.errors import UserError
-from adaptive_pipeline.runs.environment import environment
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--blocks", type=int, default=12)
-    parser.add_argument("--exit-layer", type=int, default=3)
-    parser.add_argument("--width", type=int, default=512, help="64 to a head where it divides")
-    parser.add_argument("--vocabulary", type=int, default=8000)
-    parser.add_argument("--prompt", type=int, default=16)
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--cycles", type=int, nargs="+", default=[8, 16, 21], help="N")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clock", default="cpu", choices=tuple(CLOCKS))
-    parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
 
 
 def own_ways(writer: Writer, exit_layer: int, cycle: int) -> dict[str, Callable[[], Tensor]]:
@@ -93,8 +72,8 @@ def economize_ways(writer: Writer, model: Any, cycle: int) -> dict[str, Callable
     return {f"economize_{cycle}": way(True), f"economize_unverified_{cycle}": way(False)}
 
 
-def measure(rows: int, args: argparse.Namespace, with_economize: bool) -> dict[str, Any]:
-    """Return what one batch size gives."""
+def make(rows: int, args: argparse.Namespace, with_economize: bool) -> Work:
+    """Return the ways of one batch size."""
     model = make_model("llama", args.blocks, args.width, args.vocabulary)
     let_all_agree(model, args.exit_layer)
     writer = Writer(model, rows, args.prompt, args.new_tokens)
@@ -121,45 +100,36 @@ def measure(rows: int, args: argparse.Namespace, with_economize: bool) -> dict[s
     for name, way in ways.items():
         if not torch.equal(way(), expected):
             raise UserError(f"{name} does not write what plain generate writes, so its time says nothing")
-    spent = time_ways(ways, args.rounds, args.clock)
-    tokens = rows * args.new_tokens
-    return {
-        "rows": rows,
-        "ms_per_token": {name: 1000 * float(np.median(s)) / tokens for name, s in spent.items()},
-        "speedup": {name: spread(spent["plain"] / seconds) for name, seconds in spent.items()},
-        "ours_over_peer": {f"{ours} / {peer}": spread(spent[peer] / spent[ours]) for ours, peer in pairs},
-    }
+    told = [Pair(name, "plain") for name in ways if name != "plain"]
+    return Work(
+        ways, told + [Pair(ours, peer, 1.0) for ours, peer in pairs], {"economize": _version(with_economize)}
+    )
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print a table."""
-    print(f"batch {found['rows']}")
-    for name, ratio in found["speedup"].items():
-        print(
-            f"  {name:28}{found['ms_per_token'][name]:8.2f} ms a token{ratio['median']:7.2f} x plain"
-            f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        )
-    for pair, ratio in found["ours_over_peer"].items():
-        print(f"  {pair:44}{ratio['median']:7.2f} x ({ratio['low']:.2f} to {ratio['high']:.2f}), asked 1")
+def _version(with_economize: bool) -> str | None:
+    return importlib.metadata.version("economize") if with_economize else None
 
 
 def main() -> None:
-    args = parse_args()
-    torch.set_num_threads(args.threads)
+    options = parser(__doc__)
+    options.add_argument("--blocks", type=int, default=12)
+    options.add_argument("--exit-layer", type=int, default=3)
+    options.add_argument("--width", type=int, default=512, help="64 to a head where it divides")
+    options.add_argument("--vocabulary", type=int, default=8000)
+    options.add_argument("--prompt", type=int, default=16)
+    options.add_argument("--new-tokens", type=int, default=128)
+    options.add_argument("--cycles", type=int, nargs="+", default=[8, 16, 21], help="N")
+    options.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
+    options.set_defaults(rounds=5)
+    args = options.parse_args()
     with_economize = importlib.util.find_spec("economize") is not None
     if not with_economize:
         print("economize is not installed: its ways are left out (pip install economize)")
-    found = [measure(rows, args, with_economize) for rows in args.batch_sizes]
-    for row in found:
-        show(row)
-    body = {
-        "benchmark": Path(__file__).stem,
-        "economize": importlib.metadata.version("economize") if with_economize else None,
-        "batches": found,
-        "settings": vars(args),
-        "environment": environment("cpu"),
-    }
-    print(json.dumps(body, sort_keys=True))
+    made = (
+        Group(f"batch {rows}", args.threads, partial(make, rows, args, with_economize))
+        for rows in args.batch_sizes
+    )
+    run_alone(__file__, made, args)
 
 
 if __name__ == "__main__":

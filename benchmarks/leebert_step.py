@@ -1,40 +1,26 @@
 r"""Time a step of the network by PABEE and LeeBERT, 12 exits, against plain fine-tuning of the same encoder.
 
 LeeBERT's weights are learned with forward passes alone: two per update, one update in each group of C = 4 steps under
-CLO-v2 and one in each step under CLO-v1. So blocks of 4 steps are timed, interleaved in one process, in CPU time. The
-bounds of the project: PABEE 1.15, LeeBERT (all exits teach) with CLO-v2 1.5, with CLO-v1 2.1. The last line is one JSON
-object.
+CLO-v2 and one in each step under CLO-v1. So blocks of 4 steps are timed. Asked: PABEE at most 1.15 times as long, LeeBERT
+(all exits teach) with CLO-v2 1.5, with CLO-v1 2.1. The last line is one JSON object.
 
     python benchmarks/leebert_step.py
-    python benchmarks/leebert_step.py --width 768 --length 64 --blocks 5
+    python benchmarks/leebert_step.py --width 768 --length 64 --rounds 5
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import logging
-import statistics
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Iterator
+from functools import partial
 
-import torch
-from torch import Tensor, nn
-from train_step import SCHEMA, Step, batches, plain_step
-from transformers import BertConfig, BertModel
+from encoders import SCHEMA, backbone
+from paired import Group, Pair, Work, parser, run_alone
+from train_step import batches, on_batches, plain_step, trainer_step
 
-from adaptive_inference.backbones.bert import BertBackbone
 from adaptive_inference.exits.build import add_exits
-from adaptive_inference.objectives import load_objective
-from adaptive_inference.settings.protocol import Runtime
-from adaptive_inference.settings.training import MethodTraining, Training, WeightLearning
-from adaptive_inference.training.arithmetic import fast_cpu
-from adaptive_inference.training.progress import Progress
-from adaptive_inference.training.recipe import Recipe
-from adaptive_inference.training.rows import Rows
-from adaptive_inference.training.trainer import ExitTrainer
+from adaptive_inference.settings.training import MethodTraining, WeightLearning
 
 LAYERS, BLOCK = 12, 4
 METHODS = {
@@ -53,81 +39,41 @@ METHODS = {
 }
 
 
-def method_step(model: nn.Module, method: MethodTraining, other: dict[str, Tensor], folder: Path) -> Step:
-    """One step as `Trainer` takes it, and what the objective does after it; the other half is one batch."""
-    row = {"input_ids": [5], "attention_mask": [1], "label": 0, "id": 0, "length": 1}
-    objective = load_objective(method.objective, method)
-    progress = Progress(model.exits, lambda row, step: None)
-    recipe = Recipe(SCHEMA, Training(learning_rate=1e-5), method, Runtime(device="cpu"), 0)
-    trainer = ExitTrainer(model, objective, Rows([row], [row]), recipe, folder, progress)
-    optimizer = trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
-    trainer._others = lambda step: [other]
+def groups(extent: str) -> Iterator[Group]:
+    """Yield all that `make bench` measures of this."""
+    yield group(32, 2, 8) if extent == "quick" else group(384, 16, 32)
 
-    def step(batch: dict[str, Tensor]) -> None:
-        trainer.training_step(model, batch)
-        trainer._clip_grad_norm(model)
-        optimizer.step()
-        trainer.after_step(1e-5)
-        trainer.state.global_step += 1
-        model.zero_grad()
-        progress.end_step()
 
-    return step
+def group(width: int, batch_size: int, length: int) -> Group:
+    """Return the only group."""
+    shape = f"{LAYERS} x {width}, {length} tokens, batch {batch_size}, {BLOCK} steps"
+    return Group(shape, 1, partial(make, width, batch_size, length))
+
+
+def make(width: int, batch_size: int, length: int) -> Work:
+    """Return the ways: each block takes the next of the same batches."""
+    logging.getLogger("adaptive_inference").setLevel(logging.ERROR)
+    encoder = backbone(LAYERS, width)
+    one = add_exits(copy.deepcopy(encoder), (LAYERS,), SCHEMA, 0, "none")
+    every = add_exits(encoder, range(1, LAYERS + 1), SCHEMA, 0, "none")
+    vocabulary = encoder.config.vocab_size
+    other = next(batches(batch_size, length, vocabulary))
+    steps = {"plain": plain_step(one)}
+    for name, (method, _) in METHODS.items():
+        steps[name] = trainer_step(copy.deepcopy(every), method, [other])
+    ways = {
+        name: on_batches(step, batches(batch_size, length, vocabulary), BLOCK) for name, step in steps.items()
+    }
+    return Work(ways, [Pair(name, "plain", limit) for name, (_, limit) in METHODS.items()])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--width", type=int, default=384, help="of the 12-layer random encoder")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--length", type=int, default=32, help="tokens per row")
-    parser.add_argument(
-        "--blocks", type=int, default=10, help="timed blocks of 4 steps of each variant, 2 or more"
-    )
-    args = parser.parse_args()
-    logging.disable(logging.WARNING)
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=args.width,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=args.width // 32,
-        intermediate_size=4 * args.width,
-    )
-    backbone = BertBackbone(BertModel(config))
-    one = add_exits(copy.deepcopy(backbone), (LAYERS,), SCHEMA, 0, "none")
-    every = add_exits(backbone, range(1, LAYERS + 1), SCHEMA, 0, "none")
-    source = batches(args, config.vocab_size)
-    times: dict[str, list[float]] = {"plain": []}
-    with tempfile.TemporaryDirectory() as folder, fast_cpu(1):
-        steps = {"plain": plain_step(one)}
-        for name, (method, _) in METHODS.items():
-            steps[name] = method_step(copy.deepcopy(every), method, next(source), Path(folder))
-            times[name] = []
-        for number in range(args.blocks + 1):
-            block = [next(source) for _ in range(BLOCK)]
-            names = list(steps)
-            turn = number % len(names)  # none of them always goes first
-            for name in names[turn:] + names[:turn]:
-                start = time.process_time()
-                for batch in block:
-                    steps[name](batch)
-                if number:
-                    times[name].append(time.process_time() - start)
-    report = {key: getattr(args, key) for key in ("width", "batch_size", "length")} | {"layers": LAYERS}
-    for name, values in times.items():
-        ratios = [value / base for value, base in zip(values, times["plain"], strict=True)]
-        low, median, high = (statistics.quantiles(ratios, n=20)[k] for k in (0, 9, 18))
-        bound = METHODS[name][1] if name in METHODS else None
-        report[name] = {
-            "ratio": round(median, 3),
-            "ratio_p5": round(low, 3),
-            "ratio_p95": round(high, 3),
-            "bound": bound,
-        }
-        print(f"{name:16} {median:.3f} x plain ({low:.3f}-{high:.3f}), bound {bound or '-'}")
-    print(json.dumps(report))
+    options = parser(__doc__)
+    options.add_argument("--width", type=int, default=384, help="of the 12-layer random encoder")
+    options.add_argument("--batch-size", type=int, default=16)
+    options.add_argument("--length", type=int, default=32, help="tokens per row")
+    args = options.parse_args()
+    run_alone(__file__, iter([group(args.width, args.batch_size, args.length)]), args)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@ r"""Measure what removed tokens save on the clock, in batches and at batch 1, be
 
 BERT with random weights; predictors and the keep rule run before each layer, and what stays is drawn in their place: of
 each row between a quarter and three quarters of its tokens in the first third of the layers, half of that from the second
-third on. Interleaved in one process; ratios are medians over rounds, with their 5 and 95 % points.
+third on. Facts: how many times fewer FLOPs that is, predictors included.
 
 Batches, rows of drawn lengths: `each_row_alone` (no padding, nothing removed: the baseline), `padded` and `packed` (nothing
-removed), `longest_survivor` (removed, padded to the longest row), `packed_survivors`. The project asks of the last: at least
-0.70 of the speed-up in FLOPs over each row alone, and at least 1.25 times the speed of `longest_survivor`.
+removed), `longest_survivor` (removed, padded to the longest row), `packed_survivors`. Asked of the last: at least 0.70 of
+the speed-up in FLOPs over each row alone, and at least 1.25 times the speed of `longest_survivor`; limits are the inverse.
 Batch 1: `nothing_dropped` is the price of predictors (asked: at most 1.10 times the plain model at 128 and 256 tokens),
 `drawn` the schedule above. The last line is one JSON object.
 
@@ -16,49 +16,36 @@ Batch 1: `nothing_dropped` is the price of predictors (asked: at most 1.10 times
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from encoders import LENGTHS, SCHEMA, backbone
+from paired import Group, Pair, Shape, Work, parser, run_alone
 from torch import Tensor
-from transformers import BertConfig, BertModel
 
 from adaptive_inference.backbones.base import Context
-from adaptive_inference.backbones.bert import BertBackbone
 from adaptive_inference.cost.flops import flops_by_exit, flops_speedup
-from adaptive_inference.evaluation.latency import time_interleaved
 from adaptive_inference.exits import MultiExitModel
 from adaptive_inference.exits.build import add_exits
 from adaptive_inference.exits.forward import EncoderForward
 from adaptive_inference.exits.outputs import pick_device
-from adaptive_inference.tasks.schema import Schema
 from adaptive_inference.token_reduction.hard import HardRemoval
-from adaptive_pipeline.runs.environment import environment
 
-SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 512)
+#: Lengths at which the price of predictors has a bar.
+LONG = (128, 256)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--width", type=int, default=768, help="hidden width; 64 to a head where it divides")
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument(
-        "--shortest", type=int, default=10, help="tokens of a batch's rows are drawn from here"
-    )
-    parser.add_argument("--longest", type=int, default=127, help="to here")
-    parser.add_argument("--batches", type=int, default=2, help="different batches")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 64, 128, 256], help="at batch 1")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
-    return parser.parse_args()
+def groups(extent: str) -> Iterator[Group]:
+    """Yield all that `make bench` measures of this."""
+    if extent == "quick":
+        yield in_batches(3, 32, (2, 5), 3, 1)
+        yield at_batch_1(3, 32, 8)
+        return
+    yield in_batches(12, 768, (10, 127), 16, 2)
+    yield from (at_batch_1(12, 768, length) for length in LENGTHS)
 
 
 class Rows(NamedTuple):
@@ -101,18 +88,12 @@ class Models(NamedTuple):
     reduced: MultiExitModel
 
 
-def make_models(args: argparse.Namespace) -> Models:
+def make_models(layers: int, width: int, device: str) -> Models:
     """Return the models, of random weights."""
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=args.width,
-        num_hidden_layers=args.layers,
-        num_attention_heads=args.width // 64 if args.width % 64 == 0 else 4,
-        intermediate_size=4 * args.width,
-    )
-    backbone = BertBackbone(BertModel(config, add_pooling_layer=False))
+    encoder = backbone(layers, width)
     plain, reduced = (
-        add_exits(backbone, [args.layers], SCHEMA, 0, reduces=reduces).eval() for reduces in (False, True)
+        add_exits(encoder, [layers], SCHEMA, 0, reduces=reduces).eval().to(pick_device(device))
+        for reduces in (False, True)
     )
     reduced.reduction.eta.data.zero_()
     return Models(plain, reduced)
@@ -146,12 +127,6 @@ def _drawn(lengths: np.ndarray, kept: np.ndarray, draw: np.random.Generator) -> 
     return keep
 
 
-def spread(values: np.ndarray) -> dict[str, float]:
-    """Return the median of rounds, and their 5 and 95 % points."""
-    low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
-    return {"median": median, "low": low, "high": high}
-
-
 def answer(model: MultiExitModel, batch: dict[str, Tensor], **how: Any) -> Tensor:
     """Return the logits."""
     with torch.inference_mode():
@@ -166,28 +141,39 @@ def flops_ratio(models: Models, examples: list[Rows]) -> float:
     return float(flops_speedup(full[:, -1], left[:, -1]))
 
 
-def time_all(
-    ways: Mapping[str, Callable[[Rows], Any]], examples: list[Rows], rounds: int, device: torch.device
-) -> dict[str, np.ndarray]:
-    """Return seconds of each way in each round."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else None
-    spent = time_interleaved(list(ways.values()), examples, rounds, len(examples), 0, wait)
-    return dict(zip(ways, spent.sum(-1) / 1e9, strict=True))
+def on_all(examples: Sequence[Rows], way: Callable[[Rows], Any]) -> Callable[[], list[Any]]:
+    """Return a way that answers all examples."""
+    return lambda: [way(rows) for rows in examples]
 
 
-def in_batches(models: Models, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Return the ratios of batches."""
-    draw, (plain, reduced) = np.random.default_rng(0), models
+def in_batches(
+    layers: int,
+    width: int,
+    lengths: tuple[int, int],
+    batch_size: int,
+    batches: int,
+    threads: int = 1,
+    device: str = "cpu",
+) -> Group:
+    """Return the comparison in batches of rows from the shortest to the longest length."""
+    shape = f"{layers} x {width}, {lengths[0]} to {lengths[1]} tokens, batch {batch_size}"
+    return Group(shape, threads, partial(_make_batches, layers, width, lengths, batch_size, batches, device))
+
+
+def _make_batches(
+    layers: int, width: int, lengths: tuple[int, int], batch_size: int, batches: int, device: str
+) -> Work:
+    draw, (plain, reduced) = np.random.default_rng(0), make_models(layers, width, device)
     sizes = [
-        np.linspace(args.shortest, args.longest, args.batch_size).round().astype(int),
-        *(draw.integers(args.shortest, args.longest + 1, (args.batches - 1, args.batch_size))),
+        np.linspace(*lengths, batch_size).round().astype(int),
+        *(draw.integers(lengths[0], lengths[1] + 1, (batches - 1, batch_size))),
     ]
-    examples = [draw_rows(lengths, args.layers, plain.vocabulary, draw, device) for lengths in sizes]
+    examples = [draw_rows(size, layers, plain.vocabulary, draw, plain.device) for size in sizes]
 
     def drawn(rows: Rows, packed: bool) -> Tensor:
         return answer(reduced, rows.batch, removal=Drawn(reduced.reduction.hard(), rows.keep), packed=packed)
 
-    ways = {
+    ways: dict[str, Callable[[Rows], Tensor]] = {
         "each_row_alone": lambda rows: torch.cat([answer(plain, row) for row in rows.alone]),
         "padded": lambda rows: answer(plain, rows.batch),
         "packed": lambda rows: answer(plain, rows.batch, packed=True),
@@ -198,73 +184,58 @@ def in_batches(models: Models, args: argparse.Namespace, device: torch.device) -
         name: max(float((ways[name](rows) - ways[other](rows)).abs().max()) for rows in examples)
         for name, other in (("packed", "padded"), ("packed_survivors", "longest_survivor"))
     }
-    spent = time_all(ways, examples, args.rounds, device)
-    ideal = flops_ratio(models, examples)
-    ours = spent["packed_survivors"]
-    return {
-        "seconds": {name: spread(seconds) for name, seconds in spent.items()},
-        "flops_speedup": ideal,
-        "speedup": {name: spread(seconds / ours) for name, seconds in spent.items()},
-        "of_ideal": {name: spread(spent[name] / ours / ideal) for name in ("each_row_alone", "packed")},
-        "largest_difference": differs,
-    }
+    fewer = flops_ratio(Models(plain, reduced), examples)
+    pairs = [
+        Pair("packed_survivors", "each_row_alone", 1 / (0.70 * fewer)),
+        Pair("packed_survivors", "longest_survivor", 1 / 1.25),
+        Pair("packed_survivors", "packed"),
+        Pair("packed", "padded"),
+    ]
+    timed = {name: on_all(examples, way) for name, way in ways.items()}
+    return Work(timed, pairs, {"fewer_flops": fewer, "largest_difference": differs})
 
 
-def at_batch_1(models: Models, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """Return the ratios of each length at batch 1."""
-    draw, found, (plain, reduced) = np.random.default_rng(1), {}, models
-    ways = {
+def at_batch_1(layers: int, width: int, length: int, threads: int = 1, device: str = "cpu") -> Group:
+    """Return the comparison at batch 1."""
+    return Group(
+        Shape(layers, width, length, 1), threads, partial(_make_single, layers, width, length, device)
+    )
+
+
+def _make_single(layers: int, width: int, length: int, device: str) -> Work:
+    draw, (plain, reduced) = np.random.default_rng(1), make_models(layers, width, device)
+    examples = [draw_rows(np.array([length]), layers, plain.vocabulary, draw, plain.device) for _ in range(4)]
+    ways: dict[str, Callable[[Rows], Tensor]] = {
         "plain": lambda rows: answer(plain, rows.batch),
         "nothing_dropped": lambda rows: answer(reduced, rows.batch),
         "drawn": lambda rows: answer(reduced, rows.batch, removal=Drawn(reduced.reduction.hard(), rows.keep)),
     }
-    for length in args.lengths:
-        examples = [
-            draw_rows(np.array([length]), args.layers, plain.vocabulary, draw, device) for _ in range(4)
-        ]
-        spent = time_all(ways, examples, args.rounds, device)
-        found[str(length)] = {
-            "plain_ms": spread(spent["plain"] * 1000 / len(examples)),
-            "overhead": spread(spent["nothing_dropped"] / spent["plain"]),
-            "flops_speedup": flops_ratio(models, examples),
-            "speedup": spread(spent["plain"] / spent["drawn"]),
-        }
-    return found
+    pairs = [Pair("nothing_dropped", "plain", 1.10 if length in LONG else None), Pair("drawn", "plain")]
+    timed = {name: on_all(examples, way) for name, way in ways.items()}
+    return Work(timed, pairs, {"fewer_flops": flops_ratio(Models(plain, reduced), examples)})
 
 
 def main() -> None:
-    args = parse_args()
-    torch.set_num_threads(args.threads)
-    device = pick_device(args.device)
-    models = Models(*(model.to(device) for model in make_models(args)))
-    batches = in_batches(models, args, device)
-    print(f"batches of {args.batch_size}: {batches['flops_speedup']:.2f} x fewer FLOPs")
-    for name, ratio in batches["speedup"].items():
-        seconds = batches["seconds"][name]["median"]
-        print(
-            f"  {name:18}{seconds:8.3f} s{ratio['median']:8.2f} x packed_survivors"
-            f" ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        )
-    for name, share in batches["of_ideal"].items():
-        print(
-            f"  of the ideal speed-up over {name}: {share['median']:.2f} ({share['low']:.2f} to {share['high']:.2f})"
-        )
-    single = at_batch_1(models, args, device)
-    for length, row in single.items():
-        over, speed = row["overhead"], row["speedup"]
-        print(
-            f"batch 1, {length} tokens: {row['plain_ms']['median']:.1f} ms, nothing dropped {over['median']:.3f}"
-            f" ({over['low']:.3f} to {over['high']:.3f}) of the time; {row['flops_speedup']:.2f} x fewer FLOPs,"
-            f" {speed['median']:.2f} x ({speed['low']:.2f} to {speed['high']:.2f}) faster"
-        )
-    body = {
-        "benchmark": Path(__file__).stem,
-        "batches": batches,
-        "batch_1": single,
-        "settings": vars(args),
-        "environment": environment(device.type),
-    }
-    print(json.dumps(body, sort_keys=True))
+    options = parser(__doc__)
+    options.add_argument("--width", type=int, default=768)
+    options.add_argument("--layers", type=int, default=12)
+    options.add_argument("--batch-size", type=int, default=16)
+    options.add_argument(
+        "--shortest", type=int, default=10, help="tokens of a batch's rows are drawn from here"
+    )
+    options.add_argument("--longest", type=int, default=127, help="to here")
+    options.add_argument("--batches", type=int, default=2, help="different batches")
+    options.add_argument("--lengths", type=int, nargs="+", default=[32, 64, 128, 256], help="at batch 1")
+    options.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
+    args = options.parse_args()
+    size, how, drawn_from = (
+        (args.layers, args.width),
+        (args.threads, args.device),
+        (args.shortest, args.longest),
+    )
+    made = [in_batches(*size, drawn_from, args.batch_size, args.batches, *how)]
+    made += [at_batch_1(*size, length, *how) for length in args.lengths]
+    run_alone(__file__, iter(made), args)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ Layers share weights, so an exit has no block of its own: with blockwise gradien
 every exit still trains the same weights. See docs/backbones.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from adaptive_inference.backbones.base import Backbone, Batch, Context, HeadRecipe
+from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
 
 
 class AlbertBackbone(Backbone):
@@ -42,19 +42,22 @@ class AlbertBackbone(Backbone):
         return self.model.encoder.embedding_hidden_mapping_in(super()._embeddings(batch))
 
     @staticmethod
-    def _run_packed(layer: nn.Module, hidden_TH: Tensor, context: Context) -> Tensor:
+    def _run_parts(
+        layer: nn.Module, hidden: Tensor, attend: Callable[..., Tensor], bias: Tensor | None = None
+    ) -> Tensor:
         for part in layer.albert_layers:
             inner = part.attention
-            attended_TH = context.segments.attend(
-                inner.query(hidden_TH),
-                inner.key(hidden_TH),
-                inner.value(hidden_TH),
+            attended = attend(
+                inner.query(hidden),
+                inner.key(hidden),
+                inner.value(hidden),
                 inner.attention_head_size,
                 inner.attention_dropout,
+                bias,
             )
-            attended_TH = inner.LayerNorm(hidden_TH + inner.output_dropout(inner.dense(attended_TH)))
-            hidden_TH = part.full_layer_layer_norm(part.ff_chunk(attended_TH) + attended_TH)
-        return hidden_TH
+            attended = inner.LayerNorm(hidden + inner.output_dropout(inner.dense(attended)))
+            hidden = part.full_layer_layer_norm(part.ff_chunk(attended) + attended)
+        return hidden
 
 
 BACKBONE = AlbertBackbone

@@ -1,11 +1,11 @@
 """DistilBERT: BERT without token types and pooler; the stock head is dense + ReLU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adaptive_inference.backbones.base import Backbone, Batch, Context, HeadRecipe
+from adaptive_inference.backbones.base import Backbone, Batch, HeadRecipe
 
 
 class DistilBertBackbone(Backbone):
@@ -31,17 +31,20 @@ class DistilBertBackbone(Backbone):
         return self.model.embeddings(input_ids=batch["input_ids"])
 
     @staticmethod
-    def _run_packed(layer: nn.Module, hidden_TH: Tensor, context: Context) -> Tensor:
+    def _run_parts(
+        layer: nn.Module, hidden: Tensor, attend: Callable[..., Tensor], bias: Tensor | None = None
+    ) -> Tensor:
         inner = layer.attention
-        attended_TH = context.segments.attend(
-            inner.q_lin(hidden_TH),
-            inner.k_lin(hidden_TH),
-            inner.v_lin(hidden_TH),
+        attended = attend(
+            inner.q_lin(hidden),
+            inner.k_lin(hidden),
+            inner.v_lin(hidden),
             inner.attention_head_size,
             inner.dropout,
+            bias,
         )
-        attended_TH = layer.sa_layer_norm(inner.out_lin(attended_TH) + hidden_TH)
-        return layer.output_layer_norm(layer.ffn(attended_TH) + attended_TH)
+        attended = layer.sa_layer_norm(inner.out_lin(attended) + hidden)
+        return layer.output_layer_norm(layer.ffn(attended) + attended)
 
 
 BACKBONE = DistilBertBackbone

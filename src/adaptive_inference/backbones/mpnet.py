@@ -1,5 +1,7 @@
 """MPNet: BERT's layers with one bias of relative positions for all of them; its head owns the dense layer."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
@@ -39,23 +41,27 @@ class MpnetBackbone(Backbone):
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
         """See `Backbone.run_layer`; the stock layer returns (hidden,)."""
         if context.segments is not None:
-            return self._run_packed(self._layers[index], hidden_BNH, context)
+            return self._run_parts(
+                self._layers[index], hidden_BNH, context.segments.attend, context.pairs["bias"]
+            )
         return self._layers[index](hidden_BNH, context.rows.get("attention"), context.pairs["bias"])[0]
 
     @staticmethod
-    def _run_packed(layer: nn.Module, hidden_TH: Tensor, context: Context) -> Tensor:
+    def _run_parts(
+        layer: nn.Module, hidden: Tensor, attend: Callable[..., Tensor], bias: Tensor | None = None
+    ) -> Tensor:
         attention = layer.attention
         inner = attention.attn
-        attended_TH = context.segments.attend(
-            inner.q(hidden_TH),
-            inner.k(hidden_TH),
-            inner.v(hidden_TH),
+        attended = attend(
+            inner.q(hidden),
+            inner.k(hidden),
+            inner.v(hidden),
             inner.attention_head_size,
             inner.dropout,
-            context.pairs["bias"],
+            bias,
         )
-        attended_TH = attention.LayerNorm(attention.dropout(inner.o(attended_TH)) + hidden_TH)
-        return layer.output(layer.intermediate(attended_TH), attended_TH)
+        attended = attention.LayerNorm(attention.dropout(inner.o(attended)) + hidden)
+        return layer.output(layer.intermediate(attended), attended)
 
 
 BACKBONE = MpnetBackbone
