@@ -81,7 +81,8 @@ class Segment:
 class Workspace:
     """Memory that the graphs of one batch at a time read and write, whatever the batch's form.
 
-    Two hidden states take turns: a graph must not write what it reads.
+    A graph writes its hidden state over the one that it reads: what it writes is made of all that it reads, so that
+    nothing is left to read by then, and memory that was just used is in the processor's cache.
     """
 
     def __init__(self, segments: Sequence[Segment]) -> None:
@@ -102,12 +103,12 @@ class Workspace:
 
     def _bound(self, rows: int, tokens: int) -> tuple[list[IOBinding], list[dict[str, np.ndarray]]] | None:
         sizes, bindings, arrays, grown = {ROWS: rows, TOKENS: tokens}, [], [], False
-        for place, segment in enumerate(self._segments):
+        for segment in self._segments:
             binding, own = segment.session.io_binding(), {}
-            for turn, items in ((place, segment.reads), (place + 1, segment.writes)):
+            for items in (segment.reads, segment.writes):
                 for name, axes, dtype in items:
                     shape = tuple(sizes.get(size, size) for size in axes)
-                    key = f"{HIDDEN}{turn % 2}" if name in (HIDDEN, HIDDEN + READ) else name
+                    key = name.removesuffix(READ)
                     grown |= self._grow(key, prod(shape), dtype)
                     own[name] = self._memory[key][: prod(shape)].reshape(shape)
                     value = OrtValue.ortvalue_from_numpy(own[name])
