@@ -30,6 +30,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 #: In the order in which they run. Trainings come last: what they set for memory stays set in the process.
 SUITES = (
     "batch1_latency",
+    "onnx_engine",
     "throughput",
     "token_reduction",
     "decoding",

@@ -24,6 +24,7 @@ TINY = {
         *("--rows", "40", "--length", "8", "--thresholds", "5"),
     ],
     "leebert_step": ["--width", "32", "--batch-size", "2", "--length", "8"],
+    "onnx_engine": ["--sizes", "2", "32", "--lengths", "8"],
     "saliency": ["--weights", "random:bert", "--batch-size", "2", "--length", "8"],
     "throughput": ["--sizes", "2", "32", "--lengths", "6", "--batch-sizes", "3"],
     "token_reduction": [

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adaptive_inference.backbones.base import Context
+from adaptive_inference.backbones.base import Backbone, Context
 from adaptive_inference.exits.model import MultiExitModel
 
 #: Parts of a `Context` that are handed on, as ``KIND.NAME``.
@@ -91,7 +92,7 @@ class Segment(nn.Module):
         logits, certainty = [], []
         for index in self.exits:
             while layer < self.model.exits[index]:
-                hidden_BNH = backbone.run_layer(layer, hidden_BNH, context)
+                hidden_BNH = _run_layer(backbone, layer, hidden_BNH, context)
                 layer += 1
             answer = self.model.read(index, hidden_BNH, context.tokens_BN, self.certainty)
             logits.append(answer.logits)
@@ -102,17 +103,71 @@ class Segment(nn.Module):
         return tuple(made[name] for name in self.outputs)
 
 
+def _run_layer(backbone: Backbone, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
+    """Run a layer; where its family's attention is plain, as one operator in place of a dozen."""
+    if not backbone.reduces_tokens:
+        return backbone.run_layer(index, hidden_BNH, context)
+    bias = context.pairs.get("bias")
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, head_size: int, *_: object) -> Tensor:
+        heads = query.shape[-1] // head_size
+        return _Attention.apply(query, key, value, context.rows["attention"], bias, int(heads))
+
+    return backbone._run_parts(backbone.layers[index], hidden_BNH, attend)
+
+
+class _Attention(torch.autograd.Function):
+    """Attention of all heads, which ONNX Runtime has as one operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask_BN: Tensor, bias: Tensor | None, heads: int
+    ) -> Tensor:
+        """Attend from each token of a row to all, (B, N, W) -> (B, N, W).
+
+        Parameters
+        ----------
+        ctx, query, key, value
+            W is the width of all heads.
+        mask_BN
+            int32, 1 for tokens.
+        bias
+            (1, heads, N, N) of pairs of tokens, or None.
+        heads
+            Their number.
+        """
+        split = (item.unflatten(-1, (heads, -1)).transpose(1, 2) for item in (query, key, value))
+        hides = (1 - mask_BN[:, None, None].to(query.dtype)) * torch.finfo(query.dtype).min
+        hides = hides if bias is None else hides + bias
+        return torch.nn.functional.scaled_dot_product_attention(*split, hides).transpose(1, 2).flatten(2)
+
+    @staticmethod
+    def symbolic(g: Any, query: Any, key: Any, value: Any, mask_BN: Any, bias: Any, heads: int) -> Any:
+        """Tell the tracer the operator."""
+        none = g.op("prim::Constant")
+        none.setType(torch._C.OptionalType.ofTensor())
+        found = g.op(
+            "com.microsoft::MultiHeadAttention",
+            query,
+            key,
+            value,
+            none,
+            mask_BN,
+            bias or none,
+            num_heads_i=heads,
+        )
+        return found.setType(query.type())
+
+
 def embedded(model: MultiExitModel, columns: dict[str, Tensor]) -> tuple[Tensor, Context]:
     """Return the first hidden state and what layers share; see `Backbone.embed`.
 
-    Where transformers makes a bias on attention of (B, 1, N, N), it is one of (B, 1, 1, N): the same sums in fewer steps.
+    Of a family with plain attention, ``rows`` holds the mask as `_Attention` reads it, in place of transformers' bias.
     """
     hidden_BNH, context = model.backbone.embed(columns)
-    bias = context.rows.get("attention")
-    if bias is None or not bias.is_floating_point():
+    if not model.backbone.reduces_tokens:
         return hidden_BNH, context
-    hides_BN = (1 - columns["attention_mask"]).to(bias.dtype) * torch.finfo(bias.dtype).min
-    return hidden_BNH, replace(context, rows={"attention": hides_BN[:, None, None]})
+    return hidden_BNH, replace(context, rows={"attention": columns["attention_mask"].to(torch.int32)})
 
 
 def flat(context: Context) -> dict[str, Tensor]:

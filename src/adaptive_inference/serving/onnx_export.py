@@ -219,6 +219,7 @@ def _traced(segment: Segment, examples: list[tuple[torch.Tensor, ...]]) -> Model
                     f"{scratch}/graph.onnx",
                     dynamo=False,
                     opset_version=_OPSET,
+                    custom_opsets={"com.microsoft": 1},
                     input_names=names,
                     output_names=segment.outputs,
                     dynamic_axes=free,
