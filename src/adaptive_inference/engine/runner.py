@@ -1,4 +1,4 @@
-"""What an engine needs of whatever runs a model's layers. Exits are named by their index, from 0.
+"""What an engine and a stream need of whatever runs a model's layers. Exits are named by their index, from 0.
 
 Shapes: B rows, C classes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -43,6 +43,20 @@ class Run(Protocol):
     def select(self, rows: np.ndarray) -> None:
         """Keep some rows, (B',) indices in ascending order; the others have left."""
 
+    def take(self, rows: np.ndarray) -> Self:
+        """Return some rows, as `select` would keep them, as a run of their own; this one is left as it was."""
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """Take in all rows of other runs of the same runner, behind one's own, padded to the longest; they are used up.
+
+        All stand at the same exit and hold no exit that was passed.
+
+        Raises
+        ------
+        UserError
+            They are of a form that cannot be merged.
+        """
+
 
 class Runner(Protocol):
     """Starts batches; keeps nothing of them itself.
@@ -61,5 +75,16 @@ class Runner(Protocol):
     looks_back: bool
     waits: bool
 
-    def start(self, features: Mapping[str, Any]) -> AbstractContextManager[Run]:
-        """Take in a batch, see `Engine.run`; it is under way for as long as the context is entered."""
+    def inference(self) -> AbstractContextManager[Any]:
+        """Return what is entered around all that is done with runs; no run is bound to the one it was started in."""
+
+    def start(self, features: Mapping[str, Any], alone: bool = True) -> Run:
+        """Take in a batch, see `Engine.run`.
+
+        Parameters
+        ----------
+        features
+            Of B rows.
+        alone
+            Whether the run will never be merged with others, so that any form will do.
+        """
