@@ -1,9 +1,12 @@
-r"""Measure rows per second at batch 1, 8 and 32: an engine whose rows leave at different exits against the full model.
+r"""Measure rows per second in batches and in a stream: rows that leave at different exits against the full model.
 
-The full model (one exit, at the last layer) answers the same batches, interleaved in one process, so ratios compare; a row
-of a batch that leaves saves its part of the layers above, and the smaller batch that runs on is less well used. Heads are
-random, so the threshold is the one that comes nearest to a wanted speed-up in layers; rows of like length share a batch, as
-when predicting. Printed are medians over rounds and the 5 and 95 % points. The last line is one JSON object.
+The full model (one exit, at the last layer) answers the same rows, all interleaved in one process, so ratios compare.
+`batches` are the engine's: rows that leave are taken out, and a smaller batch runs on. `stream` brings rows that stay
+together, so that every segment runs on a full batch. Heads are random, so the threshold is the one that comes nearest to a
+wanted speed-up in layers; rows of like length share a batch, as when predicting. Printed are medians over rounds, the 5 and
+95 % points, and how long a row waits for its answer when all are there at the start. Then when cutting a batch down pays:
+what it costs, and what the rows that left cost in the next layer if they stay. The last line is one JSON object, with the
+bars of batch 32.
 
     python benchmarks/throughput.py
     python benchmarks/throughput.py --weights random:bert --exits 1 2 3 4 --rows 64 --rule patience
@@ -13,13 +16,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from adaptive_inference.engine import Engine
+from adaptive_inference.engine import Compaction, Decisions, Engine, Stream
 from adaptive_inference.evaluation.latency import time_interleaved
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits import MultiExitModel, build_model
@@ -30,6 +36,8 @@ from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.runs.environment import environment
 
 SCHEMA = Schema("benchmark", "classification", ("no", "yes"), "accuracy", 128)
+#: Rows per second over the full model's at batch 32, at least, where rows need half of the layers.
+LIMITS = {"batches": 1.7, "stream": 1.85}
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,8 +48,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exits", type=int, nargs="+", default=[1, 2, 4, 6], help="exit layers")
     parser.add_argument("--rule", default="confidence")
     parser.add_argument("--layers-speedup", type=float, default=2.0, help="wanted of the rule's threshold")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--rows", type=int, default=512)
     parser.add_argument(
         "--length", type=int, default=25, help="mean tokens per row, drawn between 0.4 and 1.6 of it"
     )
@@ -68,7 +76,7 @@ def pick_threshold(
 ) -> tuple[float, float]:
     """Return the threshold whose speed-up in layers is nearest to the wanted one, and that speed-up."""
     outputs, definition = collect_outputs(model, rows, 32), load_rule(rule)
-    grid = definition.grid(outputs.logits.shape[-1], 400, len(model.exits))
+    grid = definition.grid(outputs.logits.shape[-1], 20_000, len(model.exits))
     exits = definition.exit_indices(outputs.logits, outputs.certainty, None, grid)
     speedups = model.exits[-1] / np.array(model.exits)[exits].mean(1)
     best = int(np.abs(np.log(speedups / wanted)).argmin())
@@ -76,23 +84,72 @@ def pick_threshold(
 
 
 def spread(values: np.ndarray) -> dict[str, float]:
-    """Return the median of rounds, and their 5 and 95 % points."""
+    """Return the median, and the 5 and 95 % points."""
     low, median, high = np.quantile(values, [0.05, 0.5, 0.95]).tolist()
     return {"median": median, "low": low, "high": high}
+
+
+class Answering:
+    """Answers all rows, and remembers after how many seconds each was answered."""
+
+    def __init__(self, engine: Engine, rows: list[Feature], size: int, streams: bool) -> None:
+        self.waits: list[float] = []
+        self.engine, self.rows = engine, rows
+        self.batches = [_collate(rows[at : at + size]) for at in range(0, len(rows), size)]
+        self.stream = Stream(engine, size, _collate) if streams else None
+
+    def __call__(self, _: None) -> None:
+        """Answer them once."""
+        since = time.perf_counter()
+        if self.stream is None:
+            for batch in self.batches:
+                self._note(self.engine.run(batch), since)
+        else:
+            for answered in self.stream.run(self.rows):
+                self._note(answered.decisions, since)
+
+    def _note(self, decisions: Decisions, since: float) -> None:
+        self.waits += [time.perf_counter() - since] * len(decisions.exit_indices)
+
+
+def _collate(rows: Sequence[Feature]) -> dict[str, Any]:
+    batch = collate(rows, 0)
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
 
 
 def measure(
     engines: list[Engine], rows: list[Feature], size: int, repeats: int, device: torch.device
 ) -> dict[str, Any]:
-    """Return rows per second of full model and method, and the ratio, of batches of one size."""
-    batches = [collate(rows[at : at + size], 0) for at in range(0, len(rows), size)]
-    names = ("input_ids", "attention_mask")
-    examples = [{name: batch[name] for name in names} for batch in batches]
+    """Return rows per second of full model, engine and stream, their ratios to the full model, and the waits for answers."""
+    full, method = engines
+    runs = {"full": Answering(full, rows, size, False), "batches": Answering(method, rows, size, False)}
+    if size > 1:
+        runs["stream"] = Answering(method, rows, size, True)
     wait = torch.cuda.synchronize if device.type == "cuda" else None
-    spent = time_interleaved([engine.run for engine in engines], examples, repeats, 5, 0, wait)
-    full, method = spent.sum(-1) / 1e9
-    found = {"full": len(rows) / full, "method": len(rows) / method, "ratio": full / method}
-    return {name: spread(values) for name, values in found.items()}
+    spent = time_interleaved(list(runs.values()), [None], repeats, 1, 0, wait)[:, :, 0] / 1e9
+    seconds = dict(zip(runs, spent, strict=True))
+    return {
+        name: {
+            "rows_per_second": spread(len(rows) / seconds[name]),
+            "ratio": spread(seconds["full"] / seconds[name]),
+            "wait_seconds": spread(np.array(run.waits)),
+        }
+        for name, run in runs.items()
+    }
+
+
+def bars(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return whether the bars of batch 32 hold; none where it was not measured."""
+    return [
+        {
+            "name": name,
+            "ratio": found["32"][name]["ratio"]["median"],
+            "limit": limit,
+            "holds": found["32"][name]["ratio"]["median"] >= limit,
+        }
+        for name, limit in LIMITS.items()
+        if "32" in found
+    ]
 
 
 def main() -> None:
@@ -109,17 +166,29 @@ def main() -> None:
     threshold, layers_speedup = pick_threshold(model, args.rule, rows, args.layers_speedup)
     engines = [Engine(full, "fixed"), Engine(model, args.rule, threshold)]
     print(f"{args.rule} at {threshold:.4g}: {layers_speedup:.2f} x fewer layers")
-    print(f"{'batch':<8}{'full rows/s':>14}{'engine rows/s':>16}{'ratio':>9}{'5 to 95 %':>16}")
+    print(f"{'batch':<7}{'':<9}{'rows/s':>9}{'ratio':>8}{'5 to 95 %':>13}{'median wait':>14}{'95 %':>9}")
     found = {}
     for size in args.batch_sizes:
-        found[str(size)] = row = measure(engines, rows, size, args.repeats, device)
-        ratio = row["ratio"]
-        interval = f"{ratio['low']:.2f}-{ratio['high']:.2f}"
-        speeds = f"{row['full']['median']:>14.1f}{row['method']['median']:>16.1f}"
-        print(f"{size:<8}{speeds}{ratio['median']:>9.2f}{interval:>16}")
+        found[str(size)] = measure(engines, rows, size, args.repeats, device)
+        for name, row in found[str(size)].items():
+            ratio, wait = row["ratio"], row["wait_seconds"]
+            interval = f"{ratio['low']:.2f}-{ratio['high']:.2f}"
+            speed = f"{row['rows_per_second']['median']:>9.1f}{ratio['median']:>8.2f}{interval:>13}"
+            print(f"{size:<7}{name:<9}{speed}{wait['median']:>12.2f} s{wait['high']:>7.2f} s")
+    for bar in bars(found):
+        told = "holds" if bar["holds"] else "is missed"
+        print(f"bar: {bar['name']} at batch 32 at least {bar['limit']} x the full model's rows/s: {told}")
+    size, runner = max(args.batch_sizes), engines[1].runner
+    costs = Compaction.measure(runner, model.layers_cost, size, args.length, args.repeats)
+    print(f"{'rows left of ' + str(size):<16}{'cutting down':>14}{'the others, one layer':>23}")
+    for tokens, cut, layer in zip(costs.tokens, costs.select_seconds, costs.layer_seconds, strict=True):
+        dead = (costs.layer_seconds[-1] - layer) * 1e3
+        print(f"{tokens // args.length:<16}{cut * 1e3:>11.2f} ms{dead:>20.2f} ms")
     body = {
         "benchmark": Path(__file__).stem,
-        "rows_per_second": found,
+        "batches": found,
+        "bars": bars(found),
+        "compaction": asdict(costs),
         "threshold": threshold,
         "layers_speedup": layers_speedup,
         "settings": vars(args),
