@@ -198,10 +198,12 @@ class Labels:
         self.there = self.there[rows]
 
 
-def engine_over(runner, rule, threshold, lazy=True):
+def engine_over(runner, rule, threshold, lazy=True, compaction=None):
     exits = tuple(range(1, runner.labels.shape[1] + 1))
-    model = SimpleNamespace(exits=exits, schema=None, calibration=None, has_certainty=False)
-    return Engine(model, rule, threshold, lazy=lazy, runner=runner)
+    model = SimpleNamespace(
+        exits=exits, layers_cost=exits, schema=None, calibration=None, has_certainty=False
+    )
+    return Engine(model, rule, threshold, lazy=lazy, runner=runner, compaction=compaction)
 
 
 def walk(labels, rule, threshold, together):
