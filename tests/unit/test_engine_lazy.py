@@ -163,7 +163,7 @@ def test_an_engine_that_counts_nothing_in_a_row_runs_every_head():
 class Labels:
     """A runner whose rows answer label (B, E) at each exit, the surer the greater the label; counts what is asked."""
 
-    looks_back, survivors = True, None
+    looks_back, merges, survivors = True, False, None
 
     def __init__(self, labels, waits=False, cuts=None):
         self.labels, self.waits = np.asarray(labels), waits

@@ -92,15 +92,31 @@ def test_rows_that_lose_tokens_lose_the_same_in_a_stream(kind):
     assert len(taken) > 1
 
 
-def test_rows_that_lose_tokens_and_are_padded_are_refused():
+def test_what_cannot_be_merged_is_answered_in_batches_one_after_the_other():
     model = MODELS["bert", "first"]
-    engine = Engine(model, "confidence", 0.5, runner=TorchRunner(model, False, packed=False))
-    with pytest.raises(UserError, match="can only be merged where all are packed"):
-        list(stream_of(engine, 3).run(features(texts(30, 0))))
+    runner = TorchRunner(model, False, packed=False)
+    assert not runner.merges
+    padded = stream_of(Engine(model, "confidence", 0.5, runner=runner), 3)
+    packed, rows = stream_of(Engine(model, "confidence", 0.5), 3), features(texts(30, 0))
+    (wanted, _, logits, _), (found, _, others, _) = in_order(packed, rows), in_order(padded, rows)
+    assert found.tolist() == wanted.tolist()
+    np.testing.assert_allclose(others, logits, rtol=0, atol=1e-5)
+
+
+def test_rows_that_lose_tokens_and_are_padded_are_not_merged():
+    model, batches = MODELS["bert", "first"], [collate(features(texts(3, seed)), 0) for seed in (0, 1)]
+    with torch.inference_mode():
+        one, two = (model.start(batch) for batch in batches)
+        for forward in (one, two):
+            forward.reach(0)
+        with pytest.raises(UserError, match="can only be merged where all are packed"):
+            one.merge([two])
 
 
 class Watched(Labels):
     """Rows whose answers are known, by the input's one token; every batch is written down, and some segment may fail."""
+
+    merges = True
 
     def __init__(self, labels, cuts=None, fails_after=np.inf):
         super().__init__(labels, cuts=cuts)

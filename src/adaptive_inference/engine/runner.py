@@ -44,17 +44,15 @@ class Run(Protocol):
         """Keep some rows, (B',) indices in ascending order; the others have left."""
 
     def take(self, rows: np.ndarray) -> Self:
-        """Return some rows, as `select` would keep them, as a run of their own; this one is left as it was."""
+        """Return some rows, as `select` would keep them, as a run of their own; this one is left as it was.
+
+        Only asked of a runner that merges.
+        """
 
     def merge(self, others: Sequence[Self]) -> None:
         """Take in all rows of other runs of the same runner, behind one's own, padded to the longest; they are used up.
 
-        All stand at the same exit and hold no exit that was passed.
-
-        Raises
-        ------
-        UserError
-            They are of a form that cannot be merged.
+        All stand at the same exit and hold no exit that was passed; only asked of a runner that merges.
         """
 
 
@@ -67,12 +65,15 @@ class Runner(Protocol):
         Exits at which a batch can be stopped, ascending; the last is the model's last.
     looks_back
         Whether `Run.answer` works.
+    merges
+        Whether `Run.take` and `Run.merge` work.
     waits
         Whether each call for answers waits for a device, so that a few more at once cost less than a second call.
     """
 
     cuts: tuple[int, ...]
     looks_back: bool
+    merges: bool
     waits: bool
 
     def inference(self) -> AbstractContextManager[Any]:

@@ -7,7 +7,8 @@ alone, up to rounding.
 
 Rows are read in windows and sorted by length, up and down in turns, so that neighbours in a pool are of like length; a
 pool's rows are padded to the longest. Rows of a window are answered before the window after the next is read: memory is
-bounded, and none waits for ever in a pool that does not fill.
+bounded, and none waits for ever in a pool that does not fill. What a runner cannot merge is answered in batches of a window,
+one after the other.
 """
 
 from __future__ import annotations
@@ -124,8 +125,18 @@ class _Flow:
         places = np.array([place for place, _ in rows])
         order = places.argsort()
         batch = [rows[place][1] for place in order]
-        yield from self._run(0, lambda: self._engine.start(self._collate(batch), places[order]))
-        yield from self._full()
+        if self._engine.runner.merges:
+            yield from self._run(0, lambda: self._engine.start(self._collate(batch), places[order]))
+            yield from self._full()
+            return
+        try:
+            decisions = self._engine.run(self._collate(batch))
+        except UserError:
+            raise
+        except Exception as error:
+            raise self._stopped(error) from error
+        self.answered += len(batch)
+        yield Answered(places[order], decisions)
 
     def finish(self, before: int | None = None) -> Iterator[Answered]:
         """Answer what is under way of the places before one, or all, in full batches where there are any.

@@ -37,6 +37,9 @@ class TorchRunner:
     def __init__(self, model: ExitModule, certainty: bool, packed: bool | None = None) -> None:
         self.model, self.certainty = model.eval(), certainty
         self.packed = model.removes_tokens if packed is None else packed
+        self.merges = (
+            self.packed or not model.removes_tokens
+        )  # once padded, lost tokens leave no place behind
         self.cuts = tuple(range(len(model.exits)))
         self.device = model.device
         self.waits = self.device.type != "cpu"
