@@ -1,8 +1,7 @@
 """When taking rows that left out of a batch pays: by what it costs and what it saves, both measured, never guessed.
 
 A batch from which rows leave can be cut down, which copies what is left, or run on as it is, which computes rows that
-nobody asks for. Which is cheaper depends on the model and the machine: on a CPU each row costs its share, on a GPU that a
-small batch does not fill it costs next to nothing.
+nobody asks for. Which is cheaper depends on the model and the machine, see "Throughput in batches" of docs/protocol.md.
 """
 
 from __future__ import annotations
