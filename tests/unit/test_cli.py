@@ -1,5 +1,6 @@
 import io
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -261,7 +262,33 @@ def test_the_summary_goes_to_standard_error_and_counts_what_was_done(ask, run_fo
     status, out, err = ask("predict", run_folder, given=b"a good film\nthe worst meal\n")
     assert (status, len(out)) == (0, 2)
     assert err.startswith("2 rows, mean exit layer 1.00 of 4, 4.00 times fewer layers than the full model, ")
-    assert err.endswith(" s per row\n")
+    throughput, latency = (
+        r"[\d.e+]+ rows/s",
+        r"each answered [\d.e-]+ s after it was read \(95 %: [\d.e-]+ s\)",
+    )
+    assert re.search(f", {throughput}, {latency}\n$", err)
+
+
+def test_a_device_that_runs_out_of_memory_leaves_all_answers_that_it_gave(ask, run_folder, monkeypatch):
+    from adaptive_inference.engine.torch_runner import TorchRun
+
+    given = "".join(f"{'a good film ' * (1 + n % 5)}{n}\n" for n in range(50)).encode()
+    how = ("--batch-size", "4", "--rule", "confidence", "--threshold", "0.501")
+    whole, left, advance = ask("predict", run_folder, *how, given=given)[1], [8], TorchRun.advance
+
+    def fails(*given):
+        left[0] -= 1
+        if left[0] < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return advance(*given)
+
+    monkeypatch.setattr(TorchRun, "advance", fails)
+    status, out, err = ask("predict", run_folder, *how, given=given)
+    assert status == 2
+    assert 0 < len(out) < 50
+    assert f"error: the model failed after {len(out)} rows (OutOfMemoryError: CUDA out of memory)" in err
+    exits = {row["line"]: row["exit_layer"] for row in whole}
+    assert all(row["exit_layer"] == exits[row["line"]] for row in out)
 
 
 def test_a_cascade_is_charged_for_all_its_members(ask):

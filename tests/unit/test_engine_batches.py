@@ -118,6 +118,18 @@ def test_a_batch_of_32_equals_32_single_rows(kind, rule):
     assert len(taken) > 1
 
 
+class Share:
+    """Takes rows out where more than a share of those that are carried has left."""
+
+    def __init__(self, share):
+        self.share = share
+
+    def pays(self, kept, carried, columns, layers):
+        assert 0 < kept < carried
+        assert min(columns, layers) > 0
+        return carried - kept > self.share * carried
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     case=st.sampled_from(CASES),
@@ -127,11 +139,15 @@ def test_a_batch_of_32_equals_32_single_rows(kind, rule):
     count=st.integers(1, 9),
     seed=st.integers(0, 10_000),
     extra=st.integers(0, 5),
+    compaction=st.sampled_from(["at once", "never", "where a third has left"]),
 )
-def test_rows_do_not_see_their_batch(case, place, lazy, waits, count, seed, extra):
+def test_rows_do_not_see_their_batch(case, place, lazy, waits, count, seed, extra, compaction):
+    """Nor those that have left and are carried on."""
     kind, rule = case
     grid = load_rule(rule).grid(3, 30, len(EXITS))
     engine = Engine(model_of(kind), rule, float(grid[round(place * (len(grid) - 1))]), CALIBRATION, lazy)
+    if compaction != "at once":
+        engine.compaction = Share(1 / 3 if compaction.startswith("where") else 1.0)
     engine.runner.waits = waits
     rows = texts(count, seed)
     near, exits = compare(engine, rows, one_by_one(engine.model, engine.calibrator, rows), extra)

@@ -163,16 +163,19 @@ def test_an_engine_that_counts_nothing_in_a_row_runs_every_head():
 class Labels:
     """A runner whose rows answer label (B, E) at each exit, the surer the greater the label; counts what is asked."""
 
-    looks_back, survivors = True, None
+    looks_back, merges, survivors = True, False, None
 
     def __init__(self, labels, waits=False, cuts=None):
         self.labels, self.waits = np.asarray(labels), waits
         self.cuts = cuts or tuple(range(self.labels.shape[1]))
         self.heads, self.fetches = [], []
 
-    def start(self, features):
+    def inference(self):
+        return contextlib.nullcontext()
+
+    def start(self, features, alone=True):
         self.there, self.at, self.held = self.labels, -1, set()
-        return contextlib.nullcontext(self)
+        return self
 
     def advance(self, index, answers=()):
         assert index in self.cuts
@@ -195,10 +198,12 @@ class Labels:
         self.there = self.there[rows]
 
 
-def engine_over(runner, rule, threshold, lazy=True):
+def engine_over(runner, rule, threshold, lazy=True, compaction=None):
     exits = tuple(range(1, runner.labels.shape[1] + 1))
-    model = SimpleNamespace(exits=exits, schema=None, calibration=None, has_certainty=False)
-    return Engine(model, rule, threshold, lazy=lazy, runner=runner)
+    model = SimpleNamespace(
+        exits=exits, layers_cost=exits, schema=None, calibration=None, has_certainty=False
+    )
+    return Engine(model, rule, threshold, lazy=lazy, runner=runner, compaction=compaction)
 
 
 def walk(labels, rule, threshold, together):

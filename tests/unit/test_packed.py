@@ -184,9 +184,10 @@ def test_one_row_of_special_tokens_alone(kind, packed):
         close(together, tuple(np.repeat(item, 2, axis=0) for item in found))
 
 
-def test_one_row_is_not_packed():
-    assert start(MODELS["bert", "first"], batch((5,)), 0.7, packed=True).context.segments is None
-    assert start(MODELS["bert", "first"], batch((5, 3)), 0.7, packed=True).context.segments is not None
+@pytest.mark.parametrize(("lengths", "alone"), [((5,), True), ((5,), False), ((5, 3), True)])
+def test_one_row_is_not_packed_unless_others_may_join_it(lengths, alone):
+    run = TorchRunner(MODELS["bert", "first"], False).start(batch(lengths), alone)
+    assert (run._forward.context.segments is None) == (len(lengths) == 1 and alone)
 
 
 @pytest.mark.parametrize("read", ["first", "mean"])

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from named_goals import named_goal
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
+from adaptive_inference.engine import StreamStopped
+from adaptive_inference.engine.stream import WINDOW_BATCHES
+from adaptive_inference.engine.torch_runner import TorchRun
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel, build_model
-from adaptive_inference.serving.predictor import SORTED_BATCHES, Predictor
+from adaptive_inference.serving.predictor import Predictor
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.settings.inputs import Backbone
 from adaptive_inference.tasks.schema import Schema
@@ -222,7 +225,7 @@ def test_answers_are_in_the_texts_order_and_those_of_single_texts(rule):
         np.testing.assert_allclose(found.probabilities, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("size", "asked"), [(1, 1), (2, 2 * SORTED_BATCHES), (3, 3 * SORTED_BATCHES)])
+@pytest.mark.parametrize(("size", "asked"), [(1, 1), (2, 2 * WINDOW_BATCHES), (3, 3 * WINDOW_BATCHES)])
 def test_a_stream_answers_in_order_and_reads_no_further_than_it_must(size, asked):
     predictor, texts, read = Predictor(build(), "fixed", 0), long_and_short(100, 1), []
 
@@ -240,10 +243,37 @@ def test_a_stream_answers_in_order_and_reads_no_further_than_it_must(size, asked
 
 def test_batches_hold_rows_of_like_length(monkeypatch):
     predictor, widths = Predictor(build(), "fixed", 0), []
-    run = predictor.engine.run
+    start = predictor.engine.start
     monkeypatch.setattr(
-        predictor.engine, "run", lambda batch: widths.append(batch["input_ids"].shape) or run(batch)
+        predictor.engine,
+        "start",
+        lambda batch, places: widths.append(batch["input_ids"].shape) or start(batch, places),
     )
     predictor.predict(long_and_short(20, 2), 8)
     assert [rows for rows, _ in widths] == [8, 8, 4]
     assert [width for _, width in widths] == sorted(width for _, width in widths)
+
+
+@pytest.mark.parametrize("runs", [0, 9, 20])
+def test_a_stream_that_stops_gives_all_that_was_answered(runs, monkeypatch):
+    """As a device runs out of memory: in order what was yielded, by its place what waits for a text before it."""
+    predictor, texts = Predictor(build(), "confidence", 0.5003), long_and_short(100, 3)
+    expected, left = predictor.predict(texts).exit_layers, [runs]
+    advance = TorchRun.advance
+
+    def fails(*given):
+        if not left[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        left[0] -= 1
+        return advance(*given)
+
+    monkeypatch.setattr(TorchRun, "advance", fails)
+    found = []
+    with pytest.raises(StreamStopped, match="a batch size below 4") as told:
+        found.extend(predictor.stream(iter(texts), 4))
+    finished = told.value.finished
+    assert min(finished, default=len(found)) >= len(found)
+    assert len(found) + len(finished) == told.value.answered
+    assert (told.value.answered > 0) == (runs > 0)
+    for place, answer in [*enumerate(found), *finished.items()]:
+        assert answer.exit_layer == expected[place]

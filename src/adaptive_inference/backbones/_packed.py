@@ -96,6 +96,25 @@ class Segments:
         lengths_B = self.lengths_B[rows]
         return self.keep(np.arange(lengths_B.max()) < lengths_B[:, None], rows)
 
+    @classmethod
+    def merge(cls, parts: Sequence[Segments]) -> tuple[Segments, Tensor]:
+        """Bring packed states together: the rows of the first, then those of the second, and so on.
+
+        Returns
+        -------
+        segments : Segments
+        index : Tensor, (T,)
+            What to take of the states one after the other, (T, ...), in this order.
+        """
+        sizes = [len(part._positions_T) for part in parts]
+        before = np.cumsum([0, *sizes[:-1]])
+        starts_B = np.concatenate([part._starts_B + at for part, at in zip(parts, before, strict=True)])
+        lengths_B = np.concatenate([part.lengths_B for part in parts])
+        positions_T = np.concatenate([part._positions_T for part in parts])
+        order_B, index_T = _order(np.arange(lengths_B.max()) < lengths_B[:, None], starts_B)
+        device = parts[0]._device
+        return cls(order_B, lengths_B, positions_T[index_T], device), _on(index_T, device)
+
     @cached_property
     def tokens_BN(self) -> Tensor:
         """Which tokens of the padded form are none of padding, bool."""

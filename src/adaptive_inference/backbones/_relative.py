@@ -33,17 +33,22 @@ class RelativeBackbone(Backbone):
 
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
         """See `Backbone.embed`; padded positions are zeroed, as the stock model does."""
-        tokens_BN, encoder = padding_mask(batch), self.model.encoder
+        tokens_BN = padding_mask(batch)
         hidden_BNH = self.model.embeddings(
             input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"), mask=tokens_BN
         )
+        return hidden_BNH, self.context(hidden_BNH, tokens_BN)
+
+    def context(self, hidden_BNH: Tensor, tokens_BN: Tensor | None) -> Context:
+        """See `Backbone.context`."""
+        encoder = self.model.encoder
         pairs = {"positions": encoder.get_rel_pos(hidden_BNH)}
         shared = {"embeddings": encoder.get_rel_embedding()}
         if tokens_BN is None:  # one true cell broadcasts to every pair of tokens
             shared["attention"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=hidden_BNH.device)
-            return hidden_BNH, Context(pairs=pairs, shared=shared)
+            return Context(pairs=pairs, shared=shared)
         rows = {"attention": encoder.get_attention_mask(tokens_BN)}
-        return hidden_BNH, Context(tokens_BN, rows, pairs, shared)
+        return Context(tokens_BN, rows, pairs, shared)
 
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
         """See `Backbone.run_layer`; the stock layer returns (hidden, attention)."""

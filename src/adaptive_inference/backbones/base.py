@@ -134,6 +134,9 @@ class Layers(Protocol):
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
         """See `Backbone.embed`."""
 
+    def context(self, hidden_BNH: Tensor, tokens_BN: Tensor | None) -> Context:
+        """See `Backbone.context`."""
+
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
         """See `Backbone.run_layer`."""
 
@@ -147,6 +150,10 @@ class Delegate:
     def embed(self, batch: Batch) -> tuple[Tensor, Context]:
         """See `Backbone.embed`."""
         return self.backbone.embed(batch)
+
+    def context(self, hidden_BNH: Tensor, tokens_BN: Tensor | None) -> Context:
+        """See `Backbone.context`."""
+        return self.backbone.context(hidden_BNH, tokens_BN)
 
     def run_layer(self, index: int, hidden_BNH: Tensor, context: Context) -> Tensor:
         """See `Backbone.run_layer`."""
@@ -243,13 +250,24 @@ class Backbone(nn.Module):
         context : Context
         """
         hidden_BNH = self._embeddings(batch)
-        tokens_BN = padding_mask(batch)
+        return hidden_BNH, self.context(hidden_BNH, padding_mask(batch))
+
+    def context(self, hidden_BNH: Tensor, tokens_BN: Tensor | None) -> Context:
+        """Return what layers read beside the state: made after the embeddings, and again where batches are merged.
+
+        Parameters
+        ----------
+        hidden_BNH
+            The state; only its shape, type and device are looked at.
+        tokens_BN
+            1 for tokens, 0 for padding; None where there is no padding.
+        """
         if tokens_BN is None:
-            return hidden_BNH, Context()
+            return Context()
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_BNH, attention_mask=tokens_BN
         )
-        return hidden_BNH, Context(tokens_BN, {"attention": mask})
+        return Context(tokens_BN, {"attention": mask})
 
     def _embeddings(self, batch: Batch) -> Tensor:
         return self.model.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))

@@ -29,11 +29,11 @@ class MpnetBackbone(Backbone):
         rate = self.config.hidden_dropout_prob
         return HeadRecipe("tanh", rate, rate)
 
-    def embed(self, batch: Batch) -> tuple[Tensor, Context]:
-        """See `Backbone.embed`."""
-        hidden_BNH, context = super().embed(batch)
+    def context(self, hidden_BNH: Tensor, tokens_BN: Tensor | None) -> Context:
+        """See `Backbone.context`."""
+        context = super().context(hidden_BNH, tokens_BN)
         context.pairs["bias"] = self.model.encoder.compute_position_bias(hidden_BNH[:1])
-        return hidden_BNH, context
+        return context
 
     def _embeddings(self, batch: Batch) -> Tensor:
         return self.model.embeddings(input_ids=batch["input_ids"])

@@ -181,7 +181,7 @@ class Tally(Clock):
         told = (
             f"{counted(rows, 'row')}, mean exit layer {self.exit_layers / rows:.2f} of {layers}, "
             f"{layers * rows / self.layers_run:.2f} times fewer layers than the full model, "
-            f"{self.seconds / rows:.2g} s per row"
+            + self.speed("row")
         )
         notes = []
         if self.cut:

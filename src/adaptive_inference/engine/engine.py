@@ -2,7 +2,8 @@
 
 What is left out matters as much as what is done: no mask for unpadded rows, no test at the last exit, no loss, one
 transfer from the device per exit (that of the logits), and the rule itself in numpy on a few numbers. Rows that leave are
-taken out of the batch and the rest run on; each row gets the answer that it gets alone, up to rounding.
+taken out of the batch, or carried on unheard where that is cheaper (`Compaction`), and the rest run on; each row gets the
+answer that it gets alone, up to rounding.
 
 Shapes: B rows, N tokens, C classes, L layers.
 """
@@ -10,43 +11,21 @@ Shapes: B rows, N tokens, C classes, L layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.engine.compaction import Compaction
 from adaptive_inference.engine.looks import EveryExit, Look, LookBack
+from adaptive_inference.engine.underway import Decisions, Left, Merging, Underway, gather
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import ExitRule, OnlineStreak, load_rule
 
 if TYPE_CHECKING:
     from adaptive_inference.engine.runner import Run, Runner
     from adaptive_inference.exits.model import ExitModule
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """Where the rows of a batch left, in the order in which they came.
-
-    Attributes
-    ----------
-    logits
-        (B, C) float32, of the exit that answered each row, before temperature.
-    exit_indices
-        (B,), positions of the exits, from 0.
-    exit_layers
-        (B,), layers before the exits, 1 to L (of a multi-model: of the member that answered).
-    survivors
-        (B, L) int64, the tokens that each layer ran on, 0 for layers that were not run; None where the model removes
-        no tokens.
-    """
-
-    logits: np.ndarray
-    exit_indices: np.ndarray
-    exit_layers: np.ndarray
-    survivors: np.ndarray | None = None
 
 
 class Engine:
@@ -69,6 +48,8 @@ class Engine:
     deepest
         Index of the exit at which all rows have left, whatever the rule says; None: the model's last. No layer below it is
         run, provided that it is one of the runner's `cuts`.
+    compaction
+        When rows that left are taken out of a batch; None: as soon as they leave.
 
     Raises
     ------
@@ -85,6 +66,7 @@ class Engine:
         lazy: bool = True,
         runner: Runner | None = None,
         deepest: int | None = None,
+        compaction: Compaction | None = None,
     ) -> None:
         self.model = model
         self.rule = load_rule(rule) if isinstance(rule, str) else rule
@@ -107,7 +89,7 @@ class Engine:
             from adaptive_inference.engine.torch_runner import TorchRunner
 
             runner = TorchRunner(model, self.rule.needs_certainty)
-        self.runner = runner
+        self.runner, self.compaction = runner, compaction
         self._lazy = lazy and runner.looks_back and isinstance(online, OnlineStreak)
         self._exits, self._last = np.array(model.exits), len(model.exits) - 1
         if deepest is not None:
@@ -136,51 +118,45 @@ class Engine:
             raise UserError(
                 f"a batch of {shape[0]} rows with {shape[-1]} tokens has nothing to answer; leave it out"
             )
-        rows = shape[0]
-        with self.runner.start(features) as run:
-            return self._decide(run, self._look(run, rows), rows)
+        rows, parts = shape[0], []
+        with self.runner.inference():
+            run = self.runner.start(features)
+            batch = Underway(run, self._look(run, rows), self._last, np.arange(rows))
+            for k in range(self._last + 1):
+                left = batch.ask(k)
+                if left is None:
+                    continue
+                parts.append(left)
+                if not batch.waiting:
+                    break
+                if self.compacts(batch, k, features):
+                    batch.compact()
+        return gather(parts, self._exits)[1]
 
-    def _decide(self, run: Run, look: Look, rows: int) -> Decisions:
-        exits, waiting = np.full(rows, self._last), np.arange(rows)
-        answered: list[np.ndarray] = []  # logits of those who left, and who they were
-        left: list[np.ndarray] = []
-        kept: list[np.ndarray | None] = []  # what they kept on their way
-        for k in range(self._last):
-            leaves = look.leaving(k)
-            if not np.count_nonzero(leaves):
-                continue
-            answered.append(look.logits(k)[leaves])
-            left.append(waiting[leaves])
-            survivors = run.survivors
-            kept.append(None if survivors is None else survivors[leaves])
-            exits[left[-1]] = k
-            keep = np.flatnonzero(~leaves)
-            waiting = waiting[keep]
-            if not waiting.size:
-                break
-            look.select(keep)
-        else:
-            answered.append(look.logits(self._last))
-            left.append(waiting)
-            kept.append(run.survivors)
-        logits = answered[0]
-        if len(left) > 1:
-            logits = np.concatenate(answered)[np.argsort(np.concatenate(left))]
-        return Decisions(logits, exits, self._exits[exits], self._survivors(left, kept))
+    def compacts(self, batch: Underway, k: int, features: Mapping[str, Any]) -> bool:
+        """Whether to take the rows that have left at exit ``k`` out before the layers up to the next one run."""
+        if self.compaction is None:
+            return True
+        layers = self.model.layers_cost[k + 1] - self.model.layers_cost[k]
+        return self.compaction.pays(batch.waiting, batch.carried, len(features["input_ids"][0]), layers)
 
-    def _survivors(self, left: list[np.ndarray], kept: list[np.ndarray | None]) -> np.ndarray | None:
-        if kept[0] is None:
-            return None
-        found = np.zeros((sum(map(len, left)), self._exits[-1]), dtype=np.int64)
-        for who, survivors in zip(left, kept, strict=True):
-            found[who, : survivors.shape[1]] = survivors
-        return found
+    def start(self, features: Mapping[str, Any], places: np.ndarray) -> Merging:
+        """Start a batch that will be merged with others, see `Stream`; inside `Runner.inference`."""
+        run = self.runner.start(features, alone=False)
+        return Merging(run, self._every_exit(run), self._last, places)
+
+    def gather(self, parts: Sequence[Left]) -> tuple[np.ndarray, Decisions]:
+        """Bring together rows that left, in the order of their places; see `underway.gather`."""
+        return gather(parts, self._exits)
 
     def _look(self, run: Run, rows: int) -> Look:
+        if not self._lazy:
+            return self._every_exit(run)
         runner, rule = self.runner, self.rule.online(self.threshold)
-        if self._lazy:
-            return LookBack(run, runner.cuts, rule, self.calibrator, rows, self._last, runner.waits)
-        return EveryExit(run, runner.cuts, rule, self.calibrator)
+        return LookBack(run, runner.cuts, rule, self.calibrator, rows, self._last, runner.waits)
+
+    def _every_exit(self, run: Run) -> EveryExit:
+        return EveryExit(run, self.runner.cuts, self.rule.online(self.threshold), self.calibrator)
 
 
 def _calibrator(model: ExitModule, calibration: Calibrator | Mapping[str, Any] | None) -> Calibrator:

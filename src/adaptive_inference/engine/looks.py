@@ -5,6 +5,7 @@ Shapes: B rows still there, C classes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -32,8 +33,8 @@ class EveryExit:
     """Asks the rule at every exit."""
 
     def __init__(self, run: Run, cuts: Sequence[int], rule: OnlineRule, calibrator: Calibrator) -> None:
-        self._run, self._cuts, self._rule, self._calibrator = run, iter(cuts), rule, calibrator
-        self._cut = -1
+        self.run, self._cuts, self._rule, self._calibrator = run, tuple(cuts), rule, calibrator
+        self._at, self._cut = 0, -1  # the next cut's number, and the cut last run to
         self._answers: dict[int, Answer] = {}  # up to the cut
 
     def leaving(self, k: int) -> np.ndarray:
@@ -48,17 +49,31 @@ class EveryExit:
 
     def select(self, rows: np.ndarray) -> None:
         """See `Look.select`."""
-        self._run.select(rows)
+        self.run.select(rows)
         self._rule.select(rows)
         self._answers = {
             k: Answer(logits[rows], None if certainty is None else certainty[rows])
             for k, (logits, certainty) in self._answers.items()
         }
 
+    def take(self, rows: np.ndarray) -> EveryExit:
+        """Return a look at some rows, as `select` would keep them; this one is left as it was. At a cut, all asked."""
+        taken = copy.copy(self)
+        taken.run, taken._rule, taken._answers = self.run.take(rows), copy.copy(self._rule), {}
+        taken._rule.select(rows)
+        return taken
+
+    def merge(self, others: Sequence[EveryExit]) -> None:
+        """Take in the rows of other looks at the same cut, behind one's own; all asked."""
+        self.run.merge([item.run for item in others])
+        self._rule.merge([item._rule for item in others])
+        self._answers = {}
+
     def _answer(self, k: int) -> Answer:
         if k > self._cut:
-            before, self._cut = self._cut, next(self._cuts)
-            self._answers = self._run.advance(self._cut, range(before + 1, self._cut + 1))
+            before, self._cut = self._cut, self._cuts[self._at]
+            self._at += 1
+            self._answers = self.run.advance(self._cut, range(before + 1, self._cut + 1))
         return self._answers[k]
 
 
@@ -95,7 +110,7 @@ class LookBack:
         together: bool,
     ) -> None:
         self._run, self._cuts, self._rule, self._calibrator = run, iter(cuts), rule, calibrator
-        self._last, self._together, self._cut = last, together, -1
+        self._last, self._together, self._cut, self._newest = last, together, -1, -1
         # of each row, the newest exit known not to hold; the first one has none to compare with
         self._broken_B = np.full(rows, 0 if rule.compares else -1)
         self._held: list[int] = []  # exits that were passed and can still be asked
@@ -105,6 +120,7 @@ class LookBack:
     def leaving(self, k: int) -> np.ndarray:
         """See `Look.leaving`."""
         self._advance(k)
+        self._newest = k  # its logits are the answer of those who leave
         leaves_B = np.zeros(len(self._broken_B), bool)
         if k >= self._due:
             open_B = self._broken_B + self._rule.needed <= k  # rows of which a run may be complete
@@ -117,6 +133,7 @@ class LookBack:
                 open_B &= ~leaves_B
                 if not open_B.any():
                     break
+            self._broken_B[leaves_B] = self._last  # whoever has left is looked at no more
             self._settle()
         if self._held and self._held[0] < self._oldest:
             self._run.release([j for j in self._held if j < self._oldest])
@@ -140,7 +157,8 @@ class LookBack:
         hopeful_B = self._broken_B[self._broken_B + self._rule.needed < self._last]
         self._oldest = hopeful_B.min() if hopeful_B.size else self._last
         self._due = self._oldest + self._rule.needed
-        self._seen = {j: item for j, item in self._seen.items() if j >= self._oldest}
+        still_asked = min(self._oldest, self._newest)
+        self._seen = {j: item for j, item in self._seen.items() if j >= still_asked}
 
     def _advance(self, k: int) -> None:
         if k > self._cut:

@@ -8,11 +8,12 @@ Shape suffixes: B rows, N tokens, H hidden width, E exits of a segment, C output
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 from onnxruntime import InferenceSession, IOBinding, OrtValue, SessionOptions
@@ -159,7 +160,7 @@ class OnnxRunner:
         A graph is missing, damaged, or was made of other weights.
     """
 
-    looks_back, waits = True, False
+    looks_back, waits, merges = True, False, False
 
     def __init__(self, folder: Path, deployment: Deployment, threads: int | None = None) -> None:
         order = [layer for segment in deployment.exits for layer in segment]
@@ -171,9 +172,12 @@ class OnnxRunner:
         self._apart = deployment.quantisation is not None
         self._free: list[Workspace] = []  # one is taken for each batch that is under way at the same time
 
-    @contextmanager
-    def start(self, features: Mapping[str, Any]) -> Iterator[OnnxRun]:
-        """See `Runner.start`."""
+    def inference(self) -> AbstractContextManager[None]:
+        """See `Runner.inference`; ONNX Runtime has no such state."""
+        return nullcontext()
+
+    def start(self, features: Mapping[str, Any], alone: bool = True) -> OnnxRun:
+        """See `Runner.start`; the memory that a run uses is free for others when nobody holds the run any more."""
         ids_BN = np.asarray(features[IDS])
         columns = {
             name: np.asarray(features[name]) for name in (MASK, TYPES) if features.get(name) is not None
@@ -187,8 +191,9 @@ class OnnxRunner:
                 for row in range(len(ids_BN))
             ]
         spaces = [self._free.pop() if self._free else Workspace(self.segments) for _ in parts]
-        yield OnnxRun(self, [Part(*pair) for pair in zip(spaces, parts, strict=True)])
-        self._free += spaces  # not after an error: what it left running is not known
+        run = OnnxRun(self, [Part(*pair) for pair in zip(spaces, parts, strict=True)])
+        finalize(run, self._free.extend, spaces)
+        return run
 
 
 class Part:

@@ -1,4 +1,4 @@
-"""What an engine needs of whatever runs a model's layers. Exits are named by their index, from 0.
+"""What an engine and a stream need of whatever runs a model's layers. Exits are named by their index, from 0.
 
 Shapes: B rows, C classes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -43,6 +43,18 @@ class Run(Protocol):
     def select(self, rows: np.ndarray) -> None:
         """Keep some rows, (B',) indices in ascending order; the others have left."""
 
+    def take(self, rows: np.ndarray) -> Self:
+        """Return some rows, as `select` would keep them, as a run of their own; this one is left as it was.
+
+        Only asked of a runner that merges.
+        """
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """Take in all rows of other runs of the same runner, behind one's own, padded to the longest; they are used up.
+
+        All stand at the same exit and hold no exit that was passed; only asked of a runner that merges.
+        """
+
 
 class Runner(Protocol):
     """Starts batches; keeps nothing of them itself.
@@ -53,13 +65,27 @@ class Runner(Protocol):
         Exits at which a batch can be stopped, ascending; the last is the model's last.
     looks_back
         Whether `Run.answer` works.
+    merges
+        Whether `Run.take` and `Run.merge` work.
     waits
         Whether each call for answers waits for a device, so that a few more at once cost less than a second call.
     """
 
     cuts: tuple[int, ...]
     looks_back: bool
+    merges: bool
     waits: bool
 
-    def start(self, features: Mapping[str, Any]) -> AbstractContextManager[Run]:
-        """Take in a batch, see `Engine.run`; it is under way for as long as the context is entered."""
+    def inference(self) -> AbstractContextManager[Any]:
+        """Return what is entered around all that is done with runs; no run is bound to the one it was started in."""
+
+    def start(self, features: Mapping[str, Any], alone: bool = True) -> Run:
+        """Take in a batch, see `Engine.run`.
+
+        Parameters
+        ----------
+        features
+            Of B rows.
+        alone
+            Whether the run will never be merged with others, so that any form will do.
+        """

@@ -5,8 +5,7 @@ Shape suffixes: B rows, N tokens, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,29 +37,38 @@ class TorchRunner:
     def __init__(self, model: ExitModule, certainty: bool, packed: bool | None = None) -> None:
         self.model, self.certainty = model.eval(), certainty
         self.packed = model.removes_tokens if packed is None else packed
+        self.merges = (
+            self.packed or not model.removes_tokens
+        )  # once padded, lost tokens leave no place behind
         self.cuts = tuple(range(len(model.exits)))
         self.device = model.device
         self.waits = self.device.type != "cpu"
 
-    @contextmanager
-    def start(self, features: Mapping[str, Any]) -> Iterator[TorchRun]:
-        """See `Runner.start`."""
+    def inference(self) -> torch.inference_mode:
+        """See `Runner.inference`; entered once for a batch: at each exit, it would show in a timing."""
+        return torch.inference_mode()
+
+    def start(self, features: Mapping[str, Any], alone: bool = True) -> TorchRun:
+        """See `Runner.start`; one row alone has no padding, and is not packed."""
         batch = {name: torch.as_tensor(features[name]) for name in INPUTS if features.get(name) is not None}
-        lengths = None
+        rows, columns = batch["input_ids"].shape
+        lengths_B = np.full(rows, columns)
         if "attention_mask" in batch:  # read before the batch goes to the device
-            lengths = _lengths(batch["attention_mask"].cpu().numpy())
-            if lengths is None:
+            mask_BN = batch["attention_mask"].cpu().numpy()
+            if mask_BN.all():
                 del batch["attention_mask"]
+            else:
+                lengths_B = columns - mask_BN[:, ::-1].argmax(1)  # the place after each row's last token
         batch = {name: item.to(self.device, non_blocking=True) for name, item in batch.items()}
-        with torch.inference_mode():  # once for a batch: entered at each exit, it would show in a timing
-            yield TorchRun(self.model.start(batch, packed=self.packed), self.certainty, self.device, lengths)
+        packed = self.packed and not (alone and rows == 1)
+        return TorchRun(self.model.start(batch, packed=packed), self.certainty, self.device, lengths_B)
 
 
 class TorchRun:
     """One batch under way; see `Run`."""
 
     def __init__(
-        self, forward: Forward, certainty: bool, device: torch.device, lengths_B: np.ndarray | None
+        self, forward: Forward, certainty: bool, device: torch.device, lengths_B: np.ndarray
     ) -> None:
         self._forward, self._certainty, self._device = forward, certainty, device
         self._lengths_B = lengths_B
@@ -101,15 +109,21 @@ class TorchRun:
 
     def select(self, rows: np.ndarray) -> None:
         """See `Run.select`; padding that none of the rows needs goes too."""
-        length = None
-        if self._lengths_B is not None:
-            self._lengths_B = self._lengths_B[rows]
-            length = int(self._lengths_B.max())
-        self._forward.select(torch.from_numpy(rows).to(self._device), length)
+        self._lengths_B, index, length = self._cut(rows)
+        self._forward.select(index, length)
 
+    def take(self, rows: np.ndarray) -> TorchRun:
+        """See `Run.take`."""
+        lengths_B, index, length = self._cut(rows)
+        return TorchRun(self._forward.take(index, length), self._certainty, self._device, lengths_B)
 
-def _lengths(mask_BN: np.ndarray) -> np.ndarray | None:
-    """Return the place after each row's last token, (B,), or None where no token is padding."""
-    if mask_BN.all():
-        return None
-    return mask_BN.shape[1] - mask_BN[:, ::-1].argmax(1)
+    def _cut(self, rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor, int]:
+        """Return the lengths of some rows, their indices on the device, and the columns that they need."""
+        lengths_B = self._lengths_B[rows]
+        return lengths_B, torch.from_numpy(rows).to(self._device), int(lengths_B.max())
+
+    def merge(self, others: Sequence[TorchRun]) -> None:
+        """See `Run.merge`."""
+        every = [self, *others]
+        self._lengths_B = np.concatenate([item._lengths_B for item in every])
+        self._forward.merge([item._forward for item in others])

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -48,7 +48,15 @@ class OnlineRule(ABC):
         """
 
     def select(self, rows: np.ndarray) -> None:  # noqa: B027 - a rule without memory has nothing to do
-        """Keep the state of these rows only, in this order (others have left the batch)."""
+        """Keep the state of these rows only, in this order (others have left the batch), in new arrays."""
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """Take in the state of the rows of other batches, asked as often as this one, behind one's own."""
+        if type(self).select is not OnlineRule.select:
+            raise UserError(
+                f"{type(self).__name__} remembers something of each row and does not say how rows of several batches come "
+                "together; give it a `merge` beside its `select`, or answer row by row"
+            )
 
 
 class OnlineStreak(OnlineRule):
@@ -87,6 +95,13 @@ class OnlineStreak(OnlineRule):
         """Keep the runs of these rows; see `OnlineRule.select`."""
         if self._run_B is not None and self._older is not None:
             self._run_B, self._older = self._run_B[rows], self._older[rows]
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """Put the runs of other rows behind one's own; see `OnlineRule.merge`."""
+        if self._run_B is not None and self._older is not None:
+            every = [self, *others]
+            self._run_B = np.concatenate([item._run_B for item in every])
+            self._older = np.concatenate([item._older for item in every])
 
 
 class ExitRule(ABC):

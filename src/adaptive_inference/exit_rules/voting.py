@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 import numpy as np
 
 from adaptive_inference.exit_rules.base import (
@@ -72,6 +75,10 @@ class _OnlineVoting(OnlineRule):
     def select(self, rows: np.ndarray) -> None:
         if self.votes_BC is not None:
             self.votes_BC = self.votes_BC[rows]
+
+    def merge(self, others: Sequence[Self]) -> None:
+        if self.votes_BC is not None:
+            self.votes_BC = np.concatenate([item.votes_BC for item in (self, *others)])
 
 
 def votes(logits: np.ndarray) -> np.ndarray:

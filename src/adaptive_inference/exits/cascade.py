@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from adaptive_inference.backbones.base import Batch
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward
+from adaptive_inference.exits.forward import EncoderForward, ExitAnswer, Forward, merge_columns
 from adaptive_inference.exits.layout import FIX, MULTI_MODEL, SavedModel
 from adaptive_inference.exits.model import ExitModule, MultiExitModel
 from adaptive_inference.exits.saved import save_companions, save_config
@@ -49,8 +49,18 @@ class CascadeForward(Forward):
     def select(self, rows: Tensor, length: int | None = None) -> None:
         """See `Forward.select`; the inputs of the members to come are cut too."""
         self._batch = {name: item[rows, :length] for name, item in self._batch.items()}
-        for forward in self._forwards.values():
-            forward.select(rows, length)
+        self._forwards = {index: forward.take(rows, length) for index, forward in self._forwards.items()}
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """See `Forward.merge`: only the inputs of the members to come are there to be merged."""
+        every = [self, *others]
+        assert not any(item._forwards for item in every), "exits are held"
+        assert len({item._passed for item in every}) == 1, "batches stand at different members"
+        mask, merged = "attention_mask", {}
+        for name in self._batch.keys() - {mask}:
+            parts = [(item._batch[name], item._batch.get(mask)) for item in every]
+            merged[name], tokens_BN = merge_columns(parts)
+        self._batch = merged if tokens_BN is None else merged | {mask: tokens_BN}
 
 
 class MultiModel(ExitModule):

@@ -5,17 +5,19 @@ Shape suffixes: B rows, N tokens, T tokens of all rows, H hidden width, C output
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adaptive_inference.backbones._packed import Segments
 from adaptive_inference.backbones.base import Batch, Context, Layers
+from adaptive_inference.errors import UserError
 
 
 class ExitAnswer(NamedTuple):
@@ -89,6 +91,24 @@ class Forward(ABC):
             Columns kept: no token of these rows lies behind them. None keeps all.
         """
 
+    def take(self, rows: Tensor, length: int | None = None) -> Self:
+        """Return some rows as a batch of their own; this one is left as it is. See `select`."""
+        taken = copy.copy(self)  # `select` puts new objects in the place of what the two share
+        taken.select(rows, length)
+        return taken
+
+    @abstractmethod
+    def merge(self, others: Sequence[Self]) -> None:
+        """Take in all rows of other batches of the same model, behind one's own; they are then used up.
+
+        All stand at the same exit, and every exit passed has been released.
+
+        Raises
+        ------
+        UserError
+            The batches are of a form that cannot be merged.
+        """
+
     def reach(self, index: int, certainty: bool = True) -> ExitAnswer:
         """Advance to an exit, answer there and let its state go."""
         self.advance(index)
@@ -137,7 +157,7 @@ class EncoderForward(Forward):
         Acts before each layer; None: nothing does.
     packed
         Compute no padding: the tokens of all rows are one matrix, for an encoder of `Backbone.reduces_tokens`. The
-        answers are the same. One row has no padding, and is left as it is.
+        answers are the same.
 
     Attributes
     ----------
@@ -165,7 +185,7 @@ class EncoderForward(Forward):
         self.hidden_BNH, self.context = layers.embed(batch)
         self.survivors: list[np.ndarray] = []
         self._lengths_B = None if removal is None else _lengths(self.hidden_BNH, self.context)
-        if packed and len(self.hidden_BNH) > 1:
+        if packed:
             self.hidden_BNH, self.context = self.context.pack(self.hidden_BNH)
 
     def advance(self, index: int) -> None:
@@ -241,24 +261,90 @@ class EncoderForward(Forward):
             return
         before_BNH, self.hidden_BNH = self.hidden_BNH, self.hidden_BNH[rows, :length]
         self.context = self.context.select(rows, length)
+        held: dict[int, tuple[Tensor, Tensor | Segments | None]] = {}
         for index, (own_BNH, tokens_BN) in self._own.items():
             if own_BNH is before_BNH:
-                self._own[index] = self.hidden_BNH, self.context.tokens_BN
+                held[index] = self.hidden_BNH, self.context.tokens_BN
             else:
                 # With a removal, an earlier exit may hold more tokens than are left now: these keep their columns.
                 cut = None if self._lengths_B is not None else length
-                self._own[index] = own_BNH[rows, :cut], None if tokens_BN is None else tokens_BN[rows, :cut]
+                held[index] = own_BNH[rows, :cut], None if tokens_BN is None else tokens_BN[rows, :cut]
+        self._own = held
 
     def _select_packed(self, rows: np.ndarray) -> None:
         before, selected = self.hidden_BNH, self.context.segments.select(rows)
         self.context = replace(self.context, segments=selected[0])
         self.hidden_BNH = before[selected[1]]
+        held: dict[int, tuple[Tensor, Tensor | Segments | None]] = {}
         for index, (own, own_segments) in self._own.items():
             if own is before:
-                self._own[index] = self.hidden_BNH, selected[0]
+                held[index] = self.hidden_BNH, selected[0]
             else:
                 kept, index_T = own_segments.select(rows)
-                self._own[index] = own[index_T], kept
+                held[index] = own[index_T], kept
+        self._own = held
+
+    def merge(self, others: Sequence[Self]) -> None:
+        """See `Forward.merge`: packed states stay packed, others are padded to the longest."""
+        every = [self, *others]
+        assert not any(item._own for item in every), "exits are held"
+        assert len({item.layers_run for item in every}) == 1, "batches stand at different layers"
+        packed = {item.context.segments is not None for item in every}
+        if self._lengths_B is not None and packed != {True}:
+            raise UserError(
+                "batches that lose tokens on the way can only be merged where all are packed; start them with packed=True, "
+                "of two rows or more"
+            )
+        if packed == {True}:
+            segments, index_T = Segments.merge([item.context.segments for item in every])
+            self.hidden_BNH = torch.cat([item.hidden_BNH for item in every])[index_T]
+            self.context = replace(_longest(every).context, segments=segments)
+        else:
+            assert packed == {False}, "some batches are packed and some are not"
+            self.hidden_BNH, tokens_BN = merge_columns(
+                [(item.hidden_BNH, item.context.tokens_BN) for item in every]
+            )
+            self.context = self._layers.context(self.hidden_BNH, tokens_BN)
+        if self._lengths_B is not None:
+            self._lengths_B = np.concatenate([item._lengths_B for item in every])
+            self.survivors = [
+                np.concatenate(parts) for parts in zip(*(item.survivors for item in every), strict=True)
+            ]
+
+
+def merge_columns(
+    parts: Sequence[tuple[Tensor, Tensor | None]],
+) -> tuple[Tensor, Tensor | None]:
+    """Put batches below each other, padded with zeros on the right to the longest.
+
+    Parameters
+    ----------
+    parts
+        Values (B, N, ...) of each batch, and which of its columns are tokens, (B, N) or None where all are.
+
+    Returns
+    -------
+    values : Tensor
+    tokens : Tensor or None
+        None where there is no padding.
+    """
+    longest = max(values.shape[1] for values, _ in parts)
+    padded, tokens = [], []
+    for values, tokens_BN in parts:
+        missing = longest - values.shape[1]
+        padded.append(nn.functional.pad(values, (0, 0) * (values.dim() - 2) + (0, missing)))
+        if tokens_BN is None:
+            tokens_BN = torch.ones(values.shape[:2], dtype=torch.long, device=values.device)
+        tokens.append(nn.functional.pad(tokens_BN.long(), (0, missing)))
+    whole = all(tokens_BN is None and values.shape[1] == longest for values, tokens_BN in parts)
+    return torch.cat(padded), None if whole else torch.cat(tokens)
+
+
+def _longest(forwards: Sequence[EncoderForward]) -> EncoderForward:
+    """Return the one whose pairs of tokens reach farthest, and so hold those of the others."""
+    return max(
+        forwards, key=lambda item: max((pair.shape[-1] for pair in item.context.pairs.values()), default=0)
+    )
 
 
 def _lengths(hidden_BNH: Tensor, context: Context) -> np.ndarray:

@@ -120,7 +120,7 @@ class ExitModule(nn.Module, ABC):
     ) -> ExitBatch:
         """Return the answers of all exits; inputs are (B, N), other keys of a batch are ignored."""
         batch = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        forward = self.start(batch, packed=self.removes_tokens)
+        forward = self.start(batch, packed=self.removes_tokens and len(input_ids) > 1)
         logits, certainty = zip(*((item.logits, item.certainty) for item in forward.answers()), strict=True)
         stacked = None if certainty[0] is None else torch.stack(certainty, dim=1)
         survivors = np.stack(forward.survivors, axis=1) if forward.survivors else None

@@ -11,9 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adaptive_inference.engine.stream import WINDOW_BATCHES
 from adaptive_inference.errors import UserError
 from adaptive_inference.serving.generator_dir import SavedGenerator, open_generator
-from adaptive_inference.serving.predictor import SORTED_BATCHES, Text, check_batch_size, check_text, device_of
+from adaptive_inference.serving.predictor import Text, check_batch_size, check_text, device_of
 from adaptive_inference.tasks.text_schema import TextSchema
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Generator:
     def _answered(
         self, waiting: Iterator[Text], decoding: EarlyExitDecoding, batch_size: int, most: int
     ) -> Iterator[Generated]:
-        while group := list(islice(waiting, batch_size if batch_size == 1 else SORTED_BATCHES * batch_size)):
+        while group := list(islice(waiting, batch_size if batch_size == 1 else WINDOW_BATCHES * batch_size)):
             sources = self._sources([source_of(text, self.schema) for text in group])
             order = sorted(range(len(sources)), key=lambda place: len(sources[place].ids))
             found: dict[int, Generated] = {}

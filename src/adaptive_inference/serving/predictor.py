@@ -6,27 +6,28 @@ Shapes: N texts, C classes, L layers.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adaptive_inference.engine import Decisions, Engine, Stream, StreamStopped
+from adaptive_inference.engine.stream import WINDOW_BATCHES
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.exits.deployment import is_deployment
 from adaptive_inference.exits.layout import open_model
 from adaptive_inference.serving.setting import choose_setting
-from adaptive_inference.tasks.encode import encode_texts, pad_rows
+from adaptive_inference.tasks.encode import Feature, encode_texts, pad_rows
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
 
 if TYPE_CHECKING:
     import torch
 
     from adaptive_inference.cost.flops import FlopCount
-    from adaptive_inference.engine import Decisions, Engine
     from adaptive_inference.exits.model import ExitModule
     from adaptive_inference.serving.onnx_model import FlopTable, OnnxModel
     from adaptive_inference.tasks.text_schema import TextSchema
@@ -35,8 +36,6 @@ Text = str | Sequence[str]
 
 #: Where a model may answer; ``auto`` is CUDA where there is one.
 DEVICES = ("auto", "cpu", "cuda")
-#: Batches' worth of a stream that are sorted by length before they are cut into batches.
-SORTED_BATCHES = 16
 
 
 @dataclass
@@ -178,15 +177,24 @@ class Predictor:
 
     def answer(self, text: Text) -> Prediction:
         """Answer one text; see `predict`."""
-        (answer,) = self._answers([text], 1)
+        (answer,) = self._together(self._rows([text]))
         return answer
 
     def stream(self, texts: Iterable[Text], batch_size: int = 1) -> Iterator[Prediction]:
-        """Answer texts as they come, in their order: each at once, or with larger batches some batches' worth together."""
+        """Answer texts as they come, in their order: each at once, or in full batches, see `engine.stream.Stream`.
+
+        In batches up to two windows of texts are read before the first of them is answered.
+
+        Raises
+        ------
+        UserError
+            A text is missing or of the wrong shape; those read some windows before it are answered.
+        StreamStopped
+            The model failed, as by running out of memory; ``finished`` holds the `Prediction` of texts, by their place,
+            that were answered and wait for one before them.
+        """
         check_batch_size(batch_size)
-        waiting = iter(texts)
-        while group := list(islice(waiting, batch_size if batch_size == 1 else SORTED_BATCHES * batch_size)):
-            yield from self._answers(group, batch_size)
+        return self._stream(texts, batch_size, 1 if batch_size == 1 else WINDOW_BATCHES * batch_size)
 
     def predict(self, texts: Sequence[Text], batch_size: int = 1) -> Predictions:
         """Answer each text at the first exit where the rule fires.
@@ -196,12 +204,15 @@ class Predictor:
         texts
             Strings, or pairs of strings for a task with two text columns.
         batch_size
-            Rows at once, of like length; each gets the answer that it gets alone, up to rounding.
+            Rows at once, of like length; each gets the answer that it gets alone, up to rounding. More rows than that
+            run as a stream, see `stream`.
 
         Raises
         ------
         UserError
             A text is missing or of the wrong shape; then none is answered.
+        StreamStopped
+            The model failed; see `stream`.
         """
         check_batch_size(batch_size)
         if isinstance(texts, str):
@@ -211,7 +222,10 @@ class Predictor:
                 check_text(text, self.schema)
             except UserError as error:
                 raise UserError(f"text {row}: {error}") from None
-        answers = self._answers(texts, batch_size)
+        if 1 < len(texts) <= batch_size:  # one batch: nothing to fill it up with
+            answers = self._together(self._rows(texts))
+        else:
+            answers = list(self._stream(texts, batch_size, max(len(texts), 1)))
         layers = np.array([answer.exit_layer for answer in answers], dtype=np.int64)
         cut = np.array([answer.cut for answer in answers], dtype=bool)
         labels = [answer.label for answer in answers]
@@ -223,10 +237,38 @@ class Predictor:
         survivors = [answer.survivors for answer in answers] if self.model.removes_tokens else None
         return Predictions(labels, probabilities, layers, cut, flops, survivors)
 
-    def _answers(self, texts: Sequence[Text], batch_size: int) -> list[Prediction]:
-        """Answer texts in batches of like length; the answers are in the texts' order."""
-        if not texts:
-            return []
+    def _stream(self, texts: Iterable[Text], batch_size: int, together: int) -> Iterator[Prediction]:
+        """Answer texts in their order; so many are tokenised together."""
+        source, under_way, finished = iter(texts), {}, {}
+
+        def rows() -> Iterator[Feature]:
+            while group := list(islice(source, together)):
+                yield from self._rows(group)
+
+        if batch_size == 1:
+            for row in rows():
+                yield from self._together([row])
+            return
+
+        def noted() -> Iterator[Feature]:
+            for place, row in enumerate(rows()):
+                under_way[place] = row
+                yield row
+
+        following = 0
+        try:
+            for places, decisions in Stream(self.engine, batch_size, self._collate).run(noted()):
+                found = self._predictions([under_way.pop(place) for place in places.tolist()], decisions)
+                finished |= zip(places.tolist(), found, strict=True)
+                while following in finished:
+                    yield finished.pop(following)
+                    following += 1
+        except StreamStopped as stopped:
+            stopped.finished = dict(sorted(finished.items()))
+            raise
+
+    def _rows(self, texts: Sequence[Text]) -> list[Feature]:
+        """Return texts as the model reads them, with whether each was ``cut``."""
         tokenizer = self.model.tokenizer
         checked = [check_text(text, self.schema) for text in texts]
         rows = encode_texts(checked, tokenizer, self.schema.max_length)
@@ -237,17 +279,14 @@ class Predictor:
                 "model's own tokenizer files into its folder"
             )
         cut = self._cut(checked, [row["length"] for row in rows])
-        order = sorted(range(len(rows)), key=lambda place: rows[place]["length"])
-        found: dict[int, Prediction] = {}
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            decisions = self.engine.run(pad_rows([rows[place] for place in places], tokenizer.pad_token_id))
-            lengths = np.array([rows[place]["length"] for place in places])
-            for number, (place, flops) in enumerate(
-                zip(places, self._flops(lengths, decisions), strict=True)
-            ):
-                found[place] = self._prediction(decisions, number, int(flops), place in cut)
-        return [found[place] for place in range(len(rows))]
+        return [row | {"cut": place in cut} for place, row in enumerate(rows)]
+
+    def _collate(self, rows: Sequence[Feature]) -> Mapping[str, Any]:
+        return pad_rows(rows, self.model.tokenizer.pad_token_id)
+
+    def _together(self, rows: Sequence[Feature]) -> list[Prediction]:
+        """Answer rows as one batch."""
+        return self._predictions(rows, self.engine.run(self._collate(rows)))
 
     def _cut(self, texts: Sequence[Sequence[str]], lengths: Sequence[int]) -> set[int]:
         """Return which rows lost tokens: of those as long as the limit, those that are longer when nothing is cut."""
@@ -258,12 +297,17 @@ class Predictor:
         whole = encode_texts([texts[place] for place in full], self.model.tokenizer, None)
         return {place for place, row in zip(full, whole, strict=True) if row["length"] > limit}
 
-    def _flops(self, lengths: np.ndarray, decisions: Decisions) -> np.ndarray:
+    def _predictions(self, rows: Sequence[Feature], decisions: Decisions) -> list[Prediction]:
+        """Return the answers to rows that were decided on together."""
+        lengths = np.array([row["length"] for row in rows])
         costs = self._cost.by_exit(lengths, decisions.survivors)
-        return costs[np.arange(len(lengths)), decisions.exit_indices]
+        flops = costs[np.arange(len(rows)), decisions.exit_indices]
+        return [
+            self._prediction(decisions, number, int(flops[number]), row["cut"])
+            for number, row in enumerate(rows)
+        ]
 
     def _prediction(self, decisions: Decisions, number: int, flops: int, cut: bool) -> Prediction:
-        """Return the answer to one of the texts that were decided on together."""
         logits, index = decisions.logits[number], int(decisions.exit_indices[number])
         layer, survivors = int(decisions.exit_layers[number]), None
         if decisions.survivors is not None:
