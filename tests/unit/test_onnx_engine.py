@@ -98,12 +98,12 @@ def test_graphs_answer_as_layers_do_at_any_length(kind):
     with torch.inference_mode():
         full = [model(torch.from_numpy(row[None])).logits[:, -1].numpy() for row in rows]
     for place, row in enumerate(rows):
-        with runner.start({"input_ids": row[None]}) as run:
-            for index in range(len(EXITS)):
-                answer = run.advance(index, [index])[index]
-                np.testing.assert_allclose(answer.logits[0], logits[place, index], rtol=0, atol=TOLERANCE)
-                if sure is not None:
-                    np.testing.assert_allclose(answer.certainty[0], sure[place, index], atol=TOLERANCE)
+        run = runner.start({"input_ids": row[None]})
+        for index in range(len(EXITS)):
+            answer = run.advance(index, [index])[index]
+            np.testing.assert_allclose(answer.logits[0], logits[place, index], rtol=0, atol=TOLERANCE)
+            if sure is not None:
+                np.testing.assert_allclose(answer.certainty[0], sure[place, index], atol=TOLERANCE)
         np.testing.assert_allclose(
             never.run({"input_ids": row[None]}).logits, full[place], rtol=0, atol=TOLERANCE
         )
