@@ -22,10 +22,14 @@ from adaptive_inference.cli import main
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits import MultiModel
 from adaptive_inference.exits.deployment import WEIGHTS_KEY, digest_of
+from adaptive_inference.exits.layout import open_model
+from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.serving.export import export
 from adaptive_inference.serving.hub import published
-from adaptive_inference.tasks.encode import encode_texts
+from adaptive_inference.serving.onnx_model import OnnxModel
+from adaptive_inference.tasks.encode import encode, encode_texts
 from adaptive_inference.tasks.fast_tokenizer import FastTokenizer
+from adaptive_inference.tasks.schema import Example, Split
 
 SAVED = Path(__file__).parent / "saved_models/format1"
 TEXTS = [
@@ -181,6 +185,18 @@ def test_texts_become_the_same_tokens_as_by_transformers(rows, columns, limit, f
     assert encode_texts(texts, alone, limit) == encode_texts(texts, tokenizer, limit)
 
 
+def test_calibration_sees_the_answers_of_all_exits(exported):
+    split = Split(Example(place, (text,), place % 2) for place, text in enumerate(TEXTS[:4]))
+    layers = load_model(SAVED / "model")
+    rows = encode(split, layers.tokenizer, layers.schema.max_length)
+    theirs = collect_outputs(layers, rows, 2)
+    graphs = OnnxModel(open_model(exported / "onnx_fp32"), threads=1)
+    ours = graphs.collect(encode(split, graphs.tokenizer, graphs.schema.max_length))
+    np.testing.assert_allclose(ours.logits, theirs.logits, atol=1e-4)
+    for name in ("labels", "ids", "lengths", "exits", "layers_cost"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
 # ---- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -270,7 +286,5 @@ def test_the_command_line_refuses_what_is_no_deployment(capsys, tmp_path):
 
 
 def test_all_of_it_is_published(exported):
-    from adaptive_inference.exits.layout import open_model
-
     names = set(published(open_model(exported / "onnx_int8")))
     assert {file.name for file in (exported / "onnx_int8").iterdir()} <= names

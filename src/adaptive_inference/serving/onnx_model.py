@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.deployment import FIX, open_deployment
 from adaptive_inference.exits.layout import SavedModel
+from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.files import read_arrays, write_arrays
+from adaptive_inference.tasks.encode import Feature, pad_rows
 from adaptive_inference.tasks.fast_tokenizer import TOKENIZER_FILE, FastTokenizer
 from adaptive_inference.tasks.schema import Schema
 
@@ -107,6 +110,35 @@ class OnnxModel:
         self.tokenizer = FastTokenizer(saved.home / TOKENIZER_FILE, tokens.names, tokens.pad, tokens.cut)
         self.cost = FlopTable.load(saved.home, (self.schema.max_length, len(self.exits)))
         self.runner = OnnxRunner(saved.home, self.deployment, threads)
+
+    def collect(self, features: Sequence[Feature], tiers: Sequence[int] | None = None) -> ExitOutputs:
+        """Return what all exits answer to rows, each by itself, as it is answered later: what calibration is fitted on.
+
+        Parameters
+        ----------
+        features
+            Rows of `tasks.encode.encode`.
+        tiers
+            Difficulty of the rows, passed through.
+        """
+        exits, found = range(len(self.exits)), []
+        for feature in features:
+            with self.runner.start(pad_rows([feature], self.tokenizer.pad_token_id)) as run:
+                answers = run.advance(exits[-1], exits)
+            found.append([answers[index] for index in exits])
+        sure = None
+        if self.has_certainty:
+            sure = np.array([[answer.certainty[0] for answer in row] for row in found])
+        return ExitOutputs(
+            logits=np.array([[answer.logits[0] for answer in row] for row in found]),
+            certainty=sure,
+            labels=np.array([feature["label"] for feature in features]),
+            exits=self.exits,
+            layers_cost=self.layers_cost,
+            ids=np.array([feature["id"] for feature in features]),
+            lengths=np.array([feature["length"] for feature in features]),
+            tiers=None if tiers is None else np.asarray(tiers),
+        )
 
     def check(self, setting: Setting) -> None:
         """Refuse a setting that can decide where the graphs cannot be stopped: the layers behind would be run for nothing.
