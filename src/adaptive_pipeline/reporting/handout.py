@@ -13,6 +13,7 @@ from adaptive_inference.calibration.operating_point import OperatingPoint
 from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.card import CardData, CardPoint, card_of
+from adaptive_inference.serving.chosen import calibration_of
 from adaptive_inference.serving.export import copy_model, has_weights, write_card
 from adaptive_inference.serving.metadata import Dataset, Encoder
 from adaptive_pipeline.reporting.choice import Choice
@@ -53,53 +54,6 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     card = card_of(target, card_points(body, results, choice))
     write_card(target, told_of(card, results, choice))
     return True
-
-
-def calibration_of(body: Mapping[str, Any], chosen: OperatingPoint | None) -> dict[str, Any]:
-    """Return a calibration with the recommended operating point as the default to predict with.
-
-    It takes the place of its rule's own at that goal, which promises nothing. A member of a cascade that is used alone
-    keeps what is its own: it is a model of one exit.
-
-    Parameters
-    ----------
-    body
-        Content of ``calibration.json``.
-    chosen
-        What is recommended; None: the full model, at the point that it has.
-    """
-    if chosen is None:
-        return dict(body)
-    member = chosen.setting.member
-    points = [OperatingPoint.from_json(item) for item in body["operating_points"]]
-    own = [point for point in points if point.setting.member == member or member is None]
-    if member is not None:
-        own, chosen = [_whole(point) for point in own], _whole(chosen)
-        body = alone(body, list(body["exits"]).index(member))
-    key = chosen.setting.rule, chosen.goal.name
-    own = [chosen, *(point for point in own if (point.setting.rule, point.goal.name) != key)]
-    return dict(body) | {
-        "operating_points": [point.to_json() for point in own],
-        "recommended": chosen.to_json(),
-    }
-
-
-def _whole(point: OperatingPoint) -> OperatingPoint:
-    """Return the point of a member as that of a model of its own."""
-    return replace(point, setting=replace(point.setting, member=None))
-
-
-def alone(body: Mapping[str, Any], k: int) -> dict[str, Any]:
-    """Return what a calibration says of exit index ``k``, as that of a model of one exit."""
-    lists = {
-        key: [body[key][k]]
-        for key in ("temperatures", "certainty_min", "certainty_max", "exits")
-        if body.get(key)
-    }
-    reliability = {
-        when: curves[k : k + 1] if curves else curves for when, curves in body["reliability"].items()
-    }
-    return dict(body) | lists | {"reliability": reliability}
 
 
 def card_points(calibration: Mapping[str, Any], results: Results, choice: Choice) -> list[CardPoint]:
