@@ -46,7 +46,8 @@ def main(stage: Stage) -> None:
     from adaptive_inference.serving.onnx_model import OnnxModel
 
     params, goal, seed = stage.params, stage.params.goal, stage.inputs["methods"]
-    models = deployables(seed, RecommendationRecord.load(stage.inputs["choice"]).offer)
+    choice = RecommendationRecord.load(stage.inputs["choice"]).offer
+    models = deployables(seed, choice)
     full, own = models[0], models[-1]
     stage.add_input("full", seed / "full/train/model")
     stage.add_input("model", seed / own.method / "train/model")
@@ -54,6 +55,7 @@ def main(stage: Stage) -> None:
     rules = {model.key: model.rules(params) for model in models}  # before the code's digest is taken
     keys = ("calibration", "goal", "evaluation.batch_size", "runtime")
     record = stage.begin(*keys, made_from=own.answers["calibration"].made_from)
+    record.recommended = choice.method, choice.setting
     split, batch_size = params.calibration.calibrate_on, params.evaluation.batch_size
     reference = full.answers[split].outputs
 

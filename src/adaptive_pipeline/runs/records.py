@@ -309,8 +309,17 @@ class Exported(Part):
 
 
 class ExportRecord(Record):
-    """`export_model`."""
+    """`export_model`.
 
+    Attributes
+    ----------
+    recommended
+        What `recommend` offered: method and setting, None of the full model.
+    models
+        Each in each deployment of ONNX Runtime.
+    """
+
+    recommended: tuple[str | None, Setting | None] = (None, None)
     models: list[Exported] = Field(default_factory=list)
 
 
@@ -386,7 +395,7 @@ class DeploymentRecord(Record):
     Attributes
     ----------
     recommended
-        What `recommend` offered: method and setting, None of the full model.
+        As in `ExportRecord`.
     candidates
         How many were chosen among.
     """
