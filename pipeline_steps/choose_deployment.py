@@ -38,8 +38,9 @@ def main(stage: Stage) -> None:
     from adaptive_pipeline.deployments.at_hand import all_deployed, deployables, require_onnx
     from adaptive_pipeline.deployments.choice import Chooser
     from adaptive_pipeline.deployments.measure import clock_rows, curve_of, measured
+    from adaptive_pipeline.runs.deployment_records import DeployedRow
     from adaptive_pipeline.runs.environment import environment
-    from adaptive_pipeline.runs.records import DeployedRow, RecommendationRecord
+    from adaptive_pipeline.runs.records import RecommendationRecord
 
     require_onnx()
     params, seed, folder = stage.params, stage.cell.seed, stage.inputs["methods"]

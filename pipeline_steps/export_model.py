@@ -39,7 +39,8 @@ def main(stage: Stage) -> None:
     from adaptive_inference.tasks.encode import encode
     from adaptive_inference.tasks.schema import load_split
     from adaptive_pipeline.deployments.at_hand import ONNX, SPLITS, deployables, require_onnx
-    from adaptive_pipeline.runs.records import Exported, RecommendationRecord
+    from adaptive_pipeline.runs.deployment_records import Exported
+    from adaptive_pipeline.runs.records import RecommendationRecord
 
     require_onnx()
     from adaptive_inference.serving.onnx_export import write_deployment

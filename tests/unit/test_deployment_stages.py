@@ -14,8 +14,8 @@ import export_model
 from adaptive_inference import load_predictor
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.exits.deployment import DEPLOYMENTS, deployment_of
+from adaptive_pipeline.runs.deployment_records import DeploymentRecord
 from adaptive_pipeline.runs.digests import digest_path
-from adaptive_pipeline.runs.records import DeploymentRecord
 
 TEXTS = ["good film", "a very dull movie", "not great"]
 

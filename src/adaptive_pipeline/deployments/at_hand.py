@@ -16,7 +16,7 @@ from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL, open_mod
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.chosen import alone, calibration_of
 from adaptive_inference.serving.export import copy_model
-from adaptive_pipeline.runs.records import ExportRecord
+from adaptive_pipeline.runs.deployment_records import ExportRecord
 
 if TYPE_CHECKING:
     import torch

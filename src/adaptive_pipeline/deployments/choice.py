@@ -19,7 +19,7 @@ from adaptive_inference.selection.pool import Pool
 from adaptive_inference.selection.promise import NONE, Promise, Resampled
 from adaptive_inference.settings.protocol import Goal
 from adaptive_pipeline.deployments.at_hand import Deployed
-from adaptive_pipeline.runs.records import DeploymentOffer
+from adaptive_pipeline.runs.deployment_records import DeploymentOffer
 
 _FIXED = "fixed"
 

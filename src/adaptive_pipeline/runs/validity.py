@@ -11,9 +11,8 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import digest_own_code
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
+from adaptive_pipeline.runs.deployment_records import DeploymentRecord, ExportRecord
 from adaptive_pipeline.runs.records import (
-    DeploymentRecord,
-    ExportRecord,
     RecommendationRecord,
     RecommendedRecord,
     Record,
