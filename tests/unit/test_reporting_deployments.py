@@ -130,7 +130,8 @@ def graphs(root, params):
     """Write the folder that `choose_deployment` keeps, as far as the card reads it."""
     stage = root / out_path("choose_deployment", CELL).relative_to("runs")
     model = stage / "model"
-    save_model(model, [2, 4, 6], b"")
+    save_model(model, [2, 4, 6], b"weights")
+    (model / "model.safetensors").unlink()
     write_json(model / "deployment.json", {"deployment": "onnx_int8"})
     (model / "segment_1.onnx").write_bytes(b"graph")
     point = OperatingPoint(Goal("max_loss", 1.0, params.goal.cost), SETTING, True, None)
