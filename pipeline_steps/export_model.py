@@ -25,6 +25,7 @@ def main(stage: Stage) -> None:
     """Export, answer, calibrate, write."""
     from dataclasses import replace
 
+    from adaptive_inference.backbones.packaged import WEIGHT_FILE
     from adaptive_inference.calibration.body import calibration_body
     from adaptive_inference.calibration.choose import choose_points
     from adaptive_inference.calibration.curves import calibrate
@@ -33,7 +34,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.errors import UserError
     from adaptive_inference.evaluation.deployments import collect_from
     from adaptive_inference.exits.deployment import WEIGHTS_KEY
-    from adaptive_inference.exits.layout import CALIBRATION_FILE, WEIGHT_FILE, open_model
+    from adaptive_inference.exits.layout import CALIBRATION_FILE, open_model
     from adaptive_inference.files import write_json
     from adaptive_inference.serving.export import copy_files
     from adaptive_inference.tasks.encode import encode

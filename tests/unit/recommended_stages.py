@@ -14,12 +14,18 @@ GENEROUS = {"max_loss": 60.0}
 
 
 def recommended(
-    folder, tmp_path, monkeypatch, goal=GENEROUS, method="sweet", rules=("confidence", "patience")
+    folder,
+    tmp_path,
+    monkeypatch,
+    goal=GENEROUS,
+    method="sweet",
+    rules=("confidence", "patience"),
+    kind="classification",
 ):
     """Run all stages; return the records of both, and the timings of the second."""
-    run(folder, tmp_path, monkeypatch, method, rules, goal=goal)
-    params = params_of(method, list(rules), "classification", goal=goal)
-    home = folder / "classification"
+    run(folder, tmp_path, monkeypatch, method, rules, kind, goal=goal)
+    params = params_of(method, list(rules), kind, goal=goal)
+    home = folder / kind
     seed = tmp_path / "seed0"
     places = {
         "full/train/model": home / "full", f"{method}/train/model": home / method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -32,10 +33,18 @@ def chosen(folder, tmp_path_factory):
         yield deployed(folder, tmp_path_factory.mktemp("chosen"), monkeypatch)
 
 
-def deployed(folder, root, monkeypatch, goal=GENEROUS, method="sweet", rules=("confidence", "patience")):
+def deployed(
+    folder,
+    root,
+    monkeypatch,
+    goal=GENEROUS,
+    method="sweet",
+    rules=("confidence", "patience"),
+    kind="classification",
+):
     """Run all stages; return the folder, the params and both stages."""
-    recommended(folder, root, monkeypatch, goal, method, rules)
-    params = params_of(method, list(rules), "classification", goal=goal)
+    recommended(folder, root, monkeypatch, goal, method, rules, kind)
+    params = params_of(method, list(rules), kind, goal=goal)
     given = {"methods": root / "seed0", "choice": root / "recommend"}
     exported = stage(export_model, params, root, **given)
     measured = stage(choose_deployment, params, root, deployed=exported.out, **given)
@@ -104,3 +113,69 @@ def test_the_chosen_folder_answers_with_what_was_chosen(chosen):
         offer.setting.threshold,
     )
     assert len(predictor.predict(TEXTS).labels) == 3
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1e-6, False), (1e6, True)])
+def test_a_latency_may_be_asked_for_instead(chosen, tmp_path, limit, kept):
+    """Nothing is so fast: the fastest; everything is: the best on the calibration split."""
+    root, _, exported, _ = chosen
+    params = params_of(
+        "sweet", ["confidence", "patience"], "classification", goal=GENEROUS | {"max_latency_ms": limit}
+    )
+    given = {"methods": root / "seed0", "choice": root / "recommend", "deployed": exported.out}
+    offer = stage(choose_deployment, params, tmp_path, **given).record.offer
+    assert (offer.asked, offer.limit, offer.kept) == ("max_latency_ms", limit, kept)
+    assert offer.probability is None
+    assert not kept or offer.setting is None or offer.difference >= 0
+
+
+def test_an_export_that_loses_too_much_is_refused_with_the_figure_and_the_run_goes_on(
+    folder, tmp_path, monkeypatch
+):
+    qualities = itertools.cycle([0.5, 0.9])  # of graphs, of PyTorch
+    monkeypatch.setattr(export_model, "_full_depth", lambda answers: next(qualities))
+    _, _, exported, measured = deployed(folder, tmp_path, monkeypatch)
+    for item in exported.record.models:
+        assert item.loss == pytest.approx(40.0)
+        assert "loses 40.00 points" in item.why
+        assert not (exported.out / item.method / item.deployment).exists()
+    assert {row.deployment for row in measured.record.rows} == {"torch"}
+    assert measured.record.offer.deployment == "torch"
+    assert not (measured.out / "model").exists()
+    assert "static_int8_speedup" not in measured.timings["rows"][0]
+
+
+def test_a_model_that_removes_tokens_is_not_exported_and_the_record_says_why(folder, tmp_path, monkeypatch):
+    goal = GENEROUS | {"cost": "flops"}
+    _, _, exported, measured = deployed(folder, tmp_path, monkeypatch, goal, "adapler", ("fixed",))
+    assert exported.record.recommended[0] == "adapler"
+    why = {(item.method, item.deployment): item.why for item in exported.record.models}
+    assert why["full", "onnx_int8"] == ""
+    assert "removes tokens" in why["adapler", "onnx_int8"]
+    assert str(tmp_path) not in why["adapler", "onnx_int8"]
+    assert ("adapler", "torch") in {(row.method, row.deployment) for row in measured.record.rows}
+
+
+def test_a_member_of_a_cascade_is_deployed_as_a_model_of_its_own(folder, tmp_path, monkeypatch):
+    root, _, exported, measured = deployed(
+        folder, tmp_path, monkeypatch, GENEROUS, "multi_model", ("confidence",)
+    )
+    member = exported.record.recommended[1].member
+    if member is None:  # untrained models: the whole cascade, by chance
+        assert all("cascade" in item.why for item in exported.record.models[2:])
+        return
+    key = f"static_{member}"
+    assert [item.method for item in exported.record.models[2:]] == [key, key]
+    assert not any(item.why for item in exported.record.models)
+    torch_answers = Answers.load(root / "collect_answers/calibration.safetensors").outputs
+    fp32 = Answers.load(exported.out / key / "onnx_fp32/calibration.safetensors").outputs
+    assert np.allclose(fp32.logits, torch_answers.alone(torch_answers.exits.index(member)).logits, atol=1e-4)
+    assert key in {row.method for row in measured.record.rows}
+
+
+def test_scores_are_deployed_too(folder, tmp_path, monkeypatch):
+    _, _, exported, measured = deployed(
+        folder, tmp_path, monkeypatch, GENEROUS, "sweet", ("fixed",), "regression"
+    )
+    assert not any(item.why for item in exported.record.models)
+    assert all(row.differing is not None for row in measured.record.rows if row.setting)
