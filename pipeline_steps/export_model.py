@@ -75,10 +75,11 @@ def main(stage: Stage) -> None:
             copy_files(weights, folder, (WEIGHT_FILE, CALIBRATION_FILE))
             graphs = OnnxModel(open_model(folder), params.runtime.threads)
             found = {}
+            rows = 1 if graphs.deployment.quantisation else batch_size  # which go one by one in any case
             for part in SPLITS:
                 like, pad = model.answers[part], graphs.deployment.tokens.pad
                 features = encode(load_split(data, part), graphs.tokenizer, graphs.schema.max_length)
-                outputs = collect_from(graphs.runner, features, like.outputs, batch_size, pad)
+                outputs = collect_from(graphs.runner, features, like.outputs, rows, pad)
                 found[part] = replace(like, outputs=outputs)
                 found[part].save(folder / f"{part}.safetensors")
             exported.quality = _full_depth(found[split])
