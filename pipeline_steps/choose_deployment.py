@@ -2,9 +2,10 @@ r"""Choose the fastest deployment on this machine of the full model and the reco
 
 Candidates are both models in PyTorch and in each export that was not refused: by every rule and threshold, and left at each
 exit as a static model is. What a candidate costs is the mean, over the calibration rows, of the time that leaving at its
-exit takes here, the median of its rounds, measured at batch 1 in one process with the full PyTorch model. The choice is made as `recommend` makes
-it, on that cost, or by ``goal.max_latency_ms``. Then every deployment is measured and timed on the reported split, at its
-own best setting, as the very folder that would be handed out; the chosen one is kept in ``model``, unless it is PyTorch's.
+exit takes here: the median of some rounds, at batch 1, in one process with the full PyTorch model. The choice is made as
+`recommend` makes it, on that cost, or by ``goal.max_latency_ms``. Then every deployment is measured and timed on the
+reported split, at its own best setting, as the very folder that would be handed out; the chosen one is kept in ``model``,
+unless it is PyTorch's.
 
 The choice depends on the clock, and so does all that this stage writes: it is exempt from byte identity.
 
