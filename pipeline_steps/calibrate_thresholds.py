@@ -18,9 +18,10 @@ from adaptive_pipeline.stage import Stage, run_stage
 def main(stage: Stage) -> None:
     """Fit, choose, write."""
     from adaptive_inference.calibration.answers import Answers
-    from adaptive_inference.calibration.choose import choose_points, full_point, full_quality, static_points
+    from adaptive_inference.calibration.body import calibration_body
+    from adaptive_inference.calibration.choose import choose_points, full_point, static_points
     from adaptive_inference.calibration.curves import calibrate
-    from adaptive_inference.calibration.fit import fit_calibrator, reliability_by_exit
+    from adaptive_inference.calibration.fit import fit_calibrator
     from adaptive_inference.calibration.operating_points import recommend
     from adaptive_inference.calibration.risk_control import set_apart
     from adaptive_inference.exit_rules import load_rule, load_rules
@@ -33,7 +34,8 @@ def main(stage: Stage) -> None:
         load_rules(params.method(method).rules),
         load_rule("fixed"),
     )  # before the code's digest is taken
-    file = f"{params.calibration.calibrate_on}.safetensors"
+    split = params.calibration.calibrate_on
+    file = f"{split}.safetensors"
     answers = Answers.load(stage.inputs["answers"] / file)
     full = Answers.load(stage.inputs["full_answers"] / file)
     answers.check_full(full)
@@ -45,7 +47,6 @@ def main(stage: Stage) -> None:
     fitted_on = raw if fitting is None else raw.take(fitting)
     calibrator = fit_calibrator(fitted_on, kind, params.calibration.temperature)
     outputs = calibrate(raw, calibrator)
-    before, after = (reliability_by_exit(item, kind) for item in (raw, outputs))
     if method == "full":
         points = [full_point(reference, yardstick, goal)]
     else:
@@ -59,25 +60,14 @@ def main(stage: Stage) -> None:
         method, yardstick.metric, yardstick.num_classes, raw.labels, raw.ids, families, answers.made_from
     )
     offered.save(stage.files["candidates"])
-    recommended, quality = recommend(points), full_quality(reference, yardstick)
-    body = {
-        "temperatures": calibrator.temperatures,
-        "certainty_min": calibrator.certainty_min,
-        "certainty_max": calibrator.certainty_max,
-        "reliability": {"before": before, "after": after},
-        "full_quality": quality,
-        "num_layers": yardstick.num_layers,
-        "exits": raw.exits,
-        "calibrated_on": params.calibration.calibrate_on,
-        "rows": len(raw.labels),
-        "cost": goal.cost,
-        "operating_points": [point.to_json() for point in points],
-        "recommended": recommended and recommended.to_json(),
-    }
+    body = calibration_body(
+        raw, calibrator, points, yardstick, reference, cost=goal.cost, calibrated_on=split
+    )
     write_json(stage.out / "calibration.json", body)
-    record.calibrated_on, record.reliability = params.calibration.calibrate_on, body["reliability"]
-    record.operating_points, record.recommended = points, recommended
-    record.metrics |= {"calibration_rows": len(raw.labels), "full_quality": quality}
+    record.calibrated_on, record.reliability = split, body["reliability"]
+    record.operating_points, record.recommended = points, recommend(points)
+    record.metrics |= {"calibration_rows": len(raw.labels), "full_quality": body["full_quality"]}
+    before, after = body["reliability"]["before"], body["reliability"]["after"]
     for k, layer in enumerate(raw.exits):
         if before:  # scores have no temperature, and no confidence that could be reliable
             record.metrics[f"exit{layer}_temperature"] = calibrator.temperatures[k]

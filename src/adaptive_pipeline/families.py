@@ -14,6 +14,7 @@ class Family:
     seconds: float  #: of one stage of the default task, two at a time on two slow cores; of trainings, see `progress`
     gpu: bool = False  #: uses one, where there is one
     timed: bool = False  #: measures wall-clock
+    every_seed: bool = False  #: does so of all seeds, not of `evaluation.timed_seeds` alone
     end: bool = False  #: a slice of a preset is run for its records
 
 
@@ -32,6 +33,8 @@ FAMILIES = {
     "score_rationales": Family(4000, 240, 60.0, gpu=True, end=True),
     "recommend": Family(2000, 60, 8.0),
     "evaluate_recommended": Family(4000, 60, 15.0, gpu=True, timed=True),
+    "export_model": Family(4000, 60, 60.0),
+    "choose_deployment": Family(4000, 60, 90.0, gpu=True, timed=True, every_seed=True),
     "prepare_texts": Family(2000, 60, 10.0),
     "train_free": Family(6000, 1440, 16.0, gpu=True),
     "assign_model": Family(2000, 30, 4.0),

@@ -63,8 +63,9 @@ def threads(stage: StageNode, params: Params, cores: int) -> int:
 
     A timing beside other work would be wrong; results never depend on how many cores there are.
     """
-    timed = FAMILIES[stage.family].timed
-    if timed and stage.argument("backbone"):  # of texts, every seed is timed
+    family = FAMILIES[stage.family]
+    timed = family.timed
+    if timed and stage.argument("backbone") and not family.every_seed:  # of texts, every seed is timed
         timed = int(stage.argument("seed") or -1) in params.evaluation.timed_seeds
     return cores if timed else params.runtime.threads
 

@@ -45,24 +45,38 @@ def _recommended(choice: dict[str, Any], goal: float) -> str:
     where = f"{choice['task']} with {choice['backbone']}"
     if "evaluation" not in choice:
         return f"{where}: nothing yet ({choice['why']})"
+    if "deployment" in choice:
+        return f"{where}: {_deployed(choice['deployment'], goal)}"
     if not choice["qualifies"]:
         points = f"{goal:g} {'point' if goal == 1 else 'points'}"
         return f"{where}: the full model, since nothing faster can be promised to lose at most {points}"
     offer, found, clock = choice["offer"], choice["evaluation"], choice["wallclock"] or {}
-    lost = found["loss"]
-    change = (
-        f"lost {lost:.2f} points on texts not seen"
-        if lost >= 0
-        else f"gained {-lost:.2f} points on texts not seen"
-    )
-    more = "" if found["goal_held"] else f", more than the goal of {goal:g}"
+    change = _change(found, goal)
     measured = found | {"wallclock_speedup": clock.get("wallclock_speedup")}
     speedups = [
         f"{measured[f'{key}_speedup']:.2f} x {how}"
         for key, how in SPEEDUPS.items()
         if measured.get(f"{key}_speedup")
     ]
-    return f"{where}: {_who(offer)}, {change}{more}; faster {', '.join(speedups)}"
+    return f"{where}: {_who(offer)}, {change}; faster {', '.join(speedups)}"
+
+
+def _change(found: dict[str, Any], goal: float) -> str:
+    lost = found["loss"]
+    change = f"{'lost' if lost >= 0 else 'gained'} {abs(lost):.2f} points on texts not seen"
+    return change if found["goal_held"] else f"{change}, more than the goal of {goal:g}"
+
+
+def _deployed(body: dict[str, Any], goal: float) -> str:
+    offer, clock = body["offer"], body["wallclock"]
+    who = "the full model" if offer["method"] == "full" else _who(offer)
+    speed = f"{clock['wallclock_speedup']:.2f} x as fast as the full model in PyTorch"
+    if clock["static_int8_speedup"]:
+        speed += f", {clock['static_int8_speedup']:.2f} x as fast as in static int8"
+    change = _change(body["evaluation"], goal)
+    if offer["asked"] == "max_latency_ms" and not offer["kept"]:
+        speed += f", slower than the {offer['limit']:g} ms asked for"
+    return f"{who} as {offer['deployment']}, {change}; {speed}"
 
 
 def _who(offer: dict[str, Any]) -> str:

@@ -90,8 +90,10 @@ class Project:
     def digests(self):
         """Return the sha256 of every result, those of the clock left out."""
         files = [file for file in (self.root / "runs").rglob("*") if file.is_file()]
-        exempt = [name for name in TIMING_OUTPUTS if not name.endswith("/")]
-        kept = [file for file in files if file.name not in exempt and not file.name.startswith(".")]
+        exempt = {name.rstrip("/") for name in TIMING_OUTPUTS}
+        kept = [
+            file for file in files if not exempt.intersection(file.parts) and not file.name.startswith(".")
+        ]
         return {file.relative_to(self.root).as_posix(): digest_path(file) for file in kept}
 
     def executed(self):

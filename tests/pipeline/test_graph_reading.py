@@ -20,7 +20,7 @@ READER = """
 from adaptive_pipeline import dvc_graph
 for _ in range(4):
     nodes = dvc_graph.read_graph(judge=False)
-    assert len(nodes) == 58
+    assert len(nodes) == 60
     assert all(md5 for node in nodes for md5 in node.outs.values())
 """
 

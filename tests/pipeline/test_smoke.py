@@ -43,6 +43,10 @@ ASKED_FOR = {"prepare_texts": ("src/adaptive_inference/decoders",)}
 SEEN_IN = {"train_fold": ("train_sweet", "train_leebert", "choose_point")}
 
 
+#: Stages of a whole seed, from the choice among its methods on.
+OF_A_SEED = ("recommend", "evaluate_recommended", "export_model", "choose_deployment")
+
+
 def stages_of(built):
     return {name.partition("@")[0] for name in built.first_executed}
 
@@ -77,9 +81,9 @@ def dvc_edges(project):
 def test_one_run_executes_every_stage_once_and_shows_the_result(built):
     stages = yaml.safe_load((built.root / "dvc.yaml").read_text())["stages"]
     assert stages_of(built) == set(stages) - {CHECK}
-    assert len(built.first_executed) <= 58
-    assert "58 of 58 stages to run, about" in built.output
-    assert "58 of 58 stages done" in built.output
+    assert len(built.first_executed) <= 60
+    assert "60 of 60 stages to run, about" in built.output
+    assert "60 of 60 stages done" in built.output
     assert "\nRecommended for tiers with tiny: " in built.output
     assert "Select jobs" not in built.output
     assert len(built.output.splitlines()) < 120
@@ -116,7 +120,7 @@ def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_ba
         expected = {
             f"{family}@tiers-tiny-sweet-0"
             for family in ("train_sweet", "collect_answers", "calibrate_thresholds", "evaluate_batch1")
-        } | {"recommend@tiers-tiny-0", "evaluate_recommended@tiers-tiny-0"}
+        } | {f"{family}@tiers-tiny-0" for family in OF_A_SEED}
         assert closure(built, status) == expected | {"make_tables"}
         assert planned(built.run("snakemake", "-n")) == expected | {"make_tables"}
     finally:
@@ -208,15 +212,19 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
 @pytest.mark.parametrize(
     ("edited", "families"),
     [
-        ("adaptive_inference/calibration/temperature.py", {"calibrate_thresholds"}),
+        (
+            "adaptive_inference/calibration/temperature.py",
+            {"calibrate_thresholds", "export_model", "choose_deployment"},
+        ),
         (
             "adaptive_inference/exit_rules/entropy.py",
-            {"calibrate_thresholds", "evaluate_batch1", "evaluate_recommended", "make_tables"},
+            {"calibrate_thresholds", "evaluate_batch1", *OF_A_SEED[1:], "make_tables"},
         ),
-        ("adaptive_inference/selection/promise.py", {"recommend"}),
-        ("adaptive_inference/selection/families.py", {"calibrate_thresholds"}),
+        ("adaptive_inference/selection/promise.py", {"recommend", "choose_deployment"}),
+        ("adaptive_inference/selection/families.py", {"calibrate_thresholds", "choose_deployment"}),
         ("adaptive_inference/selection/drift.py", {"evaluate_recommended"}),
-        ("adaptive_inference/serving/__init__.py", {"make_tables"}),
+        ("adaptive_inference/serving/__init__.py", {"export_model", "choose_deployment", "make_tables"}),
+        ("adaptive_pipeline/deployments/choice.py", {"choose_deployment"}),
         ("adaptive_pipeline/reporting/__init__.py", {"make_tables", "score_rationales", "evaluate_decoding"}),
         ("adaptive_inference/decoding/decay.py", {"calibrate_decoding", "evaluate_decoding"}),
         ("adaptive_inference/generation/losses.py", {"train_free"}),
@@ -245,7 +253,7 @@ def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(
 @pytest.mark.parametrize(
     "family", ["check_params", "prepare_data", "finetune_backbone", "train_sweet", "train_leebert", "train_multi_model",
                "extract_saliencies", "train_adapler", "train_adapler_exits", "score_rationales",
-               "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend", "evaluate_recommended",
+               "collect_answers", "calibrate_thresholds", "evaluate_batch1", *OF_A_SEED,
                "prepare_texts", "train_free", "assign_model", "calibrate_decoding", "evaluate_decoding",
                "make_tables", "train_fold", "choose_point"],
 )  # fmt: skip
@@ -333,7 +341,7 @@ def test_the_report_and_dvcs_own_commands_show_the_result(built):
 
 def test_results_are_rebuilt_from_kept_records_alone(built):
     out = built.root / "docs/results/smoke"
-    assert "44 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
+    assert "46 records kept" in built.run("python", "-m", "adaptive_pipeline.runs.keep")
     built.run("python", "-m", "adaptive_pipeline.presets", "results", "smoke")
     for name in ("tables/main.csv", "tables/main.md", "recommendation.json"):
         assert (out / name).is_file()

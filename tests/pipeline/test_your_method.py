@@ -18,7 +18,10 @@ FILES = dict(re.findall(r"`(own_code/\w+\.py)`:\n\n```python\n(.*?)```", PAGE, r
 ADDED = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)[0])
 RULE, OBJECTIVE = "own_code/renyi.py", "own_code/focal.py"
 #: The choice among all methods, the new one too, and the measuring of what is chosen.
-RECOMMEND, MEASURE = "recommend@tiers-tiny-0", "evaluate_recommended@tiers-tiny-0"
+RECOMMEND = "recommend@tiers-tiny-0"
+AFTER_CHOICE = {
+    f"{stage}@tiers-tiny-0" for stage in ("evaluate_recommended", "export_model", "choose_deployment")
+}
 AFTER_RULE = {"calibrate_thresholds@tiers-tiny-focal-0", "evaluate_batch1@tiers-tiny-focal-0"}
 OF_METHOD = {"train_sweet@tiers-tiny-focal-0", "collect_answers@tiers-tiny-focal-0", *AFTER_RULE}
 
@@ -61,8 +64,8 @@ def project(built, tmp_path_factory):
 
 def test_nothing_runs_but_the_cells_of_the_method_the_choice_and_the_tables(project):
     assert project.stale_at_first == {*OF_METHOD, RECOMMEND, "make_tables", CHECK}
-    assert project.planned_at_first == {*OF_METHOD, RECOMMEND, MEASURE, "make_tables"}
-    assert set(project.executed()) == {*OF_METHOD, RECOMMEND, MEASURE, "make_tables"}
+    assert project.planned_at_first == {*OF_METHOD, RECOMMEND, *AFTER_CHOICE, "make_tables"}
+    assert set(project.executed()) == {*OF_METHOD, RECOMMEND, *AFTER_CHOICE, "make_tables"}
     assert stale(project) == set()
     now = project.digests()
     same = {name: digest for name, digest in project.others.items() if "/recommended/" not in name}
@@ -96,7 +99,10 @@ def test_records_hold_the_digest_of_the_files_that_their_stage_ran(project):
 
 @pytest.mark.parametrize(
     ("file", "direct", "whole"),
-    [(RULE, {*AFTER_RULE, MEASURE}, AFTER_RULE), (OBJECTIVE, {"train_sweet@tiers-tiny-focal-0"}, OF_METHOD)],
+    [
+        (RULE, {*AFTER_RULE, *AFTER_CHOICE}, AFTER_RULE),
+        (OBJECTIVE, {"train_sweet@tiers-tiny-focal-0"}, OF_METHOD),
+    ],
 )
 def test_an_edit_makes_stale_what_uses_the_file_and_the_edit_back_nothing(project, file, direct, whole):
     path = project.root / file
@@ -104,7 +110,7 @@ def test_an_edit_makes_stale_what_uses_the_file_and_the_edit_back_nothing(projec
     try:
         path.write_text(text + "\n# edited\n")
         assert stale(project) == {CHECK}
-        assert planned(project) == {*whole, RECOMMEND, MEASURE, "make_tables"}
+        assert planned(project) == {*whole, RECOMMEND, *AFTER_CHOICE, "make_tables"}
         assert stale(project) == {*direct, CHECK}
         project.run("dvc", "repro", CHECK)
         assert stale(project) == direct

@@ -1,15 +1,20 @@
 """The recommendation's promise: the choice made again on resampled rows, and what it is judged by."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adaptive_inference.calibration.risk_control import fewest_rows
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.selection.candidates import Candidates, Family
 from adaptive_inference.selection.drift import two_sample_test
+from adaptive_inference.selection.families import timed_families_of
 from adaptive_inference.selection.pool import Pool
 from adaptive_inference.selection.promise import NONE, Resampled
 
@@ -77,6 +82,38 @@ def test_a_pool_keeps_what_is_faster_than_the_full_model_once_and_orders_it():
     assert pool.speedup.tolist() == [1.5, 2.0]
     assert pool.setting(1).threshold == pytest.approx(2 / 3)  # the first of two that are one
     np.testing.assert_allclose(pool.losses(np.arange(2)), [50.0, 50.0])
+
+
+def test_a_pool_by_the_clock_ranks_by_time_and_finds_the_best_within_a_speed():
+    full = candidates("full", [0, 1], family([[0, 1]], [1.0], "fixed"))
+    both = family([[0, 1], [0, 0], [0, 1]], [3.0, 4.0, 5.0])
+    timed = replace(both, clock_speedup=np.array([1.2, 2.5, 0.9]))
+    pool = Pool.of(full, [candidates("sweet onnx_int8", [0, 1], timed)], "clock")
+    assert pool.speedup.tolist() == [
+        1.2,
+        2.5,
+    ]  # in layers the third is the fastest, here it is slower than the full model
+    assert pool.best_within(1.0) == 0
+    assert pool.best_within(2.0) == 1
+    assert pool.best_within(3.0) is None
+
+
+def test_time_of_a_model_in_a_deployment_is_the_mean_over_the_exits_that_its_rows_take():
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(40, 3, 2))
+    outputs = ExitOutputs(
+        logits, None, np.zeros(40, dtype=int), (1, 2, 4), (1, 2, 4), np.arange(40), np.full(40, 5)
+    )
+    flops = np.repeat([[1.0, 2.0, 4.0]], 40, axis=0)
+    yardstick = Yardstick("accuracy", "classification", 2, 4, flops[:, -1], flops)
+    times = np.array([0.1, 0.3, 0.5])
+    found = timed_families_of(
+        {"confidence": load_rule("confidence"), "oracle": load_rule("oracle")}, outputs, yardstick, 9, times
+    )
+    (own,) = found  # the oracle cannot be run
+    rule = load_rule("confidence")
+    exits = rule.exit_indices(logits, None, outputs.labels, own.thresholds)
+    np.testing.assert_allclose(1 / own.clock_speedup, times[exits].mean(1))
 
 
 def test_methods_that_answered_other_rows_are_refused():

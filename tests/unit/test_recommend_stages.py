@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from calibrated_stages import make_folder, params_of, run
+from recommended_stages import CELL, GENEROUS, recommended
 
 import evaluate_recommended
 import recommend
@@ -15,48 +16,13 @@ from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.errors import UserError
 from adaptive_inference.selection.candidates import Candidates
 from adaptive_inference.tasks.quality import predict, quality
-from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.runs.records import RecommendationRecord
 from adaptive_pipeline.stage import Stage
-
-CELL = Cell("toy", "tiny", 0)
-GENEROUS = {"max_loss": 60.0}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("stages"))
-
-
-def recommended(
-    folder, tmp_path, monkeypatch, goal=GENEROUS, method="sweet", rules=("confidence", "patience")
-):
-    """Run all stages; return the records of both, and the timings of the second."""
-    run(folder, tmp_path, monkeypatch, method, rules, goal=goal)
-    params = params_of(method, list(rules), "classification", goal=goal)
-    home = folder / "classification"
-    seed = tmp_path / "seed0"
-    places = {
-        "full/train/model": home / "full", f"{method}/train/model": home / method,
-        "full/answers": tmp_path / "full_answers", f"{method}/answers": tmp_path / "collect_answers",
-        f"{method}/calibration": tmp_path / "calibrate_thresholds", "data/splits": home,
-        "candidates": tmp_path / "candidates",
-    }  # fmt: skip
-    for name, place in places.items():
-        (seed / name).parent.mkdir(parents=True, exist_ok=True)
-        (seed / name).symlink_to(place)
-
-    def stage(module, **inputs):
-        out = tmp_path / module.__name__
-        out.mkdir()
-        found = Stage(module.__name__, CELL, params, inputs, out, out, {}, module.__file__)
-        module.main(found)
-        found.record.save(out)
-        return found
-
-    chosen = stage(recommend, candidates=seed / "candidates")
-    measured = stage(evaluate_recommended, methods=seed, choice=chosen.out)
-    return chosen.record, measured.record, measured.timings
 
 
 def test_what_was_chosen_is_measured_at_its_very_threshold(folder, tmp_path, monkeypatch):

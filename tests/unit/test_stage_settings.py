@@ -33,6 +33,9 @@ def test_only_a_stage_that_measures_wall_clock_takes_the_whole_machine():
     assert settings.threads(a_stage("evaluate_batch1"), SMOKE, 8) == 8
     assert settings.threads(a_stage("evaluate_batch1", seed=1), SMOKE, 8) == 1
     assert settings.threads(a_stage("train_sweet"), SMOKE, 8) == 1
+    assert (
+        settings.threads(a_stage("choose_deployment", seed=1), SMOKE, 8) == 8
+    )  # whichever seed is recommended
 
 
 def test_a_stage_takes_the_threads_of_its_params_whatever_the_cores():

@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from adaptive_inference.calibration.operating_point import Cost, Setting
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_arrays, write_arrays
+
+#: What a choice counts: the cost that a goal names, or time.
+Currency = Cost | Literal["clock"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Family:
         ``(T, N)`` classes or scores.
     layers_speedup, flops_speedup
         ``(T,)``: full cost / own cost on these rows.
+    clock_speedup
+        The same in time, of a model in a deployment that was timed; of one machine, so it is not saved.
     """
 
     rule: str
@@ -40,13 +46,17 @@ class Family:
     answers: np.ndarray
     layers_speedup: np.ndarray
     flops_speedup: np.ndarray
+    clock_speedup: np.ndarray | None = None
 
     def setting(self, t: int) -> Setting:
         """Return how the candidate of index ``t`` answers."""
         return Setting(self.rule, float(self.thresholds[t]), int(self.members[t]) or None)
 
-    def speedup(self, cost: Cost) -> np.ndarray:
+    def speedup(self, cost: Currency) -> np.ndarray:
         """Return the speed-ups in a currency, ``(T,)``."""
+        if cost == "clock":
+            assert self.clock_speedup is not None
+            return self.clock_speedup
         return self.layers_speedup if cost == "layers" else self.flops_speedup
 
 
@@ -119,4 +129,4 @@ class Candidates:
             ) from error
 
 
-_ARRAYS = tuple(item.name for item in fields(Family) if item.name != "rule")
+_ARRAYS = tuple(item.name for item in fields(Family) if item.name not in ("rule", "clock_speedup"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,6 +37,30 @@ def families_of(
     curves = sweep_all(runnable, outputs, yardstick, thresholds)
     found = [_family(name, [curve]) for name, curve in curves.items()]
     return (*found, *_alone(outputs, yardstick)) if cascade else tuple(found)
+
+
+def timed_families_of(
+    rules: Mapping[str, ExitRule],
+    outputs: ExitOutputs,
+    yardstick: Yardstick,
+    thresholds: int,
+    time_E: np.ndarray,
+) -> tuple[Family, ...]:
+    """Return the families of a model in a deployment, one per rule, with what they save in time.
+
+    Parameters
+    ----------
+    rules, outputs, yardstick, thresholds
+        See `families_of`; the outputs are those of the deployment.
+    time_E
+        Time of a row that leaves at each exit, as a share of the full model's, ``(E,)``.
+    """
+    runnable = {name: rule for name, rule in rules.items() if rule.attainable}
+    curves = sweep_all(runnable, outputs, yardstick, thresholds)
+    return tuple(
+        replace(_family(name, [curve]), clock_speedup=1.0 / time_E[curve.exits].mean(1))
+        for name, curve in curves.items()
+    )
 
 
 def _alone(outputs: ExitOutputs, yardstick: Yardstick) -> Iterator[Family]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from adaptive_inference.calibration.operating_point import Cost, Seen, Setting
+from adaptive_inference.calibration.operating_point import Seen, Setting
 from adaptive_inference.errors import UserError
-from adaptive_inference.selection.candidates import Candidates, Family
+from adaptive_inference.selection.candidates import Candidates, Currency, Family
 from adaptive_inference.tasks.quality import quality
 
 POINTS = 100.0  #: losses are in points, hundredths of quality
@@ -50,7 +50,7 @@ class Pool:
     origins: tuple[tuple[Family, int], ...]
 
     @classmethod
-    def of(cls, full: Candidates, others: Iterable[Candidates], cost: Cost) -> Pool:
+    def of(cls, full: Candidates, others: Iterable[Candidates], cost: Currency) -> Pool:
         """Put the candidates of all methods together; what is no faster than the full model is none.
 
         Of neighbours that give the same answers at the same cost one is kept, the safest threshold.
@@ -113,6 +113,14 @@ class Pool:
         """Quality of the full model on the rows."""
         return float(quality(self.metric, self.full, self.labels, self.num_classes))
 
+    def best_within(self, speedup: float) -> int | None:
+        """Return the best of the candidates that are at least so fast, the faster of equals; None: there is none."""
+        found = quality(self.metric, self.answers, self.labels, self.num_classes)
+        fast = np.flatnonzero(self.speedup >= speedup)
+        if not len(fast):
+            return None
+        return int(max(fast, key=lambda c: (np.asarray(found)[c], self.speedup[c])))
+
     def losses(self, rows: np.ndarray, some: np.ndarray | None = None) -> np.ndarray:
         """Return the points that candidates lose against the full model on some rows, ``(C,)``; below 0: they gain.
 
@@ -130,7 +138,7 @@ class Pool:
         return POINTS * (full - np.asarray(own))
 
 
-def _apart(family: Family, cost: Cost) -> np.ndarray:
+def _apart(family: Family, cost: Currency) -> np.ndarray:
     """Return the indices of a family's candidates that are faster than the full model, slowest first, repeats left out."""
     speedup = family.speedup(cost)
     order = np.argsort(speedup, kind="stable")

@@ -66,7 +66,7 @@ _FREE: dict[tuple[int, ...], str] = {(2, 4): ROWS, (3, 6): TOKENS}
 _PRODUCTS, _QUANTISED = ("MatMul", "Gemm"), "MatMulInteger"
 
 
-def write_deployment(run: Path, name: str, out: Path) -> None:
+def write_deployment(run: Path, name: str, out: Path, everywhere: bool = False) -> None:
     """Write the graphs of a trained model, and what predicting with them needs besides a model folder's own files.
 
     Parameters
@@ -77,6 +77,9 @@ def write_deployment(run: Path, name: str, out: Path) -> None:
         ``onnx_fp32`` or ``onnx_int8``.
     out
         A folder, made here.
+    everywhere
+        Cut at every exit, with all that any rule reads, so that every rule can be calibrated on the graphs; else where the
+        recommended setting can decide.
 
     Raises
     ------
@@ -97,7 +100,9 @@ def write_deployment(run: Path, name: str, out: Path) -> None:
     model = MultiExitModel.from_pretrained(run)
     setting = choose_setting(saved.calibration, len(model.exits), model.schema, None, None)
     rule = load_rule(setting.rule)
-    cuts, exits = cut_layers(model.exits, rule.decides(setting.threshold, len(model.exits)))
+    count = len(model.exits)
+    deciding = range(count) if everywhere else rule.decides(setting.threshold, count)
+    cuts, exits = cut_layers(model.exits, deciding)
     deployment = Deployment(
         deployment=name,
         weights=digest_of(saved.home / WEIGHT_FILE),
@@ -105,15 +110,15 @@ def write_deployment(run: Path, name: str, out: Path) -> None:
         threshold=setting.threshold,
         cuts=cuts,
         exits=exits,
-        certainty=rule.needs_certainty and model.has_certainty,
+        certainty=(everywhere or rule.needs_certainty) and model.has_certainty,
         tokens=_tokens(model.tokenizer, saved.home),
         quantisation=None if name == "onnx_fp32" else Quantisation(reduce_range=not has_vnni()),
     )
     out.mkdir(parents=True, exist_ok=True)
     write_segments(model, deployment, out)
     lengths = np.arange(1, model.schema.max_length + 1)
-    count = FlopCount(model, deployment.certainty, model.schema.max_length)
-    FlopTable(count.by_exit(lengths)).save(out)
+    flops = FlopCount(model, deployment.certainty, model.schema.max_length)
+    FlopTable(flops.by_exit(lengths)).save(out)
     write_json(out / CALIBRATION_FILE, {**saved.calibration, WEIGHTS_KEY: deployment.weights})
     deployment.save(out)
 

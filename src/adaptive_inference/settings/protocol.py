@@ -51,6 +51,16 @@ class Goal(Section):
     min_speedup: list[Annotated[float, Field(ge=1.0)]] = Field(
         [2.0], description="For each value: the best quality at a cost at least that many times lower."
     )
+    max_latency_ms: Annotated[float, Field(gt=0.0)] | None = Field(
+        None,
+        description="Another way to ask for a deployment: the best quality within so many milliseconds a text, in the "
+        "mean at batch 1 on this machine; absent: the fastest within `max_loss`.",
+    )
+    deployment_loss: Annotated[float, Field(ge=0.0)] = Field(
+        1.0,
+        description="Points that a deployment may lose at full depth against the same model in PyTorch; if it loses more, "
+        "it is refused.",
+    )
     risk: Risk | None = Field(None, description="The fastest threshold of certified risk; absent: none.")
 
     @model_validator(mode="after")

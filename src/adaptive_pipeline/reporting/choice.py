@@ -15,7 +15,18 @@ from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.frame import Results, machine_name
 from adaptive_pipeline.reporting.statistics.chance import Chance, against_chance
-from adaptive_pipeline.runs.records import Offer, RecommendationRecord, RecommendedRecord
+from adaptive_pipeline.runs.deployment_records import (
+    DeployedRow,
+    DeploymentOffer,
+    DeploymentRecord,
+    Exported,
+    ExportRecord,
+)
+from adaptive_pipeline.runs.records import (
+    Offer,
+    RecommendationRecord,
+    RecommendedRecord,
+)
 from adaptive_pipeline.runs.validity import why_unusable
 
 
@@ -45,6 +56,89 @@ class Marked:
 
 
 @dataclass(frozen=True)
+class Deployment:
+    """Which deployment is chosen, and what all give: the records of `export_model` and `choose_deployment`.
+
+    Attributes
+    ----------
+    offer
+        What is chosen.
+    rows, clocks
+        Of each model and deployment, what was measured and what the clock says, empty where nothing was promised.
+    exported
+        Of each export, what it loses at full depth, and why it is refused.
+    candidates
+        How many were chosen among.
+    machine
+        Where it was chosen.
+    """
+
+    offer: DeploymentOffer
+    rows: tuple[DeployedRow, ...]
+    clocks: tuple[Mapping[str, Any], ...]
+    exported: tuple[Exported, ...]
+    candidates: int
+    machine: str
+
+    @property
+    def name(self) -> str:
+        """One of `exits.deployment.DEPLOYMENTS`."""
+        return self.offer.deployment
+
+    @property
+    def row(self) -> DeployedRow:
+        """What was measured of the chosen one."""
+        return next(row for row in self.rows if row.chosen)
+
+    @property
+    def clock(self) -> Mapping[str, Any]:
+        """What the clock says of the chosen one."""
+        return next(clock for row, clock in zip(self.rows, self.clocks, strict=True) if row.chosen)
+
+    @property
+    def held(self) -> bool:
+        """Whether the evaluation split, too, shows no more loss than the goal allows; of a goal of points."""
+        assert self.row.loss is not None
+        return self.row.loss <= self.offer.limit + 100 * ROUNDING
+
+    @property
+    def refused(self) -> list[Exported]:
+        """What was not exported, with the reason."""
+        return [item for item in self.exported if item.why]
+
+
+def deployment_of(results: Results, cell: Cell) -> Deployment | None:
+    """Return what is known of the deployments of a task, backbone and seed; None where no record of them can be reported."""
+    serves_all = replace(cell, method="")
+    found = [results.runs.records.get((stage, serves_all)) for stage in ("export_model", "choose_deployment")]
+    exported, chosen = found
+    if (
+        not isinstance(exported, ExportRecord)
+        or not isinstance(chosen, DeploymentRecord)
+        or chosen.offer is None
+    ):
+        return None
+    if any(
+        why_unusable(record.stage, serves_all, results.runs, results.params) for record in (exported, chosen)
+    ):
+        return None
+    timings = results.runs.companion("choose_deployment", serves_all, "timings")
+    clocks = {_row_key(row): row for row in timings.get("rows", ())}
+    return Deployment(
+        chosen.offer,
+        tuple(chosen.rows),
+        tuple(clocks.get(_row_key(dict(row)), {}) for row in chosen.rows),
+        tuple(exported.models),
+        chosen.candidates,
+        machine_name(timings.get("environment", {})),
+    )
+
+
+def _row_key(row: Mapping[str, Any]) -> tuple[str, str, bool]:
+    return row["method"], row["deployment"], row["adaptive"]
+
+
+@dataclass(frozen=True)
 class Choice:
     """What to use for one task and backbone.
 
@@ -68,6 +162,8 @@ class Choice:
         Where the full model is not shown to beat one answer for all texts.
     own_code
         Code of one's own that the model needs to answer.
+    deployment
+        What it is to be run as; None where that was not chosen.
     """
 
     task: str
@@ -82,6 +178,7 @@ class Choice:
     exits: tuple[int, ...] = ()
     chance: Chance | None = None
     own_code: tuple[str, ...] = ()
+    deployment: Deployment | None = None
 
     @property
     def offer(self) -> Offer:
@@ -128,13 +225,21 @@ class Choice:
             self.clock.get("median_ms"),
         )
 
+    @property
+    def used(self) -> Cell:
+        """The cell of the model that is handed out: that of the chosen deployment, or of what is recommended."""
+        assert self.cell is not None
+        return (
+            self.cell if self.deployment is None else replace(self.cell, method=self.deployment.offer.method)
+        )
+
     def point(self, params: Params) -> OperatingPoint | None:
         """Return the operating point to predict with; None of the full model."""
-        if not self.faster:
+        offer = self.offer if self.deployment is None else self.deployment.offer
+        if offer.setting is None or offer.method == "full":
             return None
-        assert self.offer.setting is not None
-        goal = Goal("max_loss", self.offer.max_loss, params.goal.cost)
-        return OperatingPoint(goal, self.offer.setting, True, self.offer.seen)
+        goal = Goal("max_loss", params.goal.max_loss, params.goal.cost)
+        return OperatingPoint(goal, offer.setting, True, offer.seen)
 
     def command(self, root: str) -> str:
         """Return the command that predicts with the model that stands in the results folder ``root``."""
@@ -181,6 +286,7 @@ def _choose(results: Results, model: str) -> Choice:
         measured=measured,
         clock=clock,
         machine=machine_name(timings.get("environment", {})) if clock else "",
+        deployment=deployment_of(results, cell),
     )
     if found.faster:
         found = replace(found, cell=replace(cell, method=found.offer.method))
@@ -198,8 +304,10 @@ def _development_quality(results: Results, cell: Cell) -> float:
 
 def _own_code(choice: Choice, params: Params) -> tuple[str, ...]:
     """Return the code of one's own by which the recommended model leaves and its encoder is driven."""
-    named = [params.backbone(choice.backbone).adapter or ""]
-    if choice.faster and choice.offer.setting and choice.offer.method:
-        rules = params.method(choice.offer.method).rules
-        named += [rule.partition("(")[0] for rule in rules if short_name(rule) == choice.offer.setting.rule]
+    graphs = choice.deployment is not None and choice.deployment.name != "torch"
+    named = [] if graphs else [params.backbone(choice.backbone).adapter or ""]
+    point = choice.point(params)
+    if point is not None:
+        rules = params.method(choice.used.method).rules
+        named += [rule.partition("(")[0] for rule in rules if short_name(rule) == point.setting.rule]
     return tuple(dict.fromkeys(name for name in named if is_own(name)))

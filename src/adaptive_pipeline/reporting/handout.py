@@ -10,12 +10,19 @@ from typing import Any
 import pandas as pd
 
 from adaptive_inference.calibration.operating_point import OperatingPoint
-from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL
+from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_CALIBRATION, RUN_MODEL
 from adaptive_inference.files import read_json
 from adaptive_inference.serving.card import CardData, CardPoint, card_of
-from adaptive_inference.serving.export import copy_model, has_weights, with_confidences, write_card
+from adaptive_inference.serving.chosen import calibration_of
+from adaptive_inference.serving.export import (
+    copy_files,
+    copy_model,
+    has_weights,
+    with_confidences,
+    write_card,
+)
 from adaptive_inference.serving.metadata import Dataset, Encoder
-from adaptive_pipeline.reporting.choice import Choice
+from adaptive_pipeline.reporting.choice import Choice, Deployment
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name
 from adaptive_pipeline.reporting.text.recommendation import model_remarks
@@ -38,7 +45,9 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     """
     if choice.cell is None or choice.chosen is None:
         return False
-    run, point = choice.cell.folder(runs), choice.point(results.params)
+    if choice.deployment is not None and choice.deployment.name != "torch":
+        return _hand_out_graphs(results, choice, out / choice.model)
+    run, point = choice.used.folder(runs), choice.point(results.params)
     source, calibration = run / RUN_MODEL, run / RUN_CALIBRATION
     member = point.setting.member if point else None
     if member is not None:
@@ -50,56 +59,35 @@ def hand_out(results: Results, choice: Choice, runs: Path, out: Path) -> bool:
     target = out / choice.model
     body = with_confidences(calibration_of(read_json(calibration), point), run)
     copy_model(source, target, body)
-    card = card_of(target, card_points(body, results, choice))
-    write_card(target, told_of(card, results, choice))
+    points = (
+        _deployed_points(body, choice.deployment) if choice.deployment else card_points(body, results, choice)
+    )
+    write_card(target, told_of(card_of(target, points), results, choice))
     return True
 
 
-def calibration_of(body: Mapping[str, Any], chosen: OperatingPoint | None) -> dict[str, Any]:
-    """Return a calibration with the recommended operating point as the default to predict with.
-
-    It takes the place of its rule's own at that goal, which promises nothing. A member of a cascade that is used alone
-    keeps what is its own: it is a model of one exit.
-
-    Parameters
-    ----------
-    body
-        Content of ``calibration.json``.
-    chosen
-        What is recommended; None: the full model, at the point that it has.
-    """
-    if chosen is None:
-        return dict(body)
-    member = chosen.setting.member
-    points = [OperatingPoint.from_json(item) for item in body["operating_points"]]
-    own = [point for point in points if point.setting.member == member or member is None]
-    if member is not None:
-        own, chosen = [_whole(point) for point in own], _whole(chosen)
-        body = alone(body, list(body["exits"]).index(member))
-    key = chosen.setting.rule, chosen.goal.name
-    own = [chosen, *(point for point in own if (point.setting.rule, point.goal.name) != key)]
-    return dict(body) | {
-        "operating_points": [point.to_json() for point in own],
-        "recommended": chosen.to_json(),
-    }
+def _hand_out_graphs(results: Results, choice: Choice, target: Path) -> bool:
+    """Copy the deployment that `choose_deployment` keeps, with its card; see `hand_out`."""
+    assert choice.cell is not None
+    assert choice.deployment is not None
+    stage = results.runs.folder("choose_deployment", replace(choice.cell, method=""))
+    if stage is None or not (stage / "model").is_dir():
+        return False
+    refuse_damaged(stage)
+    source = stage / "model"
+    copy_files(source, target)
+    points = _deployed_points(read_json(target / CALIBRATION_FILE), choice.deployment)
+    write_card(target, told_of(card_of(target, points), results, choice))
+    return True
 
 
-def _whole(point: OperatingPoint) -> OperatingPoint:
-    """Return the point of a member as that of a model of its own."""
-    return replace(point, setting=replace(point.setting, member=None))
-
-
-def alone(body: Mapping[str, Any], k: int) -> dict[str, Any]:
-    """Return what a calibration says of exit index ``k``, as that of a model of one exit."""
-    lists = {
-        key: [body[key][k]]
-        for key in ("temperatures", "certainty_min", "certainty_max", "exits")
-        if body.get(key)
-    }
-    reliability = {
-        when: curves[k : k + 1] if curves else curves for when, curves in body["reliability"].items()
-    }
-    return dict(body) | lists | {"reliability": reliability}
+def _deployed_points(calibration: Mapping[str, Any], deployment: Deployment) -> list[CardPoint]:
+    """Return the point of the chosen deployment, as it was measured: no other was, and none is on the card."""
+    recommended, row = calibration.get("recommended"), deployment.row
+    if recommended is None or row.quality is None or row.layers_speedup is None:
+        return []
+    point = OperatingPoint.from_json(recommended)
+    return [CardPoint(point, row.quality, row.layers_speedup, row.flops_speedup)]
 
 
 def card_points(calibration: Mapping[str, Any], results: Results, choice: Choice) -> list[CardPoint]:
@@ -124,6 +112,13 @@ def card_points(calibration: Mapping[str, Any], results: Results, choice: Choice
     ]
 
 
+def _key(choice: Choice) -> str:
+    """Return the key, in tables, of the model that is handed out."""
+    if choice.deployment is not None:
+        return choice.deployment.row.method
+    return choice.marked.method if choice.marked else "full"
+
+
 def told_of(card: CardData, results: Results, choice: Choice) -> CardData:
     """Return the card with what the comparison says of its model."""
     remarks = [
@@ -134,7 +129,7 @@ def told_of(card: CardData, results: Results, choice: Choice) -> CardData:
     backbone = results.params.backbone(choice.backbone)
     return replace(
         card,
-        title=method_name(choice.marked.method if choice.marked else "full"),
+        title=method_name(_key(choice)),
         encoder=f"backbone `{choice.backbone}`, {backbone.weights}",
         origin=Encoder.of(backbone),
         dataset=Dataset.of(results.params.tasks[choice.task]),

@@ -15,6 +15,10 @@ from adaptive_pipeline.reporting.figures.captions import CAPTIONS, ORDER
 from adaptive_pipeline.reporting.text.html import page
 
 TRAININGS = ("finetune_backbone", *TRAINING_STAGES)
+#: What stages read of which the graph does not know the method.
+_OF_A_SEED = (
+    "prepare_data", *TRAININGS, "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend"
+)  # fmt: skip
 #: Stage -> the stages whose outputs it reads, as in ``dvc.yaml`` (a test compares), and what it does.
 GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "prepare_data": ((), "draws the four splits"),
@@ -51,16 +55,14 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
         "holds scores of tokens, and the tokens that survive, against rationales",
     ),
     "recommend": (("calibrate_thresholds",), "chooses one model, rule and threshold among all methods"),
-    "evaluate_recommended": (
-        (
-            "prepare_data",
-            *TRAININGS,
-            "collect_answers",
-            "calibrate_thresholds",
-            "evaluate_batch1",
-            "recommend",
-        ),
-        "measures and times what is recommended on the evaluation rows",
+    "evaluate_recommended": (_OF_A_SEED, "measures and times what is recommended on the evaluation rows"),
+    "export_model": (
+        _OF_A_SEED,
+        "exports the full and the recommended model for ONNX Runtime, and calibrates each export",
+    ),
+    "choose_deployment": (
+        (*_OF_A_SEED, "export_model"),
+        "chooses the deployment that is the fastest on this machine, and times all of them",
     ),
     "prepare_texts": ((), "draws the splits of texts, and trains a tokenizer or takes one"),
     "train_free": (("prepare_texts",), "trains decoders by a loss over their blocks"),
@@ -82,6 +84,8 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
             "evaluate_batch1",
             "recommend",
             "evaluate_recommended",
+            "export_model",
+            "choose_deployment",
             "extract_saliencies",
             "score_rationales",
             "prepare_texts",

@@ -13,6 +13,7 @@ from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting import breakdowns
 from adaptive_pipeline.reporting.choice import Choice, recommend
 from adaptive_pipeline.reporting.combined import combined
+from adaptive_pipeline.reporting.deployments import deployments
 from adaptive_pipeline.reporting.figures import analysis, exits, rationales, weights
 from adaptive_pipeline.reporting.figures.differences import draw_differences
 from adaptive_pipeline.reporting.figures.headline import draw_speed
@@ -33,6 +34,7 @@ from adaptive_pipeline.reporting.statistics.areas import areas
 from adaptive_pipeline.reporting.statistics.comparisons import compare, unanswered
 from adaptive_pipeline.reporting.tables.combined import combined_markdown
 from adaptive_pipeline.reporting.tables.csv import comparisons_csv, csv_tables, csv_text
+from adaptive_pipeline.reporting.tables.deployments import deployments_markdown
 from adaptive_pipeline.reporting.tables.latex import main_latex
 from adaptive_pipeline.reporting.tables.main import main_markdown
 from adaptive_pipeline.reporting.tables.markdown import areas_markdown, comparisons_markdown, cost_markdown
@@ -114,6 +116,9 @@ def tables(results: Results, choices: list[Choice], comparisons: pd.DataFrame) -
         texts["cost.md"] = cost_markdown(costs)
     if len(explained):
         texts["rationales.md"] = rationales_markdown(explained)
+    deployed = deployments(results)
+    if len(deployed):
+        texts |= {"deployments.csv": csv_text(deployed), "deployments.md": deployments_markdown(deployed)}
     both = combined(results)
     if len(both):
         goals = [goal.name for goal in both.goal]

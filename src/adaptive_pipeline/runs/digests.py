@@ -9,9 +9,12 @@ from pathlib import Path
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import digest_json
 
-#: Outputs that may differ between two runs of the same params: files of these names, and all under these folders.
-#: The one list of exemptions from byte identity; tests and digests read it.
-TIMING_OUTPUTS = ("timings.json", "train_timings.json", "results/")
+#: Outputs that may differ between two runs of the same params: files of these names, and all under folders of these names,
+#: what `choose_deployment` chose by the clock among them. The one list of exemptions from byte identity; tests and digests
+#: read it.
+TIMING_OUTPUTS = (
+    "timings.json", "train_timings.json", "deployment_timings.json", "deployment/", "results/"
+)  # fmt: skip
 
 
 def digest_path(path: Path) -> str:

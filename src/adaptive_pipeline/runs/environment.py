@@ -24,7 +24,7 @@ def environment(device: str) -> dict[str, Any]:
     """
     import platform
 
-    packages = (*CHANGE_RESULTS, "numpy", "datasets", "adaptive-inference")
+    packages = (*CHANGE_RESULTS, "numpy", "onnxruntime", "datasets", "adaptive-inference")
     versions = {"python": platform.python_version()} | {name: installed(name) for name in packages}
     found: dict[str, Any] = {
         "versions": versions,

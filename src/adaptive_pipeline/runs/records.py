@@ -1,4 +1,7 @@
-"""Records of stages: one typed model per stage family, over `record.Record`; those of generation are in `text_records`."""
+"""Records of stages: one typed model per stage family, over `record.Record`.
+
+Those of deployments are in `deployment_records`, those of generation in `text_records`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pydantic import Field
 
 from adaptive_inference.calibration.operating_point import OperatingPoint, Seen, Setting
 from adaptive_inference.evaluation.explained import Measured
+from adaptive_pipeline.runs.deployment_records import DeploymentRecord, ExportRecord
 from adaptive_pipeline.runs.record import FAMILIES, RECORD_FILE, VERSION, Part, Record, digest_params
 from adaptive_pipeline.runs.text_records import (
     AssignmentRecord,
@@ -306,6 +310,8 @@ FAMILIES |= {
     "evaluate_batch1": EvaluationRecord,
     "recommend": RecommendationRecord,
     "evaluate_recommended": RecommendedRecord,
+    "export_model": ExportRecord,
+    "choose_deployment": DeploymentRecord,
     "score_rationales": ExplanationRecord,
     "prepare_texts": TextDataRecord,
     "train_free": TextTrainingRecord,

@@ -34,6 +34,7 @@ COMPANIONS = {
         "predictions": "predictions.json",
     },
     "evaluate_recommended": {"timings": "../timings.json"},
+    "choose_deployment": {"timings": "../deployment_timings.json"},
     "train_free": {"timings": "../train_timings.json"},
     "evaluate_decoding": {"timings": "../timings.json", "confidences": "confidences.json"},
 }
@@ -49,6 +50,8 @@ KEPT = (
     "score_rationales",
     "recommend",
     "evaluate_recommended",
+    "export_model",
+    "choose_deployment",
     "prepare_texts",
     "train_free",
     "calibrate_decoding",

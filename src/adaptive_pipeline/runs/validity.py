@@ -11,6 +11,7 @@ from adaptive_inference.errors import UserError
 from adaptive_inference.own_code import digest_own_code
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params
+from adaptive_pipeline.runs.deployment_records import DeploymentRecord, ExportRecord
 from adaptive_pipeline.runs.records import (
     RecommendationRecord,
     RecommendedRecord,
@@ -21,8 +22,8 @@ from adaptive_pipeline.runs.records import (
 )
 from adaptive_pipeline.runs.store import Key, Runs
 
-#: Stages of a whole seed: the choice among its methods, and the measuring of what was chosen.
-CHOICES = ("recommend", "evaluate_recommended")
+#: Stages of a whole seed: the choice among its methods, the measuring of what was chosen, and its deployments.
+CHOICES = ("recommend", "evaluate_recommended", "export_model", "choose_deployment")
 #: Stages of the second grid.
 TEXT_STAGES = ("prepare_texts", "train_free", "assign_model", "calibrate_decoding", "evaluate_decoding")
 
@@ -96,7 +97,7 @@ def _why_not_the_choice(stage: str, cell: Cell, runs: Runs, params: Params) -> s
 
     It was chosen among all methods, so it stands on all their calibrations; and what was measured must be what was chosen.
     """
-    choice, measured = (runs.records.get((name, cell)) for name in CHOICES)
+    choice, measured = (runs.records.get((name, cell)) for name in ("recommend", stage))
     for name in params.methods:
         key = "calibrate_thresholds", replace(cell, method=name)
         if key not in runs.records:
@@ -108,8 +109,11 @@ def _why_not_the_choice(stage: str, cell: Cell, runs: Runs, params: Params) -> s
             return f"recommend chose among another model of {name} than was calibrated; run it again"
     if stage == "recommend" or not isinstance(choice, RecommendationRecord):
         return ""
-    chosen = choice.offer.setting if choice.offer else None
-    if isinstance(measured, RecommendedRecord) and measured.setting != chosen:
+    method, chosen = (choice.offer.method, choice.offer.setting) if choice.offer else (None, None)
+    measures_another = (isinstance(measured, RecommendedRecord) and measured.setting != chosen) or (
+        isinstance(measured, ExportRecord | DeploymentRecord) and measured.recommended != (method, chosen)
+    )
+    if measures_another:
         return f"{stage} measured another choice than recommend made; run it again"
     return ""
 
@@ -131,7 +135,7 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
         return f"not evaluated yet (done: {', '.join(done) or 'nothing'})"
     read: dict[str, str] = {}
     links = chain(stage, cell, params)
-    if stage == "evaluate_recommended":
+    if stage in CHOICES[1:]:
         links = [*_chosen_links(cell, runs), *links]
     for key in links:
         if key not in runs.records:

@@ -12,6 +12,7 @@ from adaptive_pipeline.params import Params
 from adaptive_pipeline.reporting.choice import Choice
 from adaptive_pipeline.reporting.frame import Results
 from adaptive_pipeline.reporting.names import method_name, rule_name
+from adaptive_pipeline.reporting.text.deployment import deployed_words, deployment_json, deployment_lines
 from adaptive_pipeline.reporting.text.markdown import number
 from adaptive_pipeline.reporting.text.sentences import chance_sentence, leak_warning, nothing_evaluated
 
@@ -68,7 +69,7 @@ def _choice_json(choice: Choice, root: str, there: bool) -> dict[str, Any]:
         "wallclock": {name: choice.clock.get(name) for name in clocked} if choice.clock else None,
         "drift": None if measured.drift is None else {"found": measured.drift.found, **measured.drift.model_dump()},
         "command": choice.command(root) if there else None,
-    }  # fmt: skip
+    } | ({"deployment": deployment_json(choice.deployment)} if choice.deployment else {})  # fmt: skip
 
 
 # ---- for readers -----------------------------------------------------------------------------------------------------
@@ -112,9 +113,16 @@ def choice_lines(choice: Choice, params: Params, root: str, there: bool) -> list
     """Return what is said of one task and backbone, without its heading."""
     if choice.chosen is None:
         return [f"No recommendation: {choice.why}.", ""]
-    items = (
-        [_promise(choice), _measured(choice, params.goal.confidence), _speed(choice)] if choice.faster else []
-    )
+    items = []
+    if choice.faster:
+        items = [_promise(choice), _measured(choice, params.goal.confidence), _speed(choice)]
+    if choice.deployment:
+        chosen_in_torch = (
+            [f"The method was chosen in PyTorch, by {COST_WORDS[params.goal.cost]}: {_words(choice)}."]
+            if choice.faster
+            else []
+        )
+        items = [*deployment_lines(choice.deployment), *chosen_in_torch, *items]
     items += [_tied(choice), _others(choice, params), _more_rows(choice, params), _drift(choice)]
     if choice.chance:
         items.append(chance_sentence(choice.chance))
@@ -128,6 +136,8 @@ def choice_lines(choice: Choice, params: Params, root: str, there: bool) -> list
 
 def headline(choice: Choice) -> str:
     """Return the sentence that says what to use."""
+    if choice.deployment and (choice.faster or choice.deployment.name != "torch"):
+        return f"**Use {deployed_words(choice)}.**"
     if not choice.faster:
         count = choice.chosen.candidates if choice.chosen else 0
         return (
@@ -267,6 +277,8 @@ def _points(value: float) -> str:
 
 def model_remarks(choice: Choice, params: Params) -> list[str]:
     """Return what a model card tells of the comparison that its model comes from."""
+    if choice.deployment:
+        return [headline(choice), *deployment_lines(choice.deployment), _drift(choice)]
     if not choice.faster:
         return [headline(choice)] if choice.chosen else []
     return [_promise(choice), _measured(choice, params.goal.confidence), _speed(choice), _drift(choice)]

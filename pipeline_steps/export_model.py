@@ -1,0 +1,125 @@
+r"""Export the full model and the recommended one for ONNX Runtime, in fp32 and int8, and calibrate each export.
+
+Each is a folder of graphs that can be stopped at every exit, with its answers to the calibration and the evaluation split
+and temperatures fitted on its own answers, since confidences move when weights are rounded. One whose full depth loses more
+than ``goal.deployment_loss`` points against the same model in PyTorch is refused: int8 is known to collapse on some models.
+What leaving early saves in time is for `choose_deployment` to measure.
+
+    python pipeline_steps/export_model.py --task tiers --backbone minilm --seed 0
+    python pipeline_steps/export_model.py --params presets/smoke.yaml --task tiers --backbone tiny --seed 0 \
+        --methods runs/tiers/tiny/seed0 --choice choice --out /tmp/deployed
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from adaptive_pipeline.stage import Stage, run_stage
+
+if TYPE_CHECKING:
+    from adaptive_inference.calibration.answers import Answers
+
+
+def main(stage: Stage) -> None:
+    """Export, answer, calibrate, write."""
+    from dataclasses import replace
+
+    from adaptive_inference.backbones.packaged import WEIGHT_FILE
+    from adaptive_inference.calibration.body import calibration_body
+    from adaptive_inference.calibration.choose import choose_points
+    from adaptive_inference.calibration.curves import calibrate
+    from adaptive_inference.calibration.fit import fit_calibrator
+    from adaptive_inference.calibration.risk_control import set_apart
+    from adaptive_inference.errors import UserError
+    from adaptive_inference.evaluation.deployments import collect_from
+    from adaptive_inference.exits.deployment import WEIGHTS_KEY
+    from adaptive_inference.exits.layout import CALIBRATION_FILE, open_model
+    from adaptive_inference.files import write_json
+    from adaptive_inference.serving.export import copy_files
+    from adaptive_inference.tasks.encode import encode
+    from adaptive_inference.tasks.schema import load_split
+    from adaptive_pipeline.deployments.at_hand import ONNX, SPLITS, deployables, require_onnx
+    from adaptive_pipeline.runs.deployment_records import Exported
+    from adaptive_pipeline.runs.records import RecommendationRecord
+
+    require_onnx()
+    from adaptive_inference.serving.onnx_export import write_deployment
+    from adaptive_inference.serving.onnx_model import OnnxModel
+
+    params, goal, seed = stage.params, stage.params.goal, stage.inputs["methods"]
+    choice = RecommendationRecord.load(stage.inputs["choice"]).offer
+    models = deployables(seed, choice)
+    full, own = models[0], models[-1]
+    stage.add_input("full", seed / "full/train/model")
+    stage.add_input("model", seed / own.method / "train/model")
+    data = stage.add_input("data", seed / "data/splits")
+    rules = {model.key: model.rules(params) for model in models}  # before the code's digest is taken
+    keys = ("calibration", "goal", "evaluation.batch_size", "runtime")
+    record = stage.begin(*keys, made_from=own.answers["calibration"].made_from)
+    record.recommended = choice.method, choice.setting
+    split, batch_size = params.calibration.calibrate_on, params.evaluation.batch_size
+    reference = full.answers[split].outputs
+
+    for model in models:
+        weights = stage.scratch / "weights" / model.key
+        model.write(weights, model.calibration, None)
+        for name in ONNX:
+            folder, exported = stage.out / model.key / name, Exported(method=model.key, deployment=name)
+            record.models.append(exported)
+            try:
+                write_deployment(weights, name, folder, everywhere=True)
+            except UserError as error:
+                exported.why = str(error).replace(f"{weights}", model.key)
+                continue
+            copy_files(weights, folder, (WEIGHT_FILE, CALIBRATION_FILE))
+            graphs = OnnxModel(open_model(folder), params.runtime.threads)
+            found = {}
+            rows = 1 if graphs.deployment.quantisation else batch_size  # which go one by one in any case
+            for part in SPLITS:
+                like, pad = model.answers[part], graphs.deployment.tokens.pad
+                features = encode(load_split(data, part), graphs.tokenizer, graphs.schema.max_length)
+                outputs = collect_from(graphs.runner, features, like.outputs, rows, pad)
+                found[part] = replace(like, outputs=outputs)
+                found[part].save(folder / f"{part}.safetensors")
+            exported.quality = _full_depth(found[split])
+            exported.loss = 100 * (_full_depth(model.answers[split]) - exported.quality)
+            exported.bytes = sum(file.stat().st_size for file in folder.glob("*.onnx"))
+            record.metrics[f"{model.key}_{name}_loss"] = exported.loss
+            if exported.loss > goal.deployment_loss:
+                exported.why = (
+                    f"at full depth it loses {exported.loss:.2f} points against PyTorch on the calibration split, more "
+                    f"than goal.deployment_loss {goal.deployment_loss:g}"
+                )
+                shutil.rmtree(folder)
+                continue
+            raw, yardstick = found[split].outputs, found[split].yardstick
+            fitting, certifying = set_apart(len(raw.labels), yardstick.kind, goal.risk, stage.cell.seed)
+            fitted_on = raw if fitting is None else raw.take(fitting)
+            calibrator = fit_calibrator(fitted_on, yardstick.kind, params.calibration.temperature)
+            points = choose_points(
+                rules[model.key],
+                calibrate(raw, calibrator),
+                yardstick,
+                goal,
+                params.calibration.thresholds,
+                reference,
+                certifying,
+            )
+            body = calibration_body(
+                raw, calibrator, points, yardstick, reference, cost=goal.cost, calibrated_on=split
+            )
+            write_json(folder / CALIBRATION_FILE, body | {WEIGHTS_KEY: graphs.deployment.weights})
+
+
+def _full_depth(answers: Answers) -> float:
+    """Return the quality of the last exit."""
+    from adaptive_inference.tasks.quality import predict, quality
+
+    yardstick, outputs = answers.yardstick, answers.outputs
+    said = predict(outputs.logits[:, -1], yardstick.kind)
+    return float(quality(yardstick.metric, said, outputs.labels, yardstick.num_classes))
+
+
+if __name__ == "__main__":
+    run_stage(main, __doc__ or "", inputs=("methods", "choice"))

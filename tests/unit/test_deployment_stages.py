@@ -1,0 +1,181 @@
+"""The stages that export and choose a deployment, run in this process on tiny models."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from calibrated_stages import make_folder, params_of
+from recommended_stages import GENEROUS, recommended, stage
+
+import choose_deployment
+import export_model
+from adaptive_inference import load_predictor
+from adaptive_inference.calibration.answers import Answers
+from adaptive_inference.exits.deployment import DEPLOYMENTS, deployment_of
+from adaptive_pipeline.runs.deployment_records import DeploymentRecord
+from adaptive_pipeline.runs.digests import digest_path
+
+TEXTS = ["good film", "a very dull movie", "not great"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture(scope="module")
+def chosen(folder, tmp_path_factory):
+    """All stages of a recommended method, with a goal so generous that something is promised."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield deployed(folder, tmp_path_factory.mktemp("chosen"), monkeypatch)
+
+
+def deployed(
+    folder,
+    root,
+    monkeypatch,
+    goal=GENEROUS,
+    method="sweet",
+    rules=("confidence", "patience"),
+    kind="classification",
+):
+    """Run all stages; return the folder, the params and both stages."""
+    recommended(folder, root, monkeypatch, goal, method, rules, kind)
+    params = params_of(method, list(rules), kind, goal=goal)
+    given = {"methods": root / "seed0", "choice": root / "recommend"}
+    exported = stage(export_model, params, root, **given)
+    measured = stage(choose_deployment, params, root, deployed=exported.out, **given)
+    return root, params, exported, measured
+
+
+def test_graphs_answer_as_pytorch_does_and_are_calibrated_on_their_own_answers(chosen):
+    root, _, exported, _ = chosen
+    assert [(item.method, item.deployment) for item in exported.record.models] == [
+        (method, name) for method in ("full", "sweet") for name in DEPLOYMENTS[1:]
+    ]
+    for split in ("calibration", "evaluation"):
+        torch_answers = Answers.load(root / f"collect_answers/{split}.safetensors")
+        fp32 = Answers.load(exported.out / f"sweet/onnx_fp32/{split}.safetensors")
+        assert np.allclose(fp32.outputs.logits, torch_answers.outputs.logits, atol=1e-4)
+        assert fp32.outputs.ids.tolist() == torch_answers.outputs.ids.tolist()
+    for item in exported.record.models:
+        assert item.why == ""
+        assert item.bytes > 0
+        body = json.loads((exported.out / item.method / item.deployment / "calibration.json").read_text())
+        assert body["rows"] == 30
+    assert exported.record.models[0].loss == 0.0
+
+
+def test_an_export_made_again_has_the_same_bytes(chosen, tmp_path):
+    root, params, exported, _ = chosen
+    given = {"methods": root / "seed0", "choice": root / "recommend"}
+    again = stage(export_model, params, tmp_path, **given)
+    assert again.record.models == exported.record.models
+    for method in ("full", "sweet"):
+        assert digest_path(again.out / method) == digest_path(exported.out / method)
+
+
+def test_every_deployment_is_measured_and_timed_at_its_own_setting(chosen):
+    _, _, _, measured = chosen
+    record = DeploymentRecord.load(measured.out)
+    rows = {(row.method, row.deployment, row.adaptive): row for row in record.rows}
+    assert {key[:2] for key in rows} == {
+        (method, name) for method in ("full", "sweet") for name in DEPLOYMENTS
+    }
+    assert rows["full", "torch", False].loss == 0.0
+    assert all(row.setting is not None for key, row in rows.items() if key[0] == "full")
+    assert [row.chosen for row in record.rows].count(True) == 1
+    timed = measured.timings["rows"]
+    assert len(timed) == sum(row.setting is not None for row in record.rows)
+    assert timed[0]["wallclock_speedup"] == 1.0
+    for row in timed:
+        assert row["wallclock_speedup"] > 0
+        assert row["static_int8_speedup"] > 0
+        if row["method"] == "full":
+            assert row["same_deployment_speedup"] == 1.0
+    assert [item["deployment"] for item in measured.timings["latency"]] == [*DEPLOYMENTS, *DEPLOYMENTS]
+
+
+def test_the_chosen_folder_answers_with_what_was_chosen(chosen):
+    _, _, _, measured = chosen
+    offer = measured.record.offer
+    assert offer.kept
+    if offer.deployment == "torch":
+        assert not (measured.out / "model").exists()
+        return
+    assert deployment_of(measured.out / "model") == offer.deployment
+    predictor = load_predictor(measured.out / "model")
+    assert (predictor.engine.rule.name, predictor.engine.threshold) == (
+        offer.setting.rule,
+        offer.setting.threshold,
+    )
+    assert len(predictor.predict(TEXTS).labels) == 3
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1e-6, False), (1e6, True)])
+def test_a_latency_may_be_asked_for_instead(chosen, tmp_path, limit, kept):
+    """Nothing is so fast: the fastest; everything is: the best on the calibration split."""
+    root, _, exported, _ = chosen
+    params = params_of(
+        "sweet", ["confidence", "patience"], "classification", goal=GENEROUS | {"max_latency_ms": limit}
+    )
+    given = {"methods": root / "seed0", "choice": root / "recommend", "deployed": exported.out}
+    offer = stage(choose_deployment, params, tmp_path, **given).record.offer
+    assert (offer.asked, offer.limit, offer.kept) == ("max_latency_ms", limit, kept)
+    assert offer.probability is None
+    assert not kept or offer.setting is None or offer.difference >= 0
+
+
+def test_an_export_that_loses_too_much_is_refused_with_the_figure_and_the_run_goes_on(
+    folder, tmp_path, monkeypatch
+):
+    qualities = itertools.cycle([0.5, 0.9])  # of graphs, of PyTorch
+    monkeypatch.setattr(export_model, "_full_depth", lambda answers: next(qualities))
+    _, _, exported, measured = deployed(folder, tmp_path, monkeypatch)
+    for item in exported.record.models:
+        assert item.loss == pytest.approx(40.0)
+        assert "loses 40.00 points" in item.why
+        assert not (exported.out / item.method / item.deployment).exists()
+    assert {row.deployment for row in measured.record.rows} == {"torch"}
+    assert measured.record.offer.deployment == "torch"
+    assert not (measured.out / "model").exists()
+    assert "static_int8_speedup" not in measured.timings["rows"][0]
+
+
+def test_a_model_that_removes_tokens_is_not_exported_and_the_record_says_why(folder, tmp_path, monkeypatch):
+    goal = GENEROUS | {"cost": "flops"}
+    _, _, exported, measured = deployed(folder, tmp_path, monkeypatch, goal, "adapler", ("fixed",))
+    assert exported.record.recommended[0] == "adapler"
+    why = {(item.method, item.deployment): item.why for item in exported.record.models}
+    assert why["full", "onnx_int8"] == ""
+    assert "removes tokens" in why["adapler", "onnx_int8"]
+    assert str(tmp_path) not in why["adapler", "onnx_int8"]
+    assert ("adapler", "torch") in {(row.method, row.deployment) for row in measured.record.rows}
+
+
+def test_a_member_of_a_cascade_is_deployed_as_a_model_of_its_own(folder, tmp_path, monkeypatch):
+    root, _, exported, measured = deployed(
+        folder, tmp_path, monkeypatch, GENEROUS, "multi_model", ("confidence",)
+    )
+    member = exported.record.recommended[1].member
+    if member is None:  # untrained models: the whole cascade, by chance
+        assert all("cascade" in item.why for item in exported.record.models[2:])
+        return
+    key = f"static_{member}"
+    assert [item.method for item in exported.record.models[2:]] == [key, key]
+    assert not any(item.why for item in exported.record.models)
+    torch_answers = Answers.load(root / "collect_answers/calibration.safetensors").outputs
+    fp32 = Answers.load(exported.out / key / "onnx_fp32/calibration.safetensors").outputs
+    assert np.allclose(fp32.logits, torch_answers.alone(torch_answers.exits.index(member)).logits, atol=1e-4)
+    assert key in {row.method for row in measured.record.rows}
+
+
+def test_scores_are_deployed_too(folder, tmp_path, monkeypatch):
+    _, _, exported, measured = deployed(
+        folder, tmp_path, monkeypatch, GENEROUS, "sweet", ("fixed",), "regression"
+    )
+    assert not any(item.why for item in exported.record.models)
+    assert all(row.differing is not None for row in measured.record.rows if row.setting)
