@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from adaptive_inference.exits.deployment import is_deployment
 from adaptive_inference.serving.metadata import LIBRARY
 from adaptive_inference.tasks.schema import Schema
 
@@ -30,7 +31,7 @@ def save_mlflow_model(folder: Path, out: Path) -> None:
     from mlflow.types import Schema as Columns
     from mlflow.types.schema import Map
 
-    schema = Schema.load(folder)
+    schema, needs = Schema.load(folder), "onnx" if is_deployment(folder) else "torch"
     params = [
         ParamSpec("rule", DataType.string, None),
         ParamSpec("threshold", DataType.double, None),
@@ -57,7 +58,7 @@ def save_mlflow_model(folder: Path, out: Path) -> None:
         signature=signature,
         input_example=pd.DataFrame([dict.fromkeys(schema.text, "a truly lovely film")]),
         pip_requirements=[
-            f"{LIBRARY}[torch]=={version(LIBRARY)}",
+            f"{LIBRARY}[{needs}]=={version(LIBRARY)}",
             f"mlflow=={version('mlflow')}",
             "pandas",
         ],
