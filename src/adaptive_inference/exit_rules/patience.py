@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -71,7 +72,7 @@ class Patience(ExitRule):
 
     def online(self, threshold: float | None) -> OnlineStreak:
         """Return the counter at one patience."""
-        return _OnlinePatience(self, float(self._needed(required(self, threshold))))
+        return _OnlinePatience(self, _needed(self, required(self, threshold)))
 
     def near_threshold(
         self,
@@ -106,6 +107,11 @@ class Patience(ExitRule):
     def _needed(self, thresholds: np.ndarray | float) -> np.ndarray:
         counts = whole_numbers(self, thresholds, least=0)
         return np.where(counts == 0, np.inf, counts)
+
+
+@cache  # asked once for every batch
+def _needed(rule: Patience, threshold: float) -> float:
+    return float(rule._needed(threshold))
 
 
 class _OnlinePatience(OnlineStreak):
