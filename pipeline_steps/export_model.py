@@ -32,7 +32,6 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.fit import fit_calibrator
     from adaptive_inference.calibration.risk_control import set_apart
     from adaptive_inference.errors import UserError
-    from adaptive_inference.evaluation.deployments import collect_from
     from adaptive_inference.exits.deployment import WEIGHTS_KEY
     from adaptive_inference.exits.layout import CALIBRATION_FILE, open_model
     from adaptive_inference.files import write_json
@@ -58,7 +57,7 @@ def main(stage: Stage) -> None:
     keys = ("calibration", "goal", "evaluation.batch_size", "runtime")
     record = stage.begin(*keys, made_from=own.answers["calibration"].made_from)
     record.recommended = choice.method, choice.setting
-    split, batch_size = params.calibration.calibrate_on, params.evaluation.batch_size
+    split = params.calibration.calibrate_on
     reference = full.answers[split].outputs
 
     for model in models:
@@ -75,12 +74,10 @@ def main(stage: Stage) -> None:
             copy_files(weights, folder, (WEIGHT_FILE, CALIBRATION_FILE))
             graphs = OnnxModel(open_model(folder), params.runtime.threads)
             found = {}
-            rows = 1 if graphs.deployment.quantisation else batch_size  # which go one by one in any case
             for part in SPLITS:
-                like, pad = model.answers[part], graphs.deployment.tokens.pad
+                like = model.answers[part]
                 features = encode(load_split(data, part), graphs.tokenizer, graphs.schema.max_length)
-                outputs = collect_from(graphs.runner, features, like.outputs, rows, pad)
-                found[part] = replace(like, outputs=outputs)
+                found[part] = replace(like, outputs=graphs.collect(features, like.outputs.tiers))
                 found[part].save(folder / f"{part}.safetensors")
             exported.quality = _full_depth(found[split])
             exported.loss = 100 * (_full_depth(model.answers[split]) - exported.quality)

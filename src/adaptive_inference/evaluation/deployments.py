@@ -1,4 +1,4 @@
-"""A model in several deployments: its answers at all exits, and what leaving at each costs on the clock.
+"""What leaving at each exit costs on the clock, for a model in several deployments.
 
 Milliseconds are of one machine and one moment: everything is timed interleaved with the full PyTorch model, row by row, and
 compared as a ratio to it. See `latency`.
@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_inference.engine import Engine
-from adaptive_inference.engine.runner import Runner
 from adaptive_inference.evaluation.latency import time_interleaved
-from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.tasks.encode import pad_rows
 from adaptive_inference.tasks.quality import predict
 
@@ -24,52 +22,6 @@ if TYPE_CHECKING:
     from adaptive_inference.settings.protocol import Evaluation
 
 Feature = Mapping[str, Any]
-
-
-def collect_from(
-    runner: Runner,
-    features: Sequence[Feature],
-    like: ExitOutputs,
-    batch_size: int,
-    pad_token_id: int | None,
-) -> ExitOutputs:
-    """Run an exported model's exits on all rows, those of like length together; the result is in the rows' order.
-
-    Parameters
-    ----------
-    runner
-        That answers at all exits of the model.
-    features
-        Rows of `tasks.encode.encode`.
-    like
-        The outputs of the PyTorch model on the same rows: labels, ids and exits are theirs.
-    batch_size
-        Rows at once.
-    pad_token_id
-        Of the tokenizer.
-    """
-    exits = range(len(like.exits))
-    order = np.argsort([-feature["length"] for feature in features], kind="stable")
-    logits_NEC = np.empty_like(like.logits)
-    certainty_NE = None if like.certainty is None else np.empty_like(like.certainty)
-    for start in range(0, len(order), batch_size):
-        places = order[start : start + batch_size]
-        with runner.start(pad_rows([features[place] for place in places], pad_token_id)) as run:
-            answers = run.advance(exits[-1], exits)
-        for k, answer in answers.items():
-            logits_NEC[places, k] = answer.logits
-            if certainty_NE is not None:
-                certainty_NE[places, k] = answer.certainty
-    return ExitOutputs(
-        logits_NEC,
-        certainty_NE,
-        like.labels,
-        like.exits,
-        like.layers_cost,
-        like.ids,
-        like.lengths,
-        like.tiers,
-    )
 
 
 def time_engines(

@@ -123,8 +123,8 @@ class OnnxModel:
         """
         exits, found = range(len(self.exits)), []
         for feature in features:
-            with self.runner.start(pad_rows([feature], self.tokenizer.pad_token_id)) as run:
-                answers = run.advance(exits[-1], exits)
+            run = self.runner.start(pad_rows([feature], self.tokenizer.pad_token_id))
+            answers = run.advance(exits[-1], exits)
             found.append([answers[index] for index in exits])
         sure = None
         if self.has_certainty:
