@@ -36,7 +36,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.exits.outputs import pick_device
     from adaptive_inference.tasks.encode import encode
     from adaptive_inference.tasks.schema import load_schema, load_split
-    from adaptive_pipeline.deployments.at_hand import all_deployed, deployables, require_onnx
+    from adaptive_pipeline.deployments.at_hand import all_deployed, begin, deployables, require_onnx
     from adaptive_pipeline.deployments.choice import Chooser
     from adaptive_pipeline.deployments.measure import clock_rows, curve_of, measured
     from adaptive_pipeline.runs.deployment_records import DeployedRow
@@ -46,17 +46,14 @@ def main(stage: Stage) -> None:
     require_onnx()
     params, seed, folder = stage.params, stage.cell.seed, stage.inputs["methods"]
     goal, protocol, threads = params.goal, params.evaluation, params.runtime.threads
-    choice = RecommendationRecord.load(stage.inputs["choice"]).offer
+    choice = RecommendationRecord.load(stage.inputs["choice"])
     models = deployables(folder, choice)
-    stage.add_input("full", folder / "full/train/model")
-    stage.add_input("model", folder / models[-1].method / "train/model")
-    data = stage.add_input("data", folder / "data/splits")
     rules = {model.key: model.rules(params) for model in models}
     device = pick_device(params.runtime.device)
     deployed = all_deployed(models, stage.inputs["deployed"], device, threads)
-    full, schema = deployed[0], load_schema(data)
-    keys = ("calibration", "goal", "evaluation", "runtime")
-    record = stage.begin(*keys, made_from=models[-1].answers["calibration"].made_from)
+    record = begin(stage, models, "calibration", "goal", "evaluation", "runtime")
+    full, data = deployed[0], stage.inputs["data"]
+    schema = load_schema(data)
 
     def drawn(split: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
         features = encode(load_split(data, split), full.runs.tokenizer, schema.max_length)
@@ -72,7 +69,7 @@ def main(stage: Stage) -> None:
     full_ms = float(times[0][-1])
     relative = [item / full_ms for item in times]
     chooser = Chooser(deployed, relative, rules, split, params.calibration.thresholds, goal, full_ms, seed)
-    record.recommended = choice.method, choice.setting
+    record.recommended = choice.offer.method, choice.offer.setting
     record.candidates, record.offer = chooser.candidates, chooser.offer()
     record.metric = full.answers[split].yardstick.metric
 

@@ -38,7 +38,7 @@ def main(stage: Stage) -> None:
     from adaptive_inference.serving.export import copy_files
     from adaptive_inference.tasks.encode import encode
     from adaptive_inference.tasks.schema import load_split
-    from adaptive_pipeline.deployments.at_hand import ONNX, SPLITS, deployables, require_onnx
+    from adaptive_pipeline.deployments.at_hand import ONNX, SPLITS, begin, deployables, require_onnx
     from adaptive_pipeline.runs.deployment_records import Exported
     from adaptive_pipeline.runs.records import RecommendationRecord
 
@@ -47,18 +47,14 @@ def main(stage: Stage) -> None:
     from adaptive_inference.serving.onnx_model import OnnxModel
 
     params, goal, seed = stage.params, stage.params.goal, stage.inputs["methods"]
-    choice = RecommendationRecord.load(stage.inputs["choice"]).offer
+    choice = RecommendationRecord.load(stage.inputs["choice"])
     models = deployables(seed, choice)
-    full, own = models[0], models[-1]
-    stage.add_input("full", seed / "full/train/model")
-    stage.add_input("model", seed / own.method / "train/model")
-    data = stage.add_input("data", seed / "data/splits")
     rules = {model.key: model.rules(params) for model in models}  # before the code's digest is taken
-    keys = ("calibration", "goal", "evaluation.batch_size", "runtime")
-    record = stage.begin(*keys, made_from=own.answers["calibration"].made_from)
-    record.recommended = choice.method, choice.setting
+    record = begin(stage, models, "calibration", "goal", "runtime")
+    record.recommended = choice.offer.method, choice.offer.setting
+    data = stage.inputs["data"]
     split = params.calibration.calibrate_on
-    reference = full.answers[split].outputs
+    reference = models[0].answers[split].outputs
 
     for model in models:
         weights = stage.scratch / "weights" / model.key

@@ -21,11 +21,11 @@ def main(stage: Stage) -> None:
     from adaptive_inference.selection.promise import NONE, Promise, Resampled
     from adaptive_pipeline.runs.records import Offer, Share, model_of
 
-    goal = stage.params.goal
+    params, goal = stage.params, stage.params.goal
     folder = stage.inputs["candidates"]
     full, *others = (
         Candidates.load(folder / f"{method}.safetensors")
-        for method in sorted(stage.params.methods, key=lambda name: (name != "full", name))
+        for method in sorted(params.methods, key=lambda name: (name != "full", name))
     )
     models = {model_of(item.method): item.made_from["model"] for item in (full, *others)}
     record = stage.begin(
@@ -34,7 +34,7 @@ def main(stage: Stage) -> None:
     pool = Pool.of(full, others, goal.cost)
     resampled = Resampled(pool, seed=stage.cell.seed)
 
-    def offer(promise: Promise) -> Offer:
+    def offer(promise: Promise, pool: Pool = pool) -> Offer:
         c = promise.chosen
         method, setting, seen = None, None, None
         if c != NONE:
@@ -54,9 +54,13 @@ def main(stage: Stage) -> None:
         )
 
     promise = resampled.promise(goal.max_loss, goal.confidence)
-    record.calibrated_on = stage.params.calibration.calibrate_on
+    record.calibrated_on = params.calibration.calibrate_on
     record.candidates, record.rows = len(pool), len(pool.labels)
-    record.offer = offer(promise)
+    record.offer, unfit = offer(promise), params.trained_by.not_exported
+    if record.offer.method in unfit and record.offer.setting.member is None:
+        fit = Pool.of(full, [item for item in others if item.method not in unfit], goal.cost)
+        again = Resampled(fit, seed=stage.cell.seed).promise(goal.max_loss, goal.confidence)
+        record.exportable = offer(again, fit)
     record.others = [
         offer(resampled.promise(factor * goal.max_loss, goal.confidence)) for factor in (0.5, 2.0)
     ]

@@ -8,13 +8,13 @@ import shutil
 import numpy as np
 import pytest
 from calibrated_stages import make_folder, params_of, run
-from recommended_stages import CELL, GENEROUS, recommended
+from recommended_stages import CELL, GENEROUS, recommended, stage
 
 import evaluate_recommended
 import recommend
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.errors import UserError
-from adaptive_inference.selection.candidates import Candidates
+from adaptive_inference.selection.candidates import Candidates, Family
 from adaptive_inference.tasks.quality import predict, quality
 from adaptive_pipeline.runs.records import RecommendationRecord
 from adaptive_pipeline.stage import Stage
@@ -103,3 +103,32 @@ def test_answers_to_a_model_that_was_trained_again_are_refused(folder, tmp_path,
     )
     with pytest.raises(UserError, match="made from another model"):
         evaluate_recommended.main(stage)
+
+
+def offered(method, speedup, rows=200):
+    """Return candidates of a method that answers every row right, at one threshold of each rule."""
+    labels = np.arange(rows) % 2
+    one = (np.ones(1), np.zeros(1, dtype=np.int64), labels[None].astype(np.int16))
+    family = Family(
+        "fixed" if method == "full" else "confidence", *one, np.full(1, speedup), np.full(1, speedup)
+    )
+    made_from = {"data": "d", "full": "f", "model": method}
+    return Candidates(method, "accuracy", 2, labels, np.arange(rows), (family,), made_from)
+
+
+@pytest.mark.parametrize(("cascade", "exportable"), [(3.0, "sweet"), (1.5, None)])
+def test_beside_a_cascade_the_best_that_can_be_exported_is_told(tmp_path, monkeypatch, cascade, exportable):
+    monkeypatch.setenv("ADAPTIVE_INFERENCE_TRACKING", "off")
+    params = params_of(
+        "sweet",
+        ["confidence"],
+        "classification",
+        goal=GENEROUS,
+        methods={"multi_model": {"train": {}, "rules": ["confidence"]}},
+        trained_by={"train_multi_model": ["multi_model"]},
+    )
+    for method, speedup in {"full": 1.0, "sweet": 2.0, "multi_model": cascade}.items():
+        offered(method, speedup).save(tmp_path / f"candidates/{method}.safetensors")
+    record = stage(recommend, params, tmp_path, candidates=tmp_path / "candidates").record
+    assert record.offer.method == ("multi_model" if exportable else "sweet")
+    assert (record.exportable and record.exportable.method) == exportable

@@ -17,6 +17,7 @@ from adaptive_inference.files import read_json
 from adaptive_inference.serving.chosen import alone, calibration_of
 from adaptive_inference.serving.export import copy_model
 from adaptive_pipeline.runs.deployment_records import ExportRecord
+from adaptive_pipeline.runs.records import model_of
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from adaptive_inference.exit_rules import ExitRule
     from adaptive_inference.exits.outputs import ExitOutputs
     from adaptive_pipeline.params import Params
-    from adaptive_pipeline.runs.records import Offer
+    from adaptive_pipeline.runs.records import RecommendationRecord
+    from adaptive_pipeline.stage import Stage
 
 #: Splits that every deployment answers.
 SPLITS = ("calibration", "evaluation")
@@ -88,20 +90,23 @@ class Deployable:
         copy_model(self.home, folder, calibration_of(calibration, point))
 
 
-def deployables(seed: Path, offer: Offer) -> list[Deployable]:
-    """Return the models of a seed that are deployed, the full one first.
+def deployables(seed: Path, choice: RecommendationRecord) -> list[Deployable]:
+    """Return the models of a seed that are deployed: the full one, what is recommended, and the best that can be exported.
 
     Parameters
     ----------
     seed
         Folder of a task, backbone and seed.
-    offer
-        What `recommend` offers.
+    choice
+        The record of `recommend`.
     """
-    full = Deployable.of(seed, "full", None)
-    if offer.method is None or offer.setting is None:
-        return [full]
-    return [full, Deployable.of(seed, offer.method, offer.setting.member)]
+    offers = [choice.offer, choice.exportable]
+    own = [
+        Deployable.of(seed, offer.method, offer.setting.member)
+        for offer in offers
+        if offer is not None and offer.method is not None and offer.setting is not None
+    ]
+    return [Deployable.of(seed, "full", None), *own]
 
 
 @dataclass(frozen=True)
@@ -161,6 +166,20 @@ class Deployed:
         self.model.write(scratch / "weights", self.calibration, point)
         export(scratch / "weights", scratch / "graphs", self.deployment)
         return scratch / "graphs", load_predictor(scratch / "graphs", threads=threads).engine
+
+
+def begin(stage: Stage, models: Sequence[Deployable], *keys: str) -> Any:
+    """Open a stage's record on the models that it deploys, as `deployables` returns them."""
+    seed, (full, *own) = stage.inputs["methods"], models
+    made_from: dict[str, str] = {}
+    for model, name in zip(
+        [full, *own], ["full", "model", *(model_of(item.method) for item in own[1:])], strict=False
+    ):
+        stage.add_input(name, seed / model.method / RUN_MODEL)
+        made = model.answers[SPLITS[0]].made_from
+        made_from |= {"data": made["data"], "full": made["full"], name: made["model"]}
+    stage.add_input("data", seed / "data/splits")
+    return stage.begin(*keys, made_from=made_from)
 
 
 def all_deployed(

@@ -39,6 +39,11 @@ class TrainedBy(Section):
     )
 
     @property
+    def not_exported(self) -> set[str]:
+        """Methods that ONNX Runtime does not run: a cascade as a whole, and models that remove tokens."""
+        return {*self.train_multi_model, *self.train_adapler, *self.train_adapler_exits}
+
+    @property
     def by_stage(self) -> dict[str, list[str]]:
         """Each of `TRAINING_STAGES` with its methods."""
         return {stage: getattr(self, stage) for stage in TRAINING_STAGES}

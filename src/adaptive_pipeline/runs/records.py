@@ -236,6 +236,8 @@ class RecommendationRecord(Record):
     ----------
     offer
         Under ``goal.max_loss``.
+    exportable
+        The same among the methods that ONNX Runtime can run, where ``offer`` is none of them.
     others
         Under half and twice of it.
     shares
@@ -248,6 +250,7 @@ class RecommendationRecord(Record):
     candidates: int = 0
     rows: int = 0
     offer: Offer | None = None
+    exportable: Offer | None = None
     others: list[Offer] = Field(default_factory=list)
     shares: list[Share] = Field(default_factory=list)
     with_more_rows: float | None = None
