@@ -113,6 +113,7 @@ def test_the_chosen_folder_answers_with_what_was_chosen(chosen):
         offer.setting.threshold,
     )
     assert len(predictor.predict(TEXTS).labels) == 3
+    assert sum(predictor.model.calibration["confidences"]["counts"]) > 0
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(1e-6, False), (1e6, True)])

@@ -12,8 +12,8 @@ from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.calibration.curves import calibrate
 from adaptive_inference.calibration.operating_point import OperatingPoint, static_name
 from adaptive_inference.errors import UserError
-from adaptive_inference.exits.layout import RUN_CALIBRATION, RUN_MODEL, open_model
-from adaptive_inference.files import read_json
+from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_CALIBRATION, RUN_MODEL, open_model
+from adaptive_inference.files import read_json, write_json
 from adaptive_inference.serving.chosen import alone, calibration_of
 from adaptive_inference.serving.export import copy_model
 from adaptive_pipeline.runs.deployment_records import ExportRecord
@@ -160,11 +160,16 @@ class Deployed:
 
     def written(self, point: OperatingPoint, scratch: Path, threads: int) -> tuple[Path, Engine]:
         """Export it for an operating point, stopped where that can decide, and return the folder and what runs it."""
-        from adaptive_inference.serving.export import export
+        from adaptive_inference.serving.export import RUN_ANSWERS, export, with_confidences
         from adaptive_inference.serving.predictor import load_predictor
 
         self.model.write(scratch / "weights", self.calibration, point)
         export(scratch / "weights", scratch / "graphs", self.deployment)
+        # a server holds its confidences against those of this deployment, not of the PyTorch model
+        run, file = scratch / "answered", scratch / "graphs" / CALIBRATION_FILE
+        for split, answers in self.answers.items():
+            answers.save(run / RUN_ANSWERS / f"{split}.safetensors")
+        write_json(file, with_confidences(read_json(file), run))
         return scratch / "graphs", load_predictor(scratch / "graphs", threads=threads).engine
 
 
