@@ -310,6 +310,8 @@ def runs_in(root):
     (results,) = client.search_runs([ids.pop("results")])
     assert results.data.tags["preset"] == "smoke"
     assert "recommendation.md" in {item.path for item in client.list_artifacts(results.info.run_id)}
+    (registered,) = client.search_runs([ids.pop("models")])  # the recommended model, from which it is served
+    assert registered.info.run_name == "adaptive-inference-tiers"
     found = {}
     for run in client.search_runs(list(ids.values()), max_results=1000):
         tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")}
