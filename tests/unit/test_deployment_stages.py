@@ -124,6 +124,9 @@ def test_a_latency_may_be_asked_for_instead(chosen, tmp_path, limit, kept):
         "sweet", ["confidence", "patience"], "classification", goal=GENEROUS | {"max_latency_ms": limit}
     )
     given = {"methods": root / "seed0", "choice": root / "recommend", "deployed": exported.out}
+    half = tmp_path / "choose_deployment_scratch/row1/graphs"  # of a run that was killed
+    half.mkdir(parents=True)
+    (half / "segment_1.onnx").write_bytes(b"half")
     offer = stage(choose_deployment, params, tmp_path, **given).record.offer
     assert (offer.asked, offer.limit, offer.kept) == ("max_latency_ms", limit, kept)
     assert offer.probability is None

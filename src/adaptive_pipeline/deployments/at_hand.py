@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -174,7 +175,11 @@ class Deployed:
 
 
 def begin(stage: Stage, models: Sequence[Deployable], *keys: str) -> Any:
-    """Open a stage's record on the models that it deploys, as `deployables` returns them."""
+    """Open a stage's record on the models that it deploys, as `deployables` returns them.
+
+    What a killed run left in its scratch folder goes: half an export is none.
+    """
+    shutil.rmtree(stage.scratch, ignore_errors=True)
     seed, (full, *own) = stage.inputs["methods"], models
     made_from: dict[str, str] = {}
     for model, name in zip(
