@@ -89,6 +89,7 @@ def test_the_defaults_are_what_kept_results_were_made_with():
     assert section(Calibration) == {"temperature": True, "calibrate_on": "calibration", "thresholds": 100}
     assert section(Goal) == {
         "cost": "layers", "max_loss": 1.0, "confidence": 0.8, "min_speedup": [2.0], "risk": None,
+        "deployment_loss": 1.0, "max_latency_ms": None,
     }  # fmt: skip
     assert section(Runtime) == {"device": "auto", "threads": 1, "precision": "fp32"}
     assert section(Generated) == {"rows": 4000, "evaluation_rows": 1000, "label_noise": 0.0}

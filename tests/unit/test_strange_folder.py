@@ -372,7 +372,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(name, command, copy, ca
 
 
 def test_an_error_of_the_system_without_a_number_is_told_by_its_text(copy, capsys, monkeypatch):
-    def fails(*given):
+    def fails(*given, **options):
         raise OSError("the disk has gone")
 
     monkeypatch.setattr("adaptive_inference.serving.predictor.load_predictor", fails)

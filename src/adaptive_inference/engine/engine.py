@@ -113,7 +113,7 @@ class Engine:
         UserError
             There is no row, or no token in any.
         """
-        shape = features["input_ids"].shape
+        shape = np.shape(features["input_ids"])
         if 0 in shape:
             raise UserError(
                 f"a batch of {shape[0]} rows with {shape[-1]} tokens has nothing to answer; leave it out"
