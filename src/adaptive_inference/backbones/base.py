@@ -384,10 +384,8 @@ def attend(
     ----------
     query_BNW, key_BNW, value_BNW
         W is the width of all attention heads.
-    head_size
-        Width of one head.
-    dropout
-        Of the attention weights, when training.
+    head_size, dropout
+        Width of one head; dropout of the attention weights, when training.
     bias
         The mask or bias of `Context.rows`, (B, 1, N or 1, N); None: all are tokens.
     """

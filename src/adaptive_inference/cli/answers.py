@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from adaptive_inference.tasks.schema import Schema
 
 if TYPE_CHECKING:
-    from adaptive_inference.serving.predictor import Prediction
+    from adaptive_inference.serving.prediction import Prediction
 
 Writer = Callable[[int, "Prediction"], None]
 

@@ -21,7 +21,8 @@ from adaptive_inference.cli.streaming import Clock, answered, counted
 from adaptive_inference.errors import UserError
 
 if TYPE_CHECKING:
-    from adaptive_inference.serving.predictor import Prediction, Predictor
+    from adaptive_inference.serving.prediction import Prediction
+    from adaptive_inference.serving.predictor import Predictor
 
 TEXT = """Answer texts with a saved model; each leaves at the first exit that is sure enough.
 

@@ -8,7 +8,8 @@ from typing import Self
 
 from adaptive_inference.exits import cascade, load, model
 from adaptive_inference.serving.hub import model_folder
-from adaptive_inference.serving.predictor import Predictions, Predictor, Text
+from adaptive_inference.serving.prediction import Predictions
+from adaptive_inference.serving.predictor import Predictor, Text
 
 
 class _Answers(model.ExitModule):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.exits.deployment import is_deployment
 from adaptive_inference.exits.layout import open_model
+from adaptive_inference.serving.prediction import Prediction, Predictions
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.tasks.encode import Feature, encode_texts, pad_rows
 from adaptive_inference.tasks.schema import SCHEMA_FILE, Schema
@@ -36,64 +36,6 @@ Text = str | Sequence[str]
 
 #: Where a model may answer; ``auto`` is CUDA where there is one.
 DEVICES = ("auto", "cpu", "cuda")
-
-
-@dataclass
-class Prediction:
-    """The answer to one text.
-
-    Attributes
-    ----------
-    label, probabilities
-        Class and its calibrated probabilities (C,); a raw score and None for a regression task.
-    exit_layer
-        Layers before the exit that answered.
-    layers_run
-        Layers run in all: those of a cascade's earlier members are in.
-    cut
-        Whether the text was longer than the model reads, so that its end was left out.
-    flops
-        Of the matrix products, as tables count them, see `cost.flops`.
-    survivors
-        Tokens that each layer ran on, from the first to the exit; None where the model removes none.
-    """
-
-    label: str | float
-    probabilities: np.ndarray | None
-    exit_layer: int
-    layers_run: int
-    cut: bool
-    flops: int
-    survivors: list[int] | None = None
-
-
-@dataclass
-class Predictions:
-    """What the model answers.
-
-    Attributes
-    ----------
-    labels
-        Names of the most probable classes; scores (floats) of a regression task, as the head gives them: not clipped
-        to the range of the training scores.
-    probabilities
-        (N, C), calibrated; None for a regression task.
-    exit_layers
-        (N,), layers run before the exit that answered.
-    cut
-        (N,), whether a text was longer than the model reads, so that its end was left out.
-    flops
-        (N,) int64, of the matrix products, as tables count them, see `cost.flops`.
-    survivors
-        For each text the tokens that each layer ran on, from the first to its exit; None where the model removes none.
-    """
-
-    labels: list[str] | list[float]
-    probabilities: np.ndarray | None
-    exit_layers: np.ndarray
-    cut: np.ndarray
-    flops: np.ndarray
-    survivors: list[list[int]] | None = None
 
 
 class Predictor:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from adaptive_inference.serving.confidences import Confidences
-from adaptive_inference.serving.predictor import Prediction
+from adaptive_inference.serving.prediction import Prediction
 
 #: Answers of which percentiles are told: the last ones.
 KEPT = 10_000

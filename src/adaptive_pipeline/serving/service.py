@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from adaptive_inference.serving.confidences import Confidences
-from adaptive_inference.serving.predictor import Prediction, Predictor
+from adaptive_inference.serving.prediction import Prediction
+from adaptive_inference.serving.predictor import Predictor
 from adaptive_inference.tasks.schema import Schema
 from adaptive_pipeline.serving.counters import Counters
 from adaptive_pipeline.serving.latency import LatencyTable, length_of
