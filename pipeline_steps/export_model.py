@@ -13,12 +13,8 @@ What leaving early saves in time is for `choose_deployment` to measure.
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING
 
 from adaptive_pipeline.stage import Stage, run_stage
-
-if TYPE_CHECKING:
-    from adaptive_inference.calibration.answers import Answers
 
 
 def main(stage: Stage) -> None:
@@ -27,7 +23,7 @@ def main(stage: Stage) -> None:
 
     from adaptive_inference.backbones.packaged import WEIGHT_FILE
     from adaptive_inference.calibration.body import calibration_body
-    from adaptive_inference.calibration.choose import choose_points
+    from adaptive_inference.calibration.choose import choose_points, full_quality
     from adaptive_inference.calibration.curves import calibrate
     from adaptive_inference.calibration.fit import fit_calibrator
     from adaptive_inference.calibration.risk_control import set_apart
@@ -75,8 +71,9 @@ def main(stage: Stage) -> None:
                 features = encode(load_split(data, part), graphs.tokenizer, graphs.schema.max_length)
                 found[part] = replace(like, outputs=graphs.collect(features, like.outputs.tiers))
                 found[part].save(folder / f"{part}.safetensors")
-            exported.quality = _full_depth(found[split])
-            exported.loss = 100 * (_full_depth(model.answers[split]) - exported.quality)
+            exported.quality = full_quality(found[split].outputs, found[split].yardstick)
+            whole = model.answers[split]
+            exported.loss = 100 * (full_quality(whole.outputs, whole.yardstick) - exported.quality)
             exported.bytes = sum(file.stat().st_size for file in folder.glob("*.onnx"))
             record.metrics[f"{model.key}_{name}_loss"] = exported.loss
             if exported.loss > goal.deployment_loss:
@@ -103,15 +100,6 @@ def main(stage: Stage) -> None:
                 raw, calibrator, points, yardstick, reference, cost=goal.cost, calibrated_on=split
             )
             write_json(folder / CALIBRATION_FILE, body | {WEIGHTS_KEY: graphs.deployment.weights})
-
-
-def _full_depth(answers: Answers) -> float:
-    """Return the quality of the last exit."""
-    from adaptive_inference.tasks.quality import predict, quality
-
-    yardstick, outputs = answers.yardstick, answers.outputs
-    said = predict(outputs.logits[:, -1], yardstick.kind)
-    return float(quality(yardstick.metric, said, outputs.labels, yardstick.num_classes))
 
 
 if __name__ == "__main__":

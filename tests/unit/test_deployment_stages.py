@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import export_model
 from adaptive_inference import load_predictor
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.exits.deployment import DEPLOYMENTS, deployment_of
+from adaptive_inference.serving.onnx_model import OnnxModel
 from adaptive_pipeline.runs.deployment_records import DeploymentRecord
 from adaptive_pipeline.runs.digests import digest_path
 
@@ -136,12 +137,20 @@ def test_a_latency_may_be_asked_for_instead(chosen, tmp_path, limit, kept):
 def test_an_export_that_loses_too_much_is_refused_with_the_figure_and_the_run_goes_on(
     folder, tmp_path, monkeypatch
 ):
-    qualities = itertools.cycle([0.5, 0.9])  # of graphs, of PyTorch
-    monkeypatch.setattr(export_model, "_full_depth", lambda answers: next(qualities))
+    collect = OnnxModel.collect
+
+    def always_wrong(self, *given):
+        """Return answers none of which is right."""
+        outputs = collect(self, *given)
+        wrong = np.arange(outputs.logits.shape[-1]) != outputs.labels[:, None]
+        return replace(outputs, logits=np.repeat(wrong[:, None].astype(np.float32), len(outputs.exits), 1))
+
+    monkeypatch.setattr(OnnxModel, "collect", always_wrong)
     _, _, exported, measured = deployed(folder, tmp_path, monkeypatch)
     for item in exported.record.models:
-        assert item.loss == pytest.approx(40.0)
-        assert "loses 40.00 points" in item.why
+        assert item.quality == 0
+        assert item.loss > 1
+        assert f"loses {item.loss:.2f} points" in item.why
         assert not (exported.out / item.method / item.deployment).exists()
     assert {row.deployment for row in measured.record.rows} == {"torch"}
     assert measured.record.offer.deployment == "torch"

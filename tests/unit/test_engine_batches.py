@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_batches import padded, texts
 
 from adaptive_inference.engine import Engine
 from adaptive_inference.exit_rules import load_rule
@@ -66,20 +67,6 @@ def model_of(kind):
     if kind in FAMILIES:
         return build(kind)
     return build(read="mean", inner="attention" if kind == "attention" else "as_backbone")
-
-
-def texts(count, seed, longest=14):
-    draw = np.random.default_rng(seed)
-    return [draw.integers(5, 60, draw.integers(1, longest + 1)) for _ in range(count)]
-
-
-def padded(rows, extra=0):
-    """One batch, padded on the right, with some columns that no row needs."""
-    width = max(map(len, rows)) + extra
-    ids, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)], mask[place, : len(row)] = row, 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def one_by_one(model, calibrator, rows):

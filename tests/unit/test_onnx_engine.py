@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_deployments import EXITS, INT8, build, deployed
+from token_batches import padded, texts
 
 from adaptive_inference.engine import Engine
 from adaptive_inference.errors import UserError
@@ -53,19 +54,6 @@ def made(kind, quantised):
     folder = HOME / f"{kind}{quantised}"
     folder.mkdir()
     return model, deployed(model, folder, INT8 if quantised else None)
-
-
-def texts(count, seed, longest=14):
-    draw = np.random.default_rng(seed)
-    return [draw.integers(5, 60, draw.integers(1, longest + 1)) for _ in range(count)]
-
-
-def padded(rows, extra=0):
-    width = max(map(len, rows)) + extra
-    ids, mask = np.zeros((len(rows), width), np.int64), np.zeros((len(rows), width), np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)], mask[place, : len(row)] = row, 1
-    return {"input_ids": ids, "attention_mask": mask}
 
 
 def every_exit(model, rows):

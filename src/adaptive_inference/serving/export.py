@@ -14,6 +14,7 @@ from adaptive_inference.calibration.operating_point import Goal, OperatingPoint,
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.deployment import check_deployment, is_deployment
 from adaptive_inference.exits.layout import CALIBRATION_FILE, RUN_MODEL, open_model
+from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.files import check_form, read_object, write_json, write_text
 from adaptive_inference.serving.card import CARD_FILE, CardData, CardPoint, card_of, render
 from adaptive_inference.serving.confidences import Confidences, answer_confidences
@@ -76,7 +77,7 @@ def export(run: Path, out: Path, deployment: str = "torch") -> None:
 
 
 def with_confidences(calibration: Mapping[str, Any], run: Path) -> dict[str, Any]:
-    """Return a calibration with the confidences of its answers, which a server holds its own against; see `confidences`.
+    """Return a calibration with the confidences of the run's answers; see `add_confidences`.
 
     Parameters
     ----------
@@ -89,7 +90,20 @@ def with_confidences(calibration: Mapping[str, Any], run: Path) -> dict[str, Any
     file = run / RUN_ANSWERS / f"{calibration.get('calibrated_on')}.safetensors"
     if not file.is_file():
         return dict(calibration)
-    outputs, exits = Answers.load(file).outputs, list(calibration["exits"])
+    return add_confidences(calibration, Answers.load(file).outputs)
+
+
+def add_confidences(calibration: Mapping[str, Any], outputs: ExitOutputs) -> dict[str, Any]:
+    """Return a calibration with the confidences of its answers, which a server holds its own against; see `confidences`.
+
+    Parameters
+    ----------
+    calibration
+        Content of a ``calibration.json``: of a model, or of one exit of it.
+    outputs
+        Of that model, on the rows that it was calibrated on.
+    """
+    exits = list(calibration["exits"])
     if len(exits) < len(outputs.exits):
         outputs = outputs.alone(list(outputs.exits).index(exits[0]))
     found = answer_confidences(outputs, calibration, default_setting(calibration, len(exits)))

@@ -19,6 +19,7 @@ from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.exit_rules.base import shifted_exponentials
 from adaptive_inference.exits.deployment import is_deployment
 from adaptive_inference.exits.layout import open_model
+from adaptive_inference.serving.onnx_model import OnnxModel
 from adaptive_inference.serving.prediction import Prediction, Predictions
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.tasks.encode import Feature, encode_texts, pad_rows
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from adaptive_inference.cost.flops import FlopCount
     from adaptive_inference.exits.model import ExitModule
-    from adaptive_inference.serving.onnx_model import FlopTable, OnnxModel
+    from adaptive_inference.serving.onnx_model import FlopTable
     from adaptive_inference.tasks.text_schema import TextSchema
 
 Text = str | Sequence[str]
@@ -92,21 +93,16 @@ class Predictor:
         return other
 
     def _engine(self, rule: str | None, threshold: float | None, deepest: int | None) -> Engine:
-        from adaptive_inference.engine import Engine
-
         model = self.model
         setting = choose_setting(model.calibration, len(model.exits), model.schema, rule, threshold)
-        from adaptive_inference.serving.onnx_model import OnnxModel
-
+        runner = model.runner if isinstance(model, OnnxModel) else None
+        engine = Engine(model, setting.rule, setting.threshold, deepest=deepest, runner=runner)
         if isinstance(model, OnnxModel):
-            engine = Engine(model, setting.rule, setting.threshold, deepest=deepest, runner=model.runner)
             model.check(setting)
-            return engine
-        return Engine(model, setting.rule, setting.threshold, deepest=deepest)
+        return engine
 
     def _flop_count(self) -> FlopCount | FlopTable:
         from adaptive_inference.cost.flops import FlopCount
-        from adaptive_inference.serving.onnx_model import OnnxModel
 
         if isinstance(self.model, OnnxModel):
             return self.model.cost
@@ -296,8 +292,6 @@ def load_predictor(
     home = model_folder(folder, revision)
     saved = open_model(home)
     if is_deployment(saved.home):
-        from adaptive_inference.serving.onnx_model import OnnxModel
-
         if device not in ("auto", "cpu"):
             raise UserError(
                 f"device {device}: a model exported for ONNX Runtime answers on the cpu; leave it out"

@@ -161,16 +161,17 @@ class Deployed:
 
     def written(self, point: OperatingPoint, scratch: Path, threads: int) -> tuple[Path, Engine]:
         """Export it for an operating point, stopped where that can decide, and return the folder and what runs it."""
-        from adaptive_inference.serving.export import RUN_ANSWERS, export, with_confidences
+        from adaptive_inference.serving.export import add_confidences, export
         from adaptive_inference.serving.predictor import load_predictor
 
         self.model.write(scratch / "weights", self.calibration, point)
         export(scratch / "weights", scratch / "graphs", self.deployment)
         # a server holds its confidences against those of this deployment, not of the PyTorch model
-        run, file = scratch / "answered", scratch / "graphs" / CALIBRATION_FILE
-        for split, answers in self.answers.items():
-            answers.save(run / RUN_ANSWERS / f"{split}.safetensors")
-        write_json(file, with_confidences(read_json(file), run))
+        file, outputs = (
+            scratch / "graphs" / CALIBRATION_FILE,
+            self.answers[self.calibration["calibrated_on"]].outputs,
+        )
+        write_json(file, add_confidences(read_json(file), outputs))
         return scratch / "graphs", load_predictor(scratch / "graphs", threads=threads).engine
 
 

@@ -15,6 +15,7 @@ import socket
 import sys
 from pathlib import Path
 
+from adaptive_inference.cli.options import add_own_code
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.layout import open_model
 
@@ -31,13 +32,7 @@ def parse_args() -> argparse.Namespace:
         "model", nargs="?", type=Path, default=Path("results/model"), help="folder (default: results/model)"
     )
     parser.add_argument("--port", type=int, default=5000, help="where to listen (default: 5000)")
-    parser.add_argument(
-        "--own-code",
-        metavar="FILE",
-        action="append",
-        default=[],
-        help="run a file of your own (or package.module) that has the model's exit rule or encoder; repeat for more",
-    )
+    add_own_code(parser)
     return parser.parse_args()
 
 
