@@ -32,7 +32,8 @@ from adaptive_inference.engine import Engine
 from adaptive_inference.engine.onnx_runner import IDS, MASK, TYPES, OnnxRunner
 from adaptive_inference.exits.build import add_exits
 from adaptive_inference.exits.deployment import Deployment, Quantisation, Tokens
-from adaptive_inference.serving.onnx_export import cut_layers, has_vnni, write_segments
+from adaptive_inference.machine import has_vnni
+from adaptive_inference.serving.onnx_export import cut_layers, write_segments
 
 #: Above what confidence can be.
 NEVER = 1.1

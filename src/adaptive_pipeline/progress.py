@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from adaptive_inference.data.splits import most_training_rows
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
+from adaptive_inference.machine import installed
 from adaptive_inference.settings.training import WeightLearning
 from adaptive_pipeline.families import FAMILIES
-from adaptive_pipeline.runs.environment import installed, other_versions
+from adaptive_pipeline.runs.environment import other_versions
 
 if TYPE_CHECKING:
     from adaptive_inference.settings.generation import TextTask

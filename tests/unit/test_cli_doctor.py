@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from adaptive_inference import cli
+from adaptive_inference import cli, machine
 from adaptive_inference.cli import doctor
 
 
@@ -176,9 +176,9 @@ def test_a_server_that_refuses_is_there(server):
 )
 def test_instruction_sets_are_those_of_the_processor(tmp_path, cpuinfo, wanted):
     (tmp_path / "cpuinfo").write_text(cpuinfo)
-    assert doctor.instruction_sets(tmp_path / "cpuinfo") == wanted
+    assert machine.instruction_sets(tmp_path / "cpuinfo") == wanted
 
 
 def test_a_system_without_proc_tells_what_it_can(tmp_path):
-    assert doctor.instruction_sets(tmp_path / "none") is None
+    assert machine.instruction_sets(tmp_path / "none") is None
     assert doctor._memory(tmp_path / "none") == {}

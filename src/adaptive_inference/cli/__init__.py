@@ -10,9 +10,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from adaptive_inference.cli import calibrate, doctor, export, generate, judge, predict, push
-from adaptive_inference.cli.versions import installed
+from adaptive_inference.cli import calibrate, doctor, export, generate, judge, predict, push, tune
 from adaptive_inference.errors import UserError
+from adaptive_inference.machine import installed
 from adaptive_inference.own_code import load_own_code
 
 #: A package that may be missing -> the extra that brings it.
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (predict, generate, calibrate, export, push, judge, doctor):
+    for command in (predict, generate, calibrate, export, tune, push, judge, doctor):
         command.add(commands)
     return parser
 

@@ -14,19 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_inference.cli.options import add_command
-from adaptive_inference.cli.versions import installed
+from adaptive_inference.machine import installed, instruction_sets, processor, usable_cores
 
 #: Of most use first; those of the extras are told where they are missing.
 PACKAGES = (
     "adaptive-inference", "numpy", "tokenizers", "safetensors", "torch", "transformers", "datasets", "pyarrow",
     "scipy", "dvc", "snakemake", "mlflow",
 )  # fmt: skip
-#: Flag of a processor, as Linux names it -> what it is called.
-INSTRUCTIONS = {
-    "avx2": "AVX2", "avx512f": "AVX-512", "avx_vnni": "AVX-VNNI", "avx512_vnni": "AVX-512 VNNI",
-    "avx512_bf16": "AVX-512 BF16", "amx_int8": "AMX INT8", "amx_bf16": "AMX BF16",
-    "asimd": "NEON", "asimddp": "NEON dot product", "i8mm": "I8MM", "bf16": "BF16", "sve": "SVE",
-}  # fmt: skip
 #: Seconds that a hub or a server has to answer, and a process that asks torch for a GPU.
 ANSWER_WITHIN, GPU_WITHIN = 3.0, 30.0
 #: What the process that loads torch prints.
@@ -66,8 +60,8 @@ def examine() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version()} | {name: installed(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": _cpuinfo().get("model name"),
-        "cores": {"all": os.cpu_count(), "usable": _usable_cores()},
+        "processor": processor(),
+        "cores": {"all": os.cpu_count(), "usable": usable_cores()},
         "instruction_sets": instruction_sets(),
         "memory_gb": {"all": memory.get("MemTotal"), "available": memory.get("MemAvailable")},
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
@@ -78,28 +72,6 @@ def examine() -> dict[str, Any]:
 
 
 # ---- the machine -----------------------------------------------------------------------------------------------------
-
-
-def _cpuinfo(file: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Return what Linux tells of the first core; nothing elsewhere."""
-    try:
-        first = file.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
-    except OSError:
-        return {}
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def instruction_sets(file: Path = Path("/proc/cpuinfo")) -> list[str] | None:
-    """Return those that matter to a model's speed; None where the system does not tell."""
-    cpu = _cpuinfo(file)
-    told = cpu.get("flags") or cpu.get("Features")
-    return None if told is None else [name for flag, name in INSTRUCTIONS.items() if flag in told.split()]
-
-
-def _usable_cores() -> int | None:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return os.cpu_count() if affinity is None else len(affinity(0))
 
 
 def _memory(file: Path = Path("/proc/meminfo")) -> dict[str, float]:

@@ -40,6 +40,7 @@ from adaptive_inference.exits.layout import CALIBRATION_FILE, MULTI_EXIT, open_m
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.segments import Segment, eager_attention, embedded, flat
 from adaptive_inference.files import write_json
+from adaptive_inference.machine import has_vnni
 from adaptive_inference.serving.onnx_model import FlopTable
 from adaptive_inference.serving.setting import choose_setting
 from adaptive_inference.tasks.encode import encode_texts
@@ -279,17 +280,6 @@ def _quantised(graph: ModelProto, settings: Quantisation) -> ModelProto:
     if left or not any(node.op_type == _QUANTISED for node in found.graph.node):
         raise RuntimeError(f"quantisation skipped {left or 'all products'}")
     return found
-
-
-def has_vnni() -> bool:
-    """Whether this processor multiplies 8-bit integers without overflow in between."""
-    import platform
-
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    file = Path("/proc/cpuinfo")
-    flags = file.read_text().split() if file.is_file() else []
-    return any(name in flags for name in ("avx512_vnni", "avx_vnni"))
 
 
 def cut_layers(exits: Sequence[int], deciding: Sequence[int]) -> tuple[list[int], list[list[int]]]:

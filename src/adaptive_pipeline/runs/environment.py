@@ -10,6 +10,7 @@ from typing import Any
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json
+from adaptive_inference.machine import installed, processor
 
 #: Packages of which another version may train other weights from the same params.
 CHANGE_RESULTS = ("torch", "transformers", "tokenizers")
@@ -29,7 +30,7 @@ def environment(device: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "versions": versions,
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": None,
         "device": None,
@@ -42,16 +43,6 @@ def environment(device: str) -> dict[str, Any]:
         found["device"] = torch.cuda.get_device_name() if cuda else "cpu"
         found["driver"] = f"CUDA {torch.version.cuda}" if cuda else None
     return found
-
-
-def installed(package: str) -> str | None:
-    """Return the version of a package that is installed here."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def other_versions(timings: Iterable[Path]) -> dict[str, list[Path]]:
@@ -76,16 +67,3 @@ def other_versions(timings: Iterable[Path]) -> dict[str, list[Path]]:
 
 def _public(version: str | None) -> str:
     return (version or "").partition("+")[0]
-
-
-def _cpu_name() -> str | None:
-    """Return the processor's model name where the system tells it."""
-    import platform
-
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or None
