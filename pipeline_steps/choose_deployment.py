@@ -30,15 +30,16 @@ def main(stage: Stage) -> None:
 
     import numpy as np
 
-    from adaptive_inference.calibration.operating_point import Goal, OperatingPoint
+    from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Setting
     from adaptive_inference.evaluation.deployments import differing, time_engines
     from adaptive_inference.evaluation.wallclock import draw_rows
     from adaptive_inference.exits.outputs import pick_device
     from adaptive_inference.tasks.encode import encode
     from adaptive_inference.tasks.schema import load_schema, load_split
+    from adaptive_inference.training.static_embedding import StaticEmbedding
     from adaptive_pipeline.deployments.at_hand import all_deployed, begin, deployables, require_onnx
     from adaptive_pipeline.deployments.choice import Chooser
-    from adaptive_pipeline.deployments.measure import clock_rows, curve_of, measured
+    from adaptive_pipeline.deployments.measure import clock_rows, curve_of, lost, measured
     from adaptive_pipeline.runs.deployment_records import DeployedRow
     from adaptive_pipeline.runs.environment import environment
     from adaptive_pipeline.runs.records import RecommendationRecord
@@ -101,6 +102,13 @@ def main(stage: Stage) -> None:
         row.differing = differing(engine, features, curve.exits[0, rows], curve.predictions[0, rows])
         running.append(engine)
         keys_of.append((row.method, row.deployment))
+    static, whole = StaticEmbedding.load(stage.inputs["deployed"]), Setting("fixed", 0.0)
+    evaluated = encode(load_split(data, "evaluation"), full.runs.tokenizer, schema.max_length)
+    figures = lost(static.predictions(evaluated, schema.kind), full, protocol, seed)
+    row = DeployedRow(method="static_embedding", deployment="numpy", adaptive=False, setting=whole, **figures)
+    record.rows.append(row)
+    running.append(static)
+    keys_of.append((row.method, row.deployment))
     timed = [row for row in record.rows if row.setting is not None]
     clocks = clock_rows(keys_of, time_engines(running, features, protocol, seed), protocol, seed)
     names = ("method", "deployment", "adaptive", "chosen")

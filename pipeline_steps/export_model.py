@@ -5,6 +5,8 @@ and temperatures fitted on its own answers, since confidences move when weights 
 than ``goal.deployment_loss`` points against the same model in PyTorch is refused: int8 is known to collapse on some models.
 What leaving early saves in time is for `choose_deployment` to measure.
 
+The cheapest opponent is trained beside them: a classifier without layers, of the encoder's token embeddings.
+
     python pipeline_steps/export_model.py --task tiers --backbone minilm --seed 0
     python pipeline_steps/export_model.py --params presets/smoke.yaml --task tiers --backbone tiny --seed 0 \
         --methods runs/tiers/tiny/seed0 --choice choice --out /tmp/deployed
@@ -28,12 +30,15 @@ def main(stage: Stage) -> None:
     from adaptive_inference.calibration.fit import fit_calibrator
     from adaptive_inference.calibration.risk_control import set_apart
     from adaptive_inference.errors import UserError
+    from adaptive_inference.exits import MultiExitModel
     from adaptive_inference.exits.deployment import WEIGHTS_KEY
     from adaptive_inference.exits.layout import CALIBRATION_FILE, open_model
     from adaptive_inference.files import write_json
     from adaptive_inference.serving.export import copy_files
     from adaptive_inference.tasks.encode import encode
+    from adaptive_inference.tasks.quality import quality
     from adaptive_inference.tasks.schema import load_split
+    from adaptive_inference.training.static_embedding import FILE, fit_static_embedding
     from adaptive_pipeline.deployments.at_hand import ONNX, SPLITS, begin, deployables, require_onnx
     from adaptive_pipeline.runs.deployment_records import Exported
     from adaptive_pipeline.runs.records import RecommendationRecord
@@ -100,6 +105,28 @@ def main(stage: Stage) -> None:
                 raw, calibrator, points, yardstick, reference, cost=goal.cost, calibrated_on=split
             )
             write_json(folder / CALIBRATION_FILE, body | {WEIGHTS_KEY: graphs.deployment.weights})
+
+    full, yardstick = MultiExitModel.from_pretrained(models[0].home), models[0].answers[split].yardstick
+    rows = {
+        name: encode(load_split(data, name), full.tokenizer, full.schema.max_length)
+        for name in ("train", "development", split)
+    }
+    table = full.backbone.model.get_input_embeddings().weight.detach().numpy()
+    static = fit_static_embedding(table, rows["train"], rows["development"], full.schema, stage.cell.seed)
+    static.save(stage.out)
+    said = static.predictions(rows[split], yardstick.kind)
+    found = quality(yardstick.metric, said, reference.labels, yardstick.num_classes)
+    whole = full_quality(reference, yardstick)
+    size = (stage.out / FILE).stat().st_size
+    record.models.append(
+        Exported(
+            method="static_embedding",
+            deployment="numpy",
+            quality=found,
+            loss=100 * (whole - found),
+            bytes=size,
+        )
+    )
 
 
 if __name__ == "__main__":

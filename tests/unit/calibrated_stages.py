@@ -57,7 +57,7 @@ def params_of(method: str, rules: list[str], kind: str, **sections: dict):
 
 def make_folder(root: Path) -> Path:
     """Write splits and models of a two-class and of a regression task."""
-    generator = np.random.default_rng(0)
+    generator, others = np.random.default_rng(0), np.random.default_rng(1)
     for kind, labels in (("classification", ("no", "yes")), ("regression", None)):
         schema = Schema("toy", kind, labels, "accuracy" if labels else "pearson", 32)
         home = root / kind
@@ -69,6 +69,10 @@ def make_folder(root: Path) -> Path:
                 label = int(generator.integers(0, 2)) if labels else float(generator.normal())
                 examples.append(Example(i, (text,), label, tier=1 + i % 5))
             save_split(home, name, examples)
+        for name in ("train", "development"):  # of what needs no layers
+            texts = [" ".join(others.choice(WORDS, others.integers(2, 12))) for _ in range(20)]
+            values = others.integers(0, 2, 20).tolist() if labels else others.normal(size=20).tolist()
+            save_split(home, name, [Example(i, (text,), values[i]) for i, text in enumerate(texts)])
         made = (
             ("full", [4], False),
             ("sweet", [1, 2, 4], True),

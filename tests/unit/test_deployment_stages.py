@@ -14,11 +14,17 @@ import choose_deployment
 import export_model
 from adaptive_inference import load_predictor
 from adaptive_inference.calibration.answers import Answers
+from adaptive_inference.exits import MultiExitModel
 from adaptive_inference.exits.deployment import DEPLOYMENTS, deployment_of
 from adaptive_inference.serving.onnx_model import OnnxModel
+from adaptive_inference.tasks.encode import encode
+from adaptive_inference.tasks.schema import load_split
+from adaptive_inference.training.static_embedding import FILE, StaticEmbedding
 from adaptive_pipeline.runs.deployment_records import DeploymentRecord
 from adaptive_pipeline.runs.digests import digest_path
 
+#: The row of the classifier without layers.
+STATIC = ("static_embedding", "numpy")
 TEXTS = ["good film", "a very dull movie", "not great"]
 
 
@@ -55,14 +61,15 @@ def deployed(
 def test_graphs_answer_as_pytorch_does_and_are_calibrated_on_their_own_answers(chosen):
     root, _, exported, _ = chosen
     assert [(item.method, item.deployment) for item in exported.record.models] == [
-        (method, name) for method in ("full", "sweet") for name in DEPLOYMENTS[1:]
+        *((method, name) for method in ("full", "sweet") for name in DEPLOYMENTS[1:]),
+        STATIC,
     ]
     for split in ("calibration", "evaluation"):
         torch_answers = Answers.load(root / f"collect_answers/{split}.safetensors")
         fp32 = Answers.load(exported.out / f"sweet/onnx_fp32/{split}.safetensors")
         assert np.allclose(fp32.outputs.logits, torch_answers.outputs.logits, atol=1e-4)
         assert fp32.outputs.ids.tolist() == torch_answers.outputs.ids.tolist()
-    for item in exported.record.models:
+    for item in exported.record.models[:-1]:
         assert item.why == ""
         assert item.bytes > 0
         body = json.loads((exported.out / item.method / item.deployment / "calibration.json").read_text())
@@ -75,8 +82,25 @@ def test_an_export_made_again_has_the_same_bytes(chosen, tmp_path):
     given = {"methods": root / "seed0", "choice": root / "recommend"}
     again = stage(export_model, params, tmp_path, **given)
     assert again.record.models == exported.record.models
-    for method in ("full", "sweet"):
-        assert digest_path(again.out / method) == digest_path(exported.out / method)
+    for part in ("full", "sweet", FILE):
+        assert digest_path(again.out / part) == digest_path(exported.out / part)
+
+
+def test_a_classifier_without_layers_is_measured_and_timed_beside_them(chosen):
+    root, _, exported, measured = chosen
+    item, row, clock = exported.record.models[-1], measured.record.rows[-1], measured.timings["rows"][-1]
+    assert (item.method, item.deployment) == (row.method, row.deployment) == STATIC
+    assert (clock["method"], clock["deployment"]) == STATIC
+    assert item.bytes == (exported.out / FILE).stat().st_size
+    full = measured.record.rows[0]
+    assert row.loss == pytest.approx(100 * (full.quality - row.quality))
+    assert (row.layers_speedup, row.flops_speedup, row.chosen) == (None, None, False)
+    model, home = StaticEmbedding.load(exported.out), root / "seed0/data/splits"
+    features = encode(
+        load_split(home, "evaluation"), MultiExitModel.from_pretrained(root / "seed0/full").tokenizer, 32
+    )
+    right = model.predictions(features, "classification") == [feature["label"] for feature in features]
+    assert row.quality == pytest.approx(right.mean())
 
 
 def test_every_deployment_is_measured_and_timed_at_its_own_setting(chosen):
@@ -84,7 +108,8 @@ def test_every_deployment_is_measured_and_timed_at_its_own_setting(chosen):
     record = DeploymentRecord.load(measured.out)
     rows = {(row.method, row.deployment, row.adaptive): row for row in record.rows}
     assert {key[:2] for key in rows} == {
-        (method, name) for method in ("full", "sweet") for name in DEPLOYMENTS
+        STATIC,
+        *((method, name) for method in ("full", "sweet") for name in DEPLOYMENTS),
     }
     assert rows["full", "torch", False].loss == 0.0
     assert all(row.setting is not None for key, row in rows.items() if key[0] == "full")
@@ -147,12 +172,12 @@ def test_an_export_that_loses_too_much_is_refused_with_the_figure_and_the_run_go
 
     monkeypatch.setattr(OnnxModel, "collect", always_wrong)
     _, _, exported, measured = deployed(folder, tmp_path, monkeypatch)
-    for item in exported.record.models:
+    for item in exported.record.models[:-1]:
         assert item.quality == 0
         assert item.loss > 1
         assert f"loses {item.loss:.2f} points" in item.why
         assert not (exported.out / item.method / item.deployment).exists()
-    assert {row.deployment for row in measured.record.rows} == {"torch"}
+    assert {row.deployment for row in measured.record.rows} == {"torch", "numpy"}
     assert measured.record.offer.deployment == "torch"
     assert not (measured.out / "model").exists()
     assert "static_int8_speedup" not in measured.timings["rows"][0]
@@ -175,10 +200,10 @@ def test_a_member_of_a_cascade_is_deployed_as_a_model_of_its_own(folder, tmp_pat
     )
     member = exported.record.recommended[1].member
     if member is None:  # untrained models: the whole cascade, by chance
-        assert all("cascade" in item.why for item in exported.record.models[2:])
+        assert all("cascade" in item.why for item in exported.record.models[2:-1])
         return
     key = f"static_{member}"
-    assert [item.method for item in exported.record.models[2:]] == [key, key]
+    assert [item.method for item in exported.record.models[2:-1]] == [key, key]
     assert not any(item.why for item in exported.record.models)
     torch_answers = Answers.load(root / "collect_answers/calibration.safetensors").outputs
     fp32 = Answers.load(exported.out / key / "onnx_fp32/calibration.safetensors").outputs
@@ -191,4 +216,5 @@ def test_scores_are_deployed_too(folder, tmp_path, monkeypatch):
         folder, tmp_path, monkeypatch, GENEROUS, "sweet", ("fixed",), "regression"
     )
     assert not any(item.why for item in exported.record.models)
-    assert all(row.differing is not None for row in measured.record.rows if row.setting)
+    assert all(row.differing is not None for row in measured.record.rows[:-1] if row.setting)
+    assert measured.record.rows[-1].quality is not None

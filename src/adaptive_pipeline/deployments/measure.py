@@ -13,7 +13,7 @@ from adaptive_inference.evaluation.latency import Timing, summarise
 from adaptive_inference.evaluation.statistics import loss_in_points
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.settings.protocol import Evaluation
-from adaptive_inference.tasks.quality import predict
+from adaptive_inference.tasks.quality import predict, quality
 from adaptive_pipeline.deployments.at_hand import Deployed
 
 #: Against what a deployment is timed -> method and deployment of the baseline's row; None: that of the row itself.
@@ -35,26 +35,20 @@ def measured(
     item: Deployed, curve: Curve, full: Deployed, protocol: Evaluation, seed: int
 ) -> dict[str, float | None]:
     """Return quality, loss with its interval, and what is saved, of a curve of one threshold on the reported split."""
+    seen = curve.seen(0)
+    found = lost(curve.predictions[0], full, protocol, seed)
+    return found | {"layers_speedup": seen.layers_speedup, "flops_speedup": seen.flops_speedup}
+
+
+def lost(
+    predictions_N: np.ndarray, full: Deployed, protocol: Evaluation, seed: int
+) -> dict[str, float | None]:
+    """Return the quality of answers to the reported split, and the points that they lose, with their interval."""
     reference, yardstick = full.answers["evaluation"].outputs, full.answers["evaluation"].yardstick
     whole = predict(reference.logits[:, -1], yardstick.kind)
-    loss, low, high = loss_in_points(
-        yardstick.metric,
-        whole,
-        curve.predictions[0],
-        reference.labels,
-        yardstick.num_classes,
-        protocol.bootstrap,
-        seed,
-    )
-    seen = curve.seen(0)
-    return {
-        "quality": seen.quality,
-        "loss": loss,
-        "low": low,
-        "high": high,
-        "layers_speedup": seen.layers_speedup,
-        "flops_speedup": seen.flops_speedup,
-    }
+    given = predictions_N, reference.labels, yardstick.num_classes
+    loss, low, high = loss_in_points(yardstick.metric, whole, *given, protocol.bootstrap, seed)
+    return {"quality": quality(yardstick.metric, *given), "loss": loss, "low": low, "high": high}
 
 
 def clock_rows(

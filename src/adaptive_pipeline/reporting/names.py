@@ -13,6 +13,7 @@ from adaptive_inference.calibration.operating_point import static_layers
 METHODS = {
     "full": ("Full model", "#000000"),
     "static": ("First K layers", "#7f7f7f"),
+    "static_embedding": ("Static embedding", ""),
     "early_exit": ("Early exit", "#0072B2"),
     "sweet": ("SWEET", "#D55E00"),
     "multi_model": ("Multi-Model", "#009E73"),

@@ -40,7 +40,7 @@ class ExportRecord(Record):
     recommended
         What `recommend` offered: method and setting, None of the full model.
     models
-        Each in each deployment of ONNX Runtime.
+        Each in each deployment of ONNX Runtime; then the classifier without layers, ``static_embedding`` run by ``numpy``.
     """
 
     recommended: tuple[str | None, Setting | None] = (None, None)
@@ -86,7 +86,7 @@ class DeployedRow(Part):
     Attributes
     ----------
     method, deployment
-        Key in tables, and one of `exits.deployment.DEPLOYMENTS`.
+        Key in tables, and one of `exits.deployment.DEPLOYMENTS`; or ``static_embedding`` and ``numpy``, which has no layers.
     adaptive
         Whether texts leave by a rule; else all by the same exit.
     setting
@@ -96,7 +96,8 @@ class DeployedRow(Part):
     loss, low, high
         Points lost against the full PyTorch model, and the 95 % interval over rows.
     differing
-        Of the timed rows, those that left elsewhere, or were answered otherwise, than by graphs stopped at every exit.
+        Of the timed rows, those that left elsewhere, or were answered otherwise, than by graphs stopped at every exit;
+        None of the classifier without layers.
     """
 
     method: str
