@@ -37,6 +37,7 @@ FAMILIES = {
     "choose_deployment": Family(4000, 60, 90.0, gpu=True, timed=True, every_seed=True),
     "prepare_texts": Family(2000, 60, 10.0),
     "train_free": Family(6000, 1440, 16.0, gpu=True),
+    "continue_free": Family(6000, 1440, 16.0, gpu=True),
     "assign_model": Family(2000, 30, 4.0),
     "calibrate_decoding": Family(4000, 720, 60.0, gpu=True),
     "evaluate_decoding": Family(4000, 720, 90.0, gpu=True, timed=True, end=True),

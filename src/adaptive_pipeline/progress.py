@@ -225,10 +225,10 @@ def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | No
     rows
         Training rows of each task, see `training_rows` and `text_rows`.
     """
-    if not stage.family.startswith(("finetune_", "train_")):
+    if not stage.family.startswith(("finetune_", "train_", "continue_")):
         return None
     task = stage.argument("task") or ""
-    if stage.family == "train_free":
+    if stage.family in ("train_free", "continue_free"):
         asked = params.generation
         return rows[task] * (asked.trainings[str(stage.argument("training"))].epochs or asked.training.epochs)
     training, own = params.training_of(task, stage.argument("method") or "full")

@@ -40,7 +40,7 @@ READ_RECORDS = ("make_tables", "choose_point")
 #: Used where params ask for it, which those of the run do not: a tokenizer that comes with weights.
 ASKED_FOR = {"prepare_texts": ("src/adaptive_inference/decoders",)}
 #: A stage that the run lacks -> those that import what it does.
-SEEN_IN = {"train_fold": ("train_sweet", "train_leebert", "choose_point")}
+SEEN_IN = {"train_fold": ("train_sweet", "train_leebert", "choose_point"), "continue_free": ("train_free",)}
 
 
 #: Stages of a whole seed, from the choice among its methods on.
@@ -177,9 +177,9 @@ def test_a_method_of_decoding_more_makes_no_other_stale_and_one_with_a_training_
     assert FREE in text
     assert STOCK in text
     more = text.replace(FREE, f"{FREE}\n    more: {{training: shallow_deep, policy: keep, max_pending: 4}}")
-    own = text.replace(FREE, f"{FREE}\n    more: {{training: other, policy: full}}").replace(
-        STOCK, f"{STOCK}\n    other: {{loss: ce, epochs: 1}}"
-    )
+    own = text.replace(FREE, f"{FREE}\n    more: {{training: other, policy: full}}")
+    own = own.replace(STOCK, f"{STOCK}\n    other: {{loss: ce, epochs: 1}}")
+    own = own.replace("train_free: [stock]", "train_free: [stock, other]")
     try:
         params.write_text(more)
         status = direct(built.run("dvc", "status", "--json"))
@@ -227,7 +227,7 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
         ("adaptive_pipeline/deployments/choice.py", {"choose_deployment"}),
         ("adaptive_pipeline/reporting/__init__.py", {"make_tables", "score_rationales", "evaluate_decoding"}),
         ("adaptive_inference/decoding/decay.py", {"calibrate_decoding", "evaluate_decoding"}),
-        ("adaptive_inference/generation/losses.py", {"train_free"}),
+        ("adaptive_inference/generation/losses.py", {"train_free", "continue_free"}),
         ("adaptive_pipeline/decoding/times.py", {"evaluate_decoding"}),
         (
             "adaptive_inference/evaluation/faithfulness.py",
@@ -254,7 +254,7 @@ def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(
     "family", ["check_params", "prepare_data", "finetune_backbone", "train_sweet", "train_leebert", "train_multi_model",
                "extract_saliencies", "train_adapler", "train_adapler_exits", "score_rationales",
                "collect_answers", "calibrate_thresholds", "evaluate_batch1", *OF_A_SEED,
-               "prepare_texts", "train_free", "assign_model", "calibrate_decoding", "evaluate_decoding",
+               "prepare_texts", "train_free", "continue_free", "assign_model", "calibrate_decoding", "evaluate_decoding",
                "make_tables", "train_fold", "choose_point"],
 )  # fmt: skip
 def test_a_stage_declares_the_modules_that_its_script_imports(built, family):

@@ -42,6 +42,7 @@ GENERATION = {
         "weighted": {"loss": "weighted_ce"},
         "shallow_deep": {"loss": "shallowdeep_kd_dyna", "exit_layer": 2},
     },
+    "trained_by": {"train_free": ["ce", "weighted", "shallow_deep"]},
     "methods": {
         "full": {"training": "ce", "policy": "full"},
         "static_exit": {"training": "weighted", "policy": "static", "exit_layer": 2},

@@ -28,6 +28,7 @@ TEXTS = {
     },
     "seeds": [0],
     "trainings": {"ce": {"loss": "ce"}, "shallow_deep": {"loss": "shallowdeep_kd_dyna", "exit_layer": 1}},
+    "trained_by": {"train_free": ["ce", "shallow_deep"]},
     "methods": {
         "full": {"training": "ce", "policy": "full"},
         "free": {"training": "shallow_deep", "policy": "keep"},

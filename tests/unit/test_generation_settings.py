@@ -17,6 +17,8 @@ BODY = {
     "models": {"tiny": {"weights": "config", "architecture": "t5", "tokenizer": "train", "vocabulary": 100}},
     "seeds": [0],
     "trainings": {"ce": {"loss": "ce"}, "deep": {"loss": "shallowdeep_kd_dyna", "exit_layer": 2}},
+    "trained_by": {"train_free": ["ce"], "continue_free": ["deep"]},
+    "pretrained": "ce",
     "methods": {"full": {"training": "ce", "policy": "full"}, "free": {"training": "deep", "policy": "keep"}},
 }
 
@@ -44,6 +46,21 @@ def test_a_method_takes_its_trainings_exit_layer_unless_it_has_its_own():
         (changed(methods={"free": BODY["methods"]["free"]}), "needs `full`"),
         (changed(methods={**BODY["methods"], "x": {"training": "de", "policy": "calm"}}), "no training 'de'"),
         (changed(methods={"full": BODY["methods"]["full"]}), "trainings deep serve no method"),
+        (
+            changed(trained_by={"train_free": ["ce"]}),
+            "training 'deep' stands 0 times in `trained_by`, expected 1",
+        ),
+        (
+            changed(trained_by={"train_free": ["ce", "deep"], "continue_free": ["deep"]}),
+            "'deep' stands 2 times",
+        ),
+        (
+            changed(trained_by={"train_free": ["ce", "deep", "de"]}),
+            "'de' stands 1 times in `trained_by`, expected 0",
+        ),
+        (changed(pretrained=""), "pretrained: '' is no training of `trained_by.train_free`, and deep begin"),
+        (changed(pretrained="deep"), "pretrained: 'deep' is no training of `trained_by.train_free`"),
+        (changed(trained_by={"train_free": ["ce", "deep"]}), "pretrained: 'ce' begins nothing"),
         (
             changed(methods={**BODY["methods"], "x": {"training": "ce", "policy": "keep"}}),
             "policy: keep needs `exit_layer`",

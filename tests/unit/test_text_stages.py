@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.numpy import load_file
 from smoke_params import ROOT, SMOKE
 
 import assign_model
@@ -20,6 +21,7 @@ from adaptive_inference.serving.generator_export import export_generator
 from adaptive_inference.tasks.text_schema import load_text_split
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import parse_params
+from adaptive_pipeline.runs.digests import digest_path
 from adaptive_pipeline.runs.records import Record
 from adaptive_pipeline.runs.text_records import Confidences, TimedRow
 from adaptive_pipeline.stage import Stage
@@ -31,6 +33,8 @@ TEXTS = GENERATION | {
         "ce": {"loss": "ce"},
         "shallow_deep": {"loss": "shallowdeep_kd_dyna", "exit_layer": 2, "classifier": "linear"},
     },
+    "trained_by": {"train_free": ["ce"], "continue_free": ["shallow_deep"]},
+    "pretrained": "ce",
     "methods": {
         "full": {"training": "ce", "policy": "full"},
         "calm": {"training": "shallow_deep", "policy": "calm", "confidence": "classifier"},
@@ -47,6 +51,8 @@ TEXTS = GENERATION | {
         "fixed_length": 5,
     },
 }
+#: Hardly moves.
+BRIEF = {"training": {"epochs": 1, "batch_size": 32, "learning_rate": 1.0e-6}}
 PARAMS = parse_params(SMOKE | {"generation": TEXTS})
 
 
@@ -147,6 +153,25 @@ def test_a_training_tells_what_it_was_and_its_folder_is_a_decoder(runs):
     assert record.metrics["parameters"] == sum(item.numel() for item in saved.model.parameters())
     assert record.metrics["classifier_development_loss"] < 1
     assert (runs.root / "trainings/shallow_deep/train/history.jsonl").is_file()
+
+
+def test_a_continued_training_begins_with_what_another_left(runs):
+    ce, deep = (Record.load(runs.root / f"trainings/{name}/train") for name in ("ce", "shallow_deep"))
+    assert (ce.built_on, deep.built_on) == ("", "ce")
+    assert "start" not in ce.inputs
+    assert deep.inputs["start"] == digest_path(runs.root / "trainings/ce/train/model")
+    assert deep.params["generation.pretrained"] == "ce"
+    params = parse_params(SMOKE | {"generation": TEXTS | BRIEF})
+    more = Runs(runs.root.parent / "continued")
+    more.run(prepare_texts, params=params, data_folder=ROOT / "data")
+    for name in ("ce", "shallow_deep"):
+        more.train(name, params=params)
+    begun, left = (
+        load_file(more.root / f"trainings/{name}/train/model/model.safetensors")
+        for name in ("ce", "shallow_deep")
+    )
+    apart = max(float(abs(left[name] - begun[name]).max()) for name in begun)
+    assert 0 < apart < 1e-3  # one epoch of steps of 1e-6: nowhere near other random weights
 
 
 def test_what_is_assigned_changes_with_the_methods_own_model_alone(runs):

@@ -302,6 +302,15 @@ class TextEvaluation(Section):
     fixed_length: Count = Field(32, description="New tokens of the runs in which texts may not end.")
 
 
+class TextTrainedBy(Section):
+    """Which stage runs a training: each stands here once."""
+
+    train_free: list[str] = Field(
+        [], description="From the weights of `models`: from scratch, or from a checkpoint."
+    )
+    continue_free: list[str] = Field([], description="From what the training `pretrained` left.")
+
+
 class Generation(Section):
     """The second grid: tasks, models, seeds and methods that write text; empty by default."""
 
@@ -311,6 +320,10 @@ class Generation(Section):
     training: TextTraining = Field(TextTraining(), description="Optimisation.")
     trainings: dict[str, LossTraining] = Field(
         {}, description="Name -> training; each serves several methods."
+    )
+    trained_by: TextTrainedBy = Field(TextTrainedBy(), description="Stage -> the trainings that it runs.")
+    pretrained: str = Field(
+        "", description="The training of `train_free` that those of `continue_free` begin with."
     )
     methods: dict[str, DecodingMethod] = Field({}, description="Name -> method; `full` is one where any is.")
     calibration: TextCalibration = Field(TextCalibration(), description="Thresholds.")
@@ -333,7 +346,28 @@ class Generation(Section):
         unused = sorted(set(self.trainings) - {method.training for method in self.methods.values()})
         if unused:
             raise ValueError(f"trainings {', '.join(unused)} serve no method; remove them or use them")
+        self._check_stages()
         return self
+
+    def _check_stages(self) -> None:
+        """Refuse trainings that no stage runs, or two, and a beginning that is none."""
+        by = self.trained_by
+        listed = [*by.train_free, *by.continue_free]
+        for name in sorted({*self.trainings, *listed}):
+            if listed.count(name) != (name in self.trainings):
+                raise ValueError(
+                    f"training {name!r} stands {listed.count(name)} times in `trained_by`, expected "
+                    f"{int(name in self.trainings)}: list every training once, under the stage that runs it"
+                )
+        if by.continue_free and self.pretrained not in by.train_free:
+            raise ValueError(
+                f"pretrained: {self.pretrained!r} is no training of `trained_by.train_free`, and "
+                f"{', '.join(by.continue_free)} begin with what it leaves; allowed: {', '.join(by.train_free)}"
+            )
+        if self.pretrained and not by.continue_free:
+            raise ValueError(
+                f"pretrained: {self.pretrained!r} begins nothing, for `trained_by.continue_free` is empty; remove it"
+            )
 
     def _check_method(self, name: str, method: DecodingMethod) -> None:
         trained = self.trainings.get(method.training)

@@ -66,7 +66,11 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "prepare_texts": ((), "draws the splits of texts, and trains a tokenizer or takes one"),
     "train_free": (("prepare_texts",), "trains decoders by a loss over their blocks"),
-    "assign_model": (("train_free",), "notes which trained model a method of decoding runs"),
+    "continue_free": (
+        ("prepare_texts", "train_free"),
+        "trains decoders further that another training has begun",
+    ),
+    "assign_model": (("train_free", "continue_free"), "notes which trained model a method of decoding runs"),
     "calibrate_decoding": (
         ("prepare_texts", "assign_model"),
         "runs every threshold on calibration rows, and chooses",
@@ -90,6 +94,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
             "score_rationales",
             "prepare_texts",
             "train_free",
+            "continue_free",
             "assign_model",
             "calibrate_decoding",
             "evaluate_decoding",

@@ -43,6 +43,8 @@ class TextTrainingRecord(Record):
 
     Attributes
     ----------
+    built_on
+        The training that it began with; empty: the weights of the model.
     architecture, encoder_decoder, blocks
         Model type in transformers; whether an encoder reads the source; decoder blocks.
     loss, exit_layer, classifier
@@ -53,6 +55,7 @@ class TextTrainingRecord(Record):
         Token lengths of the splits that training saw.
     """
 
+    built_on: str = ""
     architecture: str = ""
     encoder_decoder: bool = True
     blocks: int = 0

@@ -21,6 +21,7 @@ from adaptive_pipeline.runs.records import (
     model_of,
 )
 from adaptive_pipeline.runs.store import Key, Runs
+from adaptive_pipeline.runs.text_records import TextTrainingRecord
 
 #: Stages of a whole seed: the choice among its methods, the measuring of what was chosen, and its deployments.
 CHOICES = ("recommend", "evaluate_recommended", "export_model", "choose_deployment")
@@ -67,8 +68,20 @@ def training_key(cell: Cell, params: Params, text: bool = False) -> Key:
 def _text_chain(stage: str, cell: Cell, params: Params) -> list[Key]:
     links: list[Key] = [("prepare_texts", replace(cell, method=""))]
     if stage in ("calibrate_decoding", "evaluate_decoding"):
-        links += [training_key(cell, params, text=True), ("calibrate_decoding", cell)]
+        links += [
+            *_text_training(*training_key(cell, params, text=True), params),
+            ("calibrate_decoding", cell),
+        ]
+    if stage == "train_free":
+        links += _text_training(stage, cell, params)
     return list(dict.fromkeys([*links, (stage, cell)]))
+
+
+def _text_training(stage: str, cell: Cell, params: Params) -> list[Key]:
+    """Return a training's key, behind that of the training that it begins with."""
+    asked = params.generation
+    begun = [asked.pretrained] if cell.method in asked.trained_by.continue_free else []
+    return [(stage, replace(cell, method=name)) for name in (*begun, cell.method)]
 
 
 def _trained_from(cell: Cell, params: Params) -> list[Key]:
@@ -153,21 +166,29 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
         for name, digest in record.inputs.items():
             if is_own(name) and digest != _digest_now(name, digest):
                 return f"{record.stage} ran {name} before it was edited; run it again"
-        if why := _why_not_the_body(record, runs):
+        if why := _why_not_the_body(record, runs, params):
             return why
     return _why_not_the_choice(stage, cell, runs, params) if stage in CHOICES else ""
 
 
-def _why_not_the_body(record: Record, runs: Runs) -> str:
-    """Say why a training cannot be reported that built on a model of another method, if that is now another one.
+def _why_not_the_body(record: Record, runs: Runs, params: Params) -> str:
+    """Say why a training cannot be reported that built on the model of another, if that is now another one.
 
     The model's digest stands in the records of the stages that read it.
     """
-    body = record.built_on if isinstance(record, TrainingRecord) else ""
-    read = runs.records.get(("calibrate_thresholds", replace(record.cell, method=body))) if body else None
-    model = read.inputs.get("model") if read else None
-    if model and record.inputs.get("pruned", model) != model:
-        return f"{record.stage} built on another model of {body} than was calibrated; run it again"
+    if isinstance(record, TextTrainingRecord):
+        methods = params.generation.methods
+        stage, name = "calibrate_decoding", "start"
+        users = [method for method in methods if methods[method].training == record.built_on]
+    elif isinstance(record, TrainingRecord):
+        stage, name, users = "calibrate_thresholds", "pruned", [record.built_on]
+    else:
+        return ""
+    for user in users:
+        read = runs.records.get((stage, replace(record.cell, method=user)))
+        model = read.inputs.get("model") if read else None
+        if model and record.inputs.get(name, model) != model:
+            return f"{record.stage} built on another model of {record.built_on} than was calibrated; run it again"
     return ""
 
 

@@ -159,6 +159,8 @@ def _text_section(key: str, value: Any) -> dict[str, Any]:
         name, section = TEXT_ENTRIES[head]
     if rest[1:]:  # one key of an entry
         return {".".join([name, *rest[1:]]): value}
+    if isinstance(value, str):  # a key that is no section
+        return {name: value}
     defaults = section.model_construct().model_dump(mode="json") if _is_section(section) else {}
     given = {key: item for key, item in (defaults | (value or {})).items() if item is not None}
     return _flat(given, f"{name}.")
