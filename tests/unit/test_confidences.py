@@ -13,7 +13,7 @@ from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint, Seen, Setting
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
-from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.serving.confidences import BINS, Confidences, answer_confidences
 from adaptive_inference.serving.export import with_confidences

@@ -177,6 +177,9 @@ class Labels:
         self.there, self.at, self.held = self.labels, -1, set()
         return self
 
+    def single(self, features):
+        return One(self.start(features))
+
     def advance(self, index, answers=()):
         assert index in self.cuts
         assert index > self.at
@@ -196,6 +199,29 @@ class Labels:
 
     def select(self, rows):
         self.there = self.there[rows]
+
+
+class One:
+    """The only row of `Labels`, as a `Single`."""
+
+    survivors = None
+
+    def __init__(self, runner):
+        self.runner, self.found = runner, {}
+
+    def advance(self, index):
+        if index > self.runner.at:
+            self.runner.held |= set(range(self.runner.at + 1, index + 1))
+            self.runner.at = index
+
+    def answer(self, index):
+        if index not in self.found:
+            self.advance(index)
+            self.found[index] = self.runner.answer([index])[index].logits[0].tolist()
+        return self.found[index], None
+
+    def close(self):
+        pass
 
 
 def engine_over(runner, rule, threshold, lazy=True, compaction=None):

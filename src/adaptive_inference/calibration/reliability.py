@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
 
 LOWEST, HIGHEST = 0.01, 100.0  #: of the temperature and of its inverse alike
 FLAT = 1e-6  #: nats of mean NLL that nobody can tell apart

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_inference.calibration.calibrator import Calibrator
+from adaptive_inference.engine.alone import Alone
 from adaptive_inference.engine.compaction import Compaction
 from adaptive_inference.engine.looks import EveryExit, Look, LookBack
 from adaptive_inference.engine.underway import Decisions, Left, Merging, Underway, gather
@@ -98,6 +99,10 @@ class Engine:
                     f"there is no exit of index {deepest}: those of this model are 0 to {self._last}"
                 )
             self._last = deepest
+        self._alone = None  # a device is waited for once for several exits, which is `LookBack`'s to do
+        if not runner.waits:
+            given = self.rule, threshold, self.calibrator, model.exits, self._last, lazy
+            self._alone = Alone(runner, *given)
 
     def run(self, features: Mapping[str, Any]) -> Decisions:
         """Answer a batch.
@@ -119,6 +124,8 @@ class Engine:
                 f"a batch of {shape[0]} rows with {shape[-1]} tokens has nothing to answer; leave it out"
             )
         rows, parts = shape[0], []
+        if rows == 1 and self._alone is not None:
+            return self._alone.run(features)
         with self.runner.inference():
             run = self.runner.start(features)
             batch = Underway(run, self._look(run, rows), self._last, np.arange(rows))

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import repeat
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import numpy as np
@@ -38,8 +39,8 @@ _DTYPES = {
 }
 #: ONNX Runtime 1.32 adds and normalises in one step more slowly than in two: the whole int8 encoder then takes a tenth more.
 _DISABLED = ["SkipLayerNormFusion"]
-#: What fills a column that a batch lacks: no token is padding, all belong to the first text.
-_ABSENT = {MASK: 1, TYPES: 0}
+#: Columns of a batch, and what fills one that it lacks: no token is padding, all belong to the first text.
+_COLUMNS = ((IDS, 0), (MASK, 1), (TYPES, 0))
 #: Forms of batches whose bindings are kept.
 _KEPT_FORMS = 1024
 
@@ -89,6 +90,25 @@ class Segment:
         )
 
 
+class Form(NamedTuple):
+    """Memory as batches of one number of rows and tokens use it, an item for each segment.
+
+    Attributes
+    ----------
+    bindings
+        What a graph is run with.
+    arrays
+        What it reads and writes, by name.
+    logits, certainty
+        What it writes of the first row, (E, C) and (E,); None where there are no certainty heads.
+    """
+
+    bindings: list[IOBinding]
+    arrays: list[dict[str, np.ndarray]]
+    logits: list[np.ndarray]
+    certainty: list[np.ndarray] | None
+
+
 class Workspace:
     """Memory that the graphs of one batch at a time read and write, whatever the batch's form.
 
@@ -99,20 +119,20 @@ class Workspace:
     def __init__(self, segments: Sequence[Segment]) -> None:
         self._segments = segments
         self._memory: dict[str, np.ndarray] = {}
-        self._forms: dict[tuple[int, int], tuple[list[IOBinding], list[dict[str, np.ndarray]]]] = {}
+        self.forms: dict[tuple[int, int], Form] = {}  #: Those that are at hand, by rows and tokens.
 
-    def form(self, rows: int, tokens: int) -> tuple[list[IOBinding], list[dict[str, np.ndarray]]]:
-        """Return, for batches of a form, each segment's binding and the arrays that it reads and writes, by name."""
-        found = self._forms.get((rows, tokens))
+    def form(self, rows: int, tokens: int) -> Form:
+        """Return the form of batches of so many rows and tokens."""
+        found = self.forms.get((rows, tokens))
         if found is None:
             while (found := self._bound(rows, tokens)) is None:
-                self._forms.clear()  # memory has grown, and moved
-            if len(self._forms) >= _KEPT_FORMS:
-                self._forms.clear()
-            self._forms[rows, tokens] = found
+                self.forms.clear()  # memory has grown, and moved
+            if len(self.forms) >= _KEPT_FORMS:
+                self.forms.clear()
+            self.forms[rows, tokens] = found
         return found
 
-    def _bound(self, rows: int, tokens: int) -> tuple[list[IOBinding], list[dict[str, np.ndarray]]] | None:
+    def _bound(self, rows: int, tokens: int) -> Form | None:
         sizes, bindings, arrays, grown = {ROWS: rows, TOKENS: tokens}, [], [], False
         for segment in self._segments:
             binding, own = segment.session.io_binding(), {}
@@ -129,7 +149,10 @@ class Workspace:
                         binding.bind_ortvalue_output(name, value)
             bindings.append(binding)
             arrays.append(own)
-        return None if grown else (bindings, arrays)
+        if grown:
+            return None
+        sure = [own[CERTAINTY][0] for own in arrays] if CERTAINTY in arrays[0] else None
+        return Form(bindings, arrays, [own[LOGITS][0] for own in arrays], sure)
 
     def _grow(self, key: str, size: int, dtype: type) -> bool:
         if key in self._memory and self._memory[key].size >= size:
@@ -169,8 +192,9 @@ class OnnxRunner:
             Segment(folder / segment_file(place), deployment.weights, threads)
             for place in range(len(self.cuts))
         ]
+        self.sessions = [segment.session for segment in self.segments]
         self._apart = deployment.quantisation is not None
-        self._free: list[Workspace] = []  # one is taken for each batch that is under way at the same time
+        self.free: list[Workspace] = []  #: One is taken for each batch that is under way at the same time.
 
     def inference(self) -> AbstractContextManager[None]:
         """See `Runner.inference`; ONNX Runtime has no such state."""
@@ -190,10 +214,64 @@ class OnnxRunner:
                 {name: item[row : row + 1, : ends_B[row]] for name, item in columns.items()}
                 for row in range(len(ids_BN))
             ]
-        spaces = [self._free.pop() if self._free else Workspace(self.segments) for _ in parts]
+        spaces = [self.free.pop() if self.free else Workspace(self.segments) for _ in parts]
         run = OnnxRun(self, [Part(*pair) for pair in zip(spaces, parts, strict=True)])
-        finalize(run, self._free.extend, spaces)
+        finalize(run, self.free.extend, spaces)
         return run
+
+    def single(self, features: Mapping[str, Any]) -> OnnxSingle:
+        """See `Runner.single`."""
+        return OnnxSingle(self, features)
+
+
+class OnnxSingle:
+    """One row under way; see `Single`."""
+
+    survivors = None
+
+    def __init__(self, runner: OnnxRunner, features: Mapping[str, Any]) -> None:
+        self._free = free = runner.free
+        self._space = space = free.pop() if free else Workspace(runner.segments)
+        self._sessions, self._place = runner.sessions, 0  # of the next segment
+        shape = np.shape(features[IDS])
+        form = space.forms.get(shape) or space.form(*shape)
+        self._bindings, arrays, self._logits, self._certainty = form
+        _fill(arrays[0], features)
+        self._answers: list[tuple[list[float], float | None]] = []  # of the exits so far
+
+    def answer(self, index: int) -> tuple[list[float], float | None]:
+        """See `Single.answer`; segments write their answers over those of the ones before."""
+        answers = self._answers
+        while len(answers) <= index:
+            place, self._place = self._place, self._place + 1
+            self._sessions[place].run_with_iobinding(self._bindings[place])
+            sure = self._certainty
+            answers += zip(
+                self._logits[place].tolist(),
+                repeat(None) if sure is None else sure[place].tolist(),
+                strict=False,
+            )
+        return answers[index]
+
+    #: See `Single.advance`: where layers have run, heads have too.
+    advance = answer
+
+    def close(self) -> None:
+        """See `Single.close`."""
+        self._free.append(self._space)
+
+
+def _fill(arrays: Mapping[str, np.ndarray], columns: Mapping[str, Any]) -> None:
+    """Write the columns of a batch to where the first graph reads them; what fills a column that it lacks stands in."""
+    for name, absent in _COLUMNS:
+        array = arrays.get(name)
+        if array is None:
+            continue
+        column = columns.get(name)
+        if column is None:
+            array.fill(absent)
+        else:
+            array[...] = column
 
 
 class Part:
@@ -201,12 +279,8 @@ class Part:
 
     def __init__(self, space: Workspace, columns: Mapping[str, np.ndarray]) -> None:
         self._space = space
-        self._bindings, self._arrays = space.form(*columns[IDS].shape)
-        for name, array in self._arrays[0].items():
-            if name in columns:
-                np.copyto(array, columns[name])
-            elif name in _ABSENT:
-                array.fill(_ABSENT[name])
+        self._bindings, self._arrays, *_ = space.form(*columns[IDS].shape)
+        _fill(self._arrays[0], columns)
         self._ends_B = _ends(columns[MASK]) if MASK in columns else None
 
     def run(self, place: int, segment: Segment) -> tuple[np.ndarray, np.ndarray | None]:
@@ -228,7 +302,7 @@ class Part:
                 if name not in kept:  # a later hidden state is not there yet
                     kept[name] = _taken(arrays[name], axes, rows, length)
         tokens = kept[HIDDEN + READ].shape[1]
-        self._bindings, self._arrays = self._space.form(len(rows), tokens)
+        self._bindings, self._arrays, *_ = self._space.form(len(rows), tokens)
         for name, item in kept.items():
             reader = next(arrays for arrays in self._arrays[place:] if name in arrays)
             np.copyto(reader[name], item)

@@ -56,6 +56,29 @@ class Run(Protocol):
         """
 
 
+class Single(Protocol):
+    """One row under way, in plain numbers; exits may be asked late, and more than once. It enters what inference needs.
+
+    Attributes
+    ----------
+    survivors
+        As of `Run`, (1, layers).
+    """
+
+    @property
+    def survivors(self) -> np.ndarray | None:
+        """See above."""
+
+    def advance(self, index: int) -> None:
+        """Run on to an exit, unless it lies behind."""
+
+    def answer(self, index: int) -> tuple[list[float], float | None]:
+        """Run on to an exit, and return its logits and, where they are asked for, its certainty."""
+
+    def close(self) -> None:
+        """Hand back what it uses, and leave what it entered."""
+
+
 class Runner(Protocol):
     """Starts batches; keeps nothing of them itself.
 
@@ -78,6 +101,9 @@ class Runner(Protocol):
 
     def inference(self) -> AbstractContextManager[Any]:
         """Return what is entered around all that is done with runs; no run is bound to the one it was started in."""
+
+    def single(self, features: Mapping[str, Any]) -> Single:
+        """Take in a batch of one row."""
 
     def start(self, features: Mapping[str, Any], alone: bool = True) -> Run:
         """Take in a batch, see `Engine.run`.

@@ -63,6 +63,44 @@ class TorchRunner:
         packed = self.packed and not (alone and rows == 1)
         return TorchRun(self.model.start(batch, packed=packed), self.certainty, self.device, lengths_B)
 
+    def single(self, features: Mapping[str, Any]) -> TorchSingle:
+        """See `Runner.single`."""
+        return TorchSingle(self, features)
+
+
+class TorchSingle:
+    """One row under way; see `Single`."""
+
+    def __init__(self, runner: TorchRunner, features: Mapping[str, Any]) -> None:
+        self._mode = runner.inference()
+        self._mode.__enter__()
+        try:
+            self._run = runner.start(features)
+        except BaseException:
+            self.close()
+            raise
+        self._found: dict[int, tuple[list[float], float | None]] = {}
+
+    @property
+    def survivors(self) -> np.ndarray | None:
+        """See `Single`."""
+        return self._run.survivors
+
+    def advance(self, index: int) -> None:
+        """See `Single.advance`."""
+        self._run.advance(index)
+
+    def answer(self, index: int) -> tuple[list[float], float | None]:
+        """See `Single.answer`."""
+        if index not in self._found:
+            self._run.advance(index)
+            self._found[index] = self._run.answer_one(index)
+        return self._found[index]
+
+    def close(self) -> None:
+        """See `Single.close`; memory goes with it."""
+        self._mode.__exit__(None, None, None)
+
 
 class TorchRun:
     """One batch under way; see `Run`."""
@@ -96,6 +134,13 @@ class TorchRun:
         return {
             index: Answer(item[:, :-1], item[:, -1]) for index, item in zip(indices, fetched, strict=True)
         }
+
+    def answer_one(self, index: int) -> tuple[list[float], float | None]:
+        """Return what an exit answers to the only row."""
+        answer = self._forward.answer(index, self._certainty)
+        self._forward.release(index)
+        certainty = None if answer.certainty is None else answer.certainty.item()
+        return answer.logits.tolist()[0], certainty
 
     @property
     def survivors(self) -> np.ndarray | None:

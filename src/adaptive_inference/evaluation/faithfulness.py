@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from adaptive_inference.attribution.rationale_scores import comprehensiveness, sufficiency, top_shares
-from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
 from adaptive_inference.exits.model import MultiExitModel
 from adaptive_inference.exits.outputs import collect_outputs
 from adaptive_inference.tasks.encode import TOKEN_COLUMNS, Feature, special_ids

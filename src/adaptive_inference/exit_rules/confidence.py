@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from math import exp
+
 import numpy as np
 
-from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
+from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid
 
 
 class Confidence(ScoreRule):
@@ -20,6 +23,13 @@ class Confidence(ScoreRule):
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the largest probability."""
         return 1.0 / shifted_exponentials(logits)[1].sum(-1)
+
+    def score_one(self, logits: list[float], certainty: float | None = None) -> float:
+        """Return the largest probability of one row."""
+        most, total = max(logits), 0.0
+        for value in logits:
+            total += exp(value - most)
+        return 1.0 / total
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return ``1 / C`` to 1, closer together towards 1, then 1.01."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, entropy_of
+from adaptive_inference.exit_rules._softmax import entropy_of, plain_entropy
+from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid
 
 
 class Entropy(ScoreRule):
@@ -16,6 +17,10 @@ class Entropy(ScoreRule):
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the entropy in nats."""
         return entropy_of(logits)
+
+    def score_one(self, logits: list[float], certainty: float | None = None) -> float:
+        """Return the entropy in nats of one row."""
+        return plain_entropy(logits)
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return 1.01 ln C down to 0, closer together towards 0."""

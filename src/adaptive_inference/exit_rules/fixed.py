@@ -51,5 +51,8 @@ class _OnlineFixed(OnlineRule):
     def leave(self, k: int, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         return np.full(len(logits), k >= self.threshold)
 
+    def leave_one(self, k: int, logits: list[float], certainty: float | None = None) -> bool:
+        return k >= self.threshold
+
 
 RULE = Fixed()

@@ -19,6 +19,12 @@ class LearningToExit(ScoreRule):
             self.check("classification", has_certainty=False)
         return np.asarray(certainty, dtype=np.float64)
 
+    def score_one(self, logits: list[float], certainty: float | None) -> float:
+        """Return the calibrated certainty of one row."""
+        if certainty is None:
+            self.check("classification", has_certainty=False)
+        return certainty
+
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return an even grid from 0 to 1, then 1.01."""
         return np.append(np.linspace(0.0, 1.0, count - 1), 1.01)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, shifted_exponentials
+from adaptive_inference.exit_rules._softmax import plain_exponentials, shifted_exponentials
+from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid
 
 
 class Margin(ScoreRule):
@@ -17,6 +18,11 @@ class Margin(ScoreRule):
         exponentials = shifted_exponentials(logits)[1]
         second = np.partition(exponentials, -2, axis=-1)[..., -2]  # the largest is exactly 1
         return (1.0 - second) / exponentials.sum(-1)
+
+    def score_one(self, logits: list[float], certainty: float | None = None) -> float:
+        """Return the difference of the two largest probabilities of one row."""
+        exponentials = plain_exponentials(logits)[1]
+        return (1.0 - sorted(exponentials)[-2]) / sum(exponentials)
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return 0 to 1, closer together towards 1, then 1.01."""

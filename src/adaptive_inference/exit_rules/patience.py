@@ -124,5 +124,10 @@ class _OnlinePatience(OnlineStreak):
     def holds(self, older: np.ndarray, newer: np.ndarray) -> np.ndarray:
         return self.rule.agree(older, newer)
 
+    def holds_one(self, older: list[float], newer: list[float]) -> bool:
+        if len(newer) == 1:
+            return abs(newer[0] - older[0]) < self.rule.tolerance
+        return older.index(max(older)) == newer.index(max(newer))
+
 
 RULE = Patience()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules._softmax import normalised_entropy, plain_normalised_entropy
 from adaptive_inference.exit_rules.base import (
     TOLERANCE,
     ExitRule,
     OnlineStreak,
     doubt_grid,
     first_firing,
-    normalised_entropy,
     required,
     up_to_exit,
 )
@@ -85,6 +85,9 @@ class _OnlineSure(OnlineStreak):
 
     def holds(self, older: np.ndarray | None, newer: np.ndarray) -> np.ndarray:
         return normalised_entropy(newer) < self.threshold
+
+    def holds_one(self, older: list[float] | None, newer: list[float]) -> bool:
+        return plain_normalised_entropy(newer) < self.threshold
 
 
 RULE = PatienceConfidence()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid, normalised_entropy
+from adaptive_inference.exit_rules._softmax import normalised_entropy, plain_normalised_entropy
+from adaptive_inference.exit_rules.base import ScoreRule, doubt_grid
 
 
 class Uncertainty(ScoreRule):
@@ -16,6 +17,10 @@ class Uncertainty(ScoreRule):
     def score(self, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Return the normalised entropy."""
         return normalised_entropy(logits)
+
+    def score_one(self, logits: list[float], certainty: float | None = None) -> float:
+        """Return the normalised entropy of one row."""
+        return plain_normalised_entropy(logits)
 
     def grid(self, num_classes: int, count: int, num_exits: int) -> np.ndarray:
         """Return 1 down to 0, closer together towards 0, then -0.01."""

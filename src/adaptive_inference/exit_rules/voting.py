@@ -66,11 +66,16 @@ class _OnlineVoting(OnlineRule):
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self.votes_BC: np.ndarray | None = None
+        self._votes_one: list[int] = []  # of a row by itself
 
     def leave(self, k: int, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         new = votes(logits)
         self.votes_BC = new if self.votes_BC is None else self.votes_BC + new
         return self.votes_BC.max(-1) >= self.threshold
+
+    def leave_one(self, k: int, logits: list[float], certainty: float | None = None) -> bool:
+        self._votes_one.append(logits.index(max(logits)))
+        return self._votes_one.count(self._votes_one[-1]) >= self.threshold
 
     def select(self, rows: np.ndarray) -> None:
         if self.votes_BC is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
 from adaptive_inference.exits.outputs import ExitOutputs
 
 FOLDS = 5

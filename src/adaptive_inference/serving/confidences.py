@@ -17,7 +17,7 @@ import numpy as np
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
-from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
 
 if TYPE_CHECKING:
     from adaptive_inference.calibration.operating_point import Setting

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from adaptive_inference.backbones.packaged import WEIGHT_FILE
 from adaptive_inference.cost.flops import FlopCount
@@ -63,6 +63,8 @@ _OPSET = 17
 #: Rows and tokens of the two batches that segments are tried on: a size that differs between them is free.
 _FORMS = ((2, 3), (4, 6))
 _FREE: dict[tuple[int, ...], str] = {(2, 4): ROWS, (3, 6): TOKENS}
+#: Columns of weights below which a product stays in floating point: a classifier's.
+_NARROW = 32
 #: Products with weights, before quantisation and after it.
 _PRODUCTS, _QUANTISED = ("MatMul", "Gemm"), "MatMulInteger"
 
@@ -259,12 +261,14 @@ def _quantised(graph: ModelProto, settings: Quantisation) -> ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
+    narrow = [node.name for node in graph.graph.node if _is_narrow(node, graph)]
     add_pre_process_metadata(graph)  # else it advises steps on the root logger; shapes are told by the tracer
     with tempfile.TemporaryDirectory() as scratch:
         quantize_dynamic(
             graph,
             Path(scratch, "quantised.onnx"),
             op_types_to_quantize=list(_PRODUCTS),
+            nodes_to_exclude=narrow,
             per_channel=settings.per_channel,
             reduce_range=settings.reduce_range,
             weight_type=QuantType.QInt8,
@@ -275,11 +279,22 @@ def _quantised(graph: ModelProto, settings: Quantisation) -> ModelProto:
     left = [
         node.name
         for node in found.graph.node
-        if node.op_type in _PRODUCTS and len(node.input) > 1 and node.input[1] in weights
+        if node.op_type in _PRODUCTS
+        and len(node.input) > 1
+        and node.input[1] in weights
+        and node.name not in narrow
     ]
     if left or not any(node.op_type == _QUANTISED for node in found.graph.node):
         raise RuntimeError(f"quantisation skipped {left or 'all products'}")
     return found
+
+
+def _is_narrow(node: NodeProto, graph: ModelProto) -> bool:
+    """Whether a node is a product with weights of so few columns that rounding them would take longer than multiplying."""
+    if node.op_type not in _PRODUCTS:
+        return False
+    sizes = {item.name: list(item.dims) for item in graph.graph.initializer}
+    return min(sizes.get(node.input[1], [_NARROW])) < _NARROW
 
 
 def cut_layers(exits: Sequence[int], deciding: Sequence[int]) -> tuple[list[int], list[list[int]]]:

@@ -16,7 +16,7 @@ import numpy as np
 from adaptive_inference.engine import Decisions, Engine, Stream, StreamStopped
 from adaptive_inference.engine.stream import WINDOW_BATCHES
 from adaptive_inference.errors import UserError, nearest
-from adaptive_inference.exit_rules.base import shifted_exponentials
+from adaptive_inference.exit_rules._softmax import shifted_exponentials
 from adaptive_inference.exits.deployment import is_deployment
 from adaptive_inference.exits.layout import open_model
 from adaptive_inference.serving.onnx_model import OnnxModel
