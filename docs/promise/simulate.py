@@ -5,7 +5,11 @@ On each calibration part all is made again: temperatures, thresholds, choice. Th
 looked up on the evaluation part. Nothing is trained. Writes ``promise.csv``, the old way's ``largest_speedup.csv`` (the
 fastest candidate that keeps the goal on the calibration rows) and ``promise.png``, a row per preset and task.
 
+With ``--deployments`` the candidates are those of `choose_deployment` in place of `recommend`: the full and the recommended
+model as they were exported, in all deployments, with the latencies that were measured.
+
     python docs/promise/simulate.py classifiers=runs/tiers/minilm/seed0 --params presets/classifiers.yaml --draws 100
+    python docs/promise/simulate.py default=runs/tiers/minilm/seed0 --deployments
     python docs/promise/simulate.py --figure
 """
 
@@ -23,12 +27,15 @@ import numpy as np
 from adaptive_inference.calibration.answers import Answers
 from adaptive_inference.calibration.curves import calibrate
 from adaptive_inference.calibration.fit import fit_calibrator
+from adaptive_inference.calibration.operating_point import static_layers
 from adaptive_inference.cost.yardstick import Yardstick
+from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rules
 from adaptive_inference.exits.outputs import ExitOutputs
-from adaptive_inference.selection.candidates import Candidates
+from adaptive_inference.files import read_json
+from adaptive_inference.selection.candidates import Candidates, Family
 from adaptive_inference.selection.drift import two_sample_test
-from adaptive_inference.selection.families import families_of
+from adaptive_inference.selection.families import families_of, timed_families_of
 from adaptive_inference.selection.pool import Pool
 from adaptive_inference.selection.promise import NONE, Resampled
 from adaptive_pipeline.params import Params, load_params
@@ -44,10 +51,9 @@ COLUMNS = (
 class Method:
     """A method's answers to the rows of both splits, those of calibration first."""
 
-    def __init__(self, folder: Path, rules: list[str]) -> None:
-        parts = [
-            Answers.load(folder / f"answers/{split}.safetensors") for split in ("calibration", "evaluation")
-        ]
+    def __init__(self, folder: Path, rules: list[str], answers: Path | None = None) -> None:
+        home = answers or folder / "answers"
+        parts = [Answers.load(home / f"{split}.safetensors") for split in ("calibration", "evaluation")]
         self.name, self.rules, self.cascade = folder.name, load_rules(rules), parts[0].cascade
         self.outputs = _joined(ExitOutputs, *(part.outputs for part in parts))
         self.yardstick = _joined(Yardstick, *(part.yardstick for part in parts))
@@ -65,11 +71,41 @@ class Method:
         calibrator = fit_calibrator(
             self.outputs.take(fitted_on), yardstick.kind, params.calibration.temperature
         )
-        rules = load_rules(["fixed"]) if self.name == "full" else self.rules
-        families = families_of(
-            rules, calibrate(raw, calibrator), yardstick, params.calibration.thresholds, self.cascade
-        )
+        families = self._families(calibrate(raw, calibrator), yardstick, params.calibration.thresholds)
         return Candidates(self.name, yardstick.metric, yardstick.num_classes, raw.labels, rows, families)
+
+    def _families(self, outputs: ExitOutputs, yardstick: Yardstick, thresholds: int) -> tuple[Family, ...]:
+        rules = load_rules(["fixed"]) if self.name == "full" else self.rules
+        return families_of(rules, outputs, yardstick, thresholds, self.cascade)
+
+
+class Deployed(Method):
+    """A model in one deployment, with what leaving at each of its exits takes."""
+
+    def __init__(self, name: str, answers: Path, rules: list[str], time_E: np.ndarray) -> None:
+        super().__init__(answers.parent, [*rules, "fixed"], answers)
+        self.name, self.cascade, self._time_E = name, False, time_E
+
+    def _families(self, outputs: ExitOutputs, yardstick: Yardstick, thresholds: int) -> tuple[Family, ...]:
+        return timed_families_of(self.rules, outputs, yardstick, thresholds, self._time_E)
+
+
+def deployments_of(root: Path, params: Params) -> list[Method]:
+    """Return the full and the recommended model in all their deployments, the full one in PyTorch first."""
+    of_seed = root.parent / "recommended" / root.name
+    timed = read_json(of_seed / "deployment_timings.json")
+    found: list[Method] = []
+    for item in timed["latency"]:
+        key, name = item["method"], item["deployment"]
+        if static_layers(key) is not None:
+            raise UserError(
+                f"{key} is a member of a cascade, whose answers are not a model's of their own here"
+            )
+        folder = root / key / "answers" if name == "torch" else of_seed / "deployed" / key / name
+        rules = [] if key == "full" else list(params.method(key).rules)
+        time_E = np.array(item["ms"]) / timed["full_ms"]
+        found.append(Deployed("full" if not found else f"{key} {name}", folder, rules, time_E))
+    return found
 
 
 def _joined(kind: type, first: Any, second: Any) -> Any:
@@ -88,10 +124,15 @@ def _joined(kind: type, first: Any, second: Any) -> Any:
     return kind(**found)
 
 
+def cost_of(methods: list[Method], params: Params) -> str:
+    """Return the currency in which candidates are compared."""
+    return "clock" if isinstance(methods[0], Deployed) else params.goal.cost
+
+
 def pool_of(methods: list[Method], fitted_on: np.ndarray, rows: np.ndarray, params: Params) -> Pool:
     """Return all candidates on some rows, with the temperatures of others."""
     full, *others = (method.offered(fitted_on, rows, params) for method in methods)
-    return Pool.of(full, others, params.goal.cost)
+    return Pool.of(full, others, cost_of(methods, params))
 
 
 def losses_elsewhere(
@@ -120,14 +161,20 @@ def losses_elsewhere(
         )
         full = full_outputs.logits[:, -1].argmax(-1)
         right = [(answers == full_outputs.labels).mean() for answers in (full, family.answers[t])]
-        found.append((100.0 * float(right[0] - right[1]), float(family.speedup(params.goal.cost)[t])))
+        found.append((100.0 * float(right[0] - right[1]), float(family.speedup(cost_of(methods, params))[t])))
     return found
 
 
-def simulate(name: str, root: Path, params: Params, draws: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a pair's row of the promise's table, and of the old way's."""
+def methods_of(root: Path, params: Params) -> list[Method]:
+    """Return the methods of a seed, the full model first."""
     order = sorted(params.methods, key=lambda method: (method != "full", method))
-    methods = [Method(root / method, params.method(method).rules) for method in order]
+    return [Method(root / method, list(params.method(method).rules)) for method in order]
+
+
+def simulate(
+    name: str, root: Path, methods: list[Method], params: Params, draws: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a pair's row of the promise's table, and of the old way's."""
     goal, size = params.goal, methods[0].calibration_rows
     total = len(methods[0].outputs.labels)
     everything = np.arange(total)
@@ -247,12 +294,16 @@ def main() -> None:
     parser.add_argument("--params", default="params.yaml", help="params file (default: params.yaml)")
     parser.add_argument("--draws", type=int, default=1000, help="splits drawn (default: 1000)")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the tables (default: this one)")
+    parser.add_argument("--deployments", action="store_true", help="choose among deployments")
     parser.add_argument("--figure", action="store_true", help="draw the figure of the tables")
     args = parser.parse_args()
     params = load_params(args.params)
     for pair in args.pairs:
         name, _, folder = pair.partition("=")
-        promised, old = simulate(name, Path(folder), params, args.draws)
+        root = Path(folder)
+        methods = deployments_of(root, params) if args.deployments else methods_of(root, params)
+        name += ", deployments" * args.deployments
+        promised, old = simulate(name, root, methods, params, args.draws)
         merge(args.out / "promise.csv", promised)
         merge(args.out / "largest_speedup.csv", old)
     if args.figure:

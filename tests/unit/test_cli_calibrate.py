@@ -16,6 +16,7 @@ from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.files import read_json, write_json
 from adaptive_inference.serving.confidences import Confidences, answer_confidences
+from adaptive_inference.serving.export import export
 from adaptive_inference.serving.metadata import NO_DATASET, Encoder, front_matter
 from adaptive_inference.serving.recalibrate import from_outputs
 from adaptive_inference.tasks.schema import Schema
@@ -164,6 +165,45 @@ def test_a_copy_leaves_the_model_as_it_was(ask, model, rows, tmp_path):
     assert ask("calibrate", model, rows, "--out", tmp_path / "mine")[0] == 0
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
     assert load_predictor(tmp_path / "mine").predict(["a film"]).labels
+
+
+@pytest.mark.parametrize("name", ["onnx_fp32", "onnx_int8"])
+def test_graphs_are_calibrated_on_their_own_answers(ask, model, rows, tmp_path, name):
+    export(model, tmp_path / "graphs", name)
+    status, _, _ = ask(
+        "calibrate",
+        tmp_path / "graphs",
+        rows,
+        "--max-loss",
+        "2",
+        "--rule",
+        "confidence",
+        "--out",
+        tmp_path / "mine",
+    )
+    assert status == 0
+    found, before = (read_json(tmp_path / part / "calibration.json") for part in ("mine", "graphs"))
+    assert (found["weights"], found["cost"], found["rows"]) == (before["weights"], "layers", 60)
+    texts = [line.rpartition(",")[0] for line in rows.read_text().splitlines()[1:]]
+    predictor = load_predictor(tmp_path / "mine")
+    answer = predictor.predict(texts)
+    assert predictor.engine.threshold == found["recommended"]["setting"]["threshold"]
+    seen = found["recommended"]["seen"]
+    assert predictor.full_layers * 60 / answer.exit_layers.sum() == pytest.approx(seen["layers_speedup"])
+    assert f"Exported as `{name}`" in (tmp_path / "mine/README.md").read_text()
+
+
+def test_graphs_that_are_cut_for_another_rule_refuse_one_that_can_decide_elsewhere(
+    ask, model, rows, tmp_path
+):
+    body = read_json(model / "calibration.json")
+    write_json(model / "calibration.json", body | {"recommended": None, "operating_points": []})  # full depth
+    export(model, tmp_path / "graphs", "onnx_fp32")
+    given = ["calibrate", tmp_path / "graphs", rows, "--max-loss", "100", "--rule", "confidence"]
+    status, _, err = ask(*given, "--out", tmp_path / "mine")
+    assert status == 2
+    assert "can decide at" in err
+    assert not (tmp_path / "mine").exists()
 
 
 def test_a_cascade_is_calibrated_against_its_last_member(ask, rows, tmp_path):

@@ -11,7 +11,7 @@ from onnx_deployments import build, deployed
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.engine import Engine
 from adaptive_inference.engine.torch_runner import TorchRun, TorchRunner
-from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.exit_rules import OnlineRule, load_rule
 
 RULES = (
     "confidence", "entropy", "margin", "uncertainty", "patience", "patience_confidence(patience=2)", "voting",
@@ -61,6 +61,24 @@ def test_a_rule_that_says_nothing_of_one_row_is_asked_with_arrays():
     rule = Sums().online(2.0)
     assert rule.leave_one(0, [1.0, 1.5])
     assert not rule.leave_one(0, [1.0, 0.5])
+
+
+def test_a_rule_that_remembers_without_saying_so_starts_anew_with_each_row(model):
+    """One of a user's own, who never thought of batches."""
+
+    class Second(OnlineRule):
+        asked = 0
+
+        def leave(self, k, logits, certainty=None):
+            self.asked += 1
+            return np.full(len(logits), self.asked == 2)
+
+    class Rule(type(load_rule("voting"))):
+        def online(self, threshold):
+            return Second()
+
+    engine = Engine(model, Rule(), 1.0, Calibrator.identity(4))
+    assert [engine.run(BATCH).exit_indices.item() for _ in range(3)] == [1, 1, 1]
 
 
 @pytest.fixture(scope="module")

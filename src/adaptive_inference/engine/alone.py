@@ -54,10 +54,11 @@ class Alone:
         self._temperatures, self._last, self._layers = calibrator.temperatures, last, exits[-1]
         online = rule.online(threshold)
         self._streak = lazy and runner.looks_back and isinstance(online, OnlineStreak)
-        remembers = type(online).select is not OnlineRule.select
-        self._online = None if remembers else online  # one for all rows, where it keeps nothing of them
-        # a streak counts at every exit, whether or not it can end there
-        everywhere = not lazy or remembers
+        self._online = (
+            None if online.remembers else online
+        )  # one for all rows, where it keeps nothing of them
+        # what is remembered is of every exit, whether or not a row can leave there
+        everywhere = not lazy or online.remembers
         self._asked = tuple(k for k in range(last) if everywhere or k in rule.decides(threshold, len(exits)))
         self._said = [(_constant(k), _constant(layers)) for k, layers in enumerate(exits)]
 

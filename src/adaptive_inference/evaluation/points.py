@@ -16,7 +16,11 @@ from adaptive_inference.evaluation.candidate import Candidate
 from adaptive_inference.evaluation.statistics import bootstrap
 from adaptive_inference.evaluation.survival import survival
 from adaptive_inference.exit_rules import load_rule
-from adaptive_inference.exit_rules.base import TOLERANCE, ExitRule, near_tie
+from adaptive_inference.exit_rules._softmax import near_tie
+from adaptive_inference.exit_rules.base import (
+    TOLERANCE,
+    ExitRule,
+)
 from adaptive_inference.exits.outputs import ExitOutputs
 from adaptive_inference.tasks.quality import quality
 

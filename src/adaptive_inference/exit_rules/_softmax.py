@@ -1,4 +1,4 @@
-"""Softmax, its exponentials and its entropy: of arrays, and of one row in plain numbers.
+"""Softmax, its exponentials, its entropy and its ties: of arrays, and of one row in plain numbers.
 
 The plain ones give the same up to rounding; see `engine.alone` for why they are there.
 
@@ -49,3 +49,9 @@ def entropy_of(logits: np.ndarray) -> np.ndarray:
 def normalised_entropy(logits: np.ndarray) -> np.ndarray:
     """Return the entropy divided by ln C, in [0, 1], ``(..., C) -> (...)``; rounding cannot carry it over 1."""
     return np.minimum(entropy_of(logits) / np.log(logits.shape[-1]), 1.0)
+
+
+def near_tie(logits: np.ndarray, tolerance: float | np.ndarray) -> np.ndarray:
+    """Mark answers whose two largest logits lie within the tolerance, ``(..., C) -> (...)``."""
+    second, first = np.moveaxis(np.partition(logits, -2, axis=-1)[..., -2:], -1, 0)
+    return first - second <= tolerance

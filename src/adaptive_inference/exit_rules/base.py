@@ -30,6 +30,9 @@ TOLERANCE = 1e-5
 class OnlineRule(ABC):
     """A rule at one threshold, asked once per exit; keeps what it needs to remember of each row."""
 
+    #: Whether it may keep something, so that each batch needs one of its own.
+    remembers: ClassVar[bool] = True
+
     @abstractmethod
     def leave(self, k: int, logits: np.ndarray, certainty: np.ndarray | None = None) -> np.ndarray:
         """Say which rows leave at exit index ``k`` (0-based).
@@ -51,8 +54,7 @@ class OnlineRule(ABC):
     def leave_one(self, k: int, logits: list[float], certainty: float | None = None) -> bool:
         """Say whether a row by itself leaves at exit index ``k``: `leave` in plain numbers, up to rounding.
 
-        A rule is asked by one of the two, never by both. This one makes arrays of the numbers; one that computes with them
-        as they are saves some hundred microseconds at batch 1, see `engine.alone`.
+        Asked in place of `leave`, never beside it. One that makes no arrays is faster at batch 1, see `engine.alone`.
         """
         sure = None if certainty is None else np.array([certainty])
         return bool(self.leave(k, np.array([logits]), sure)[0])
@@ -315,6 +317,8 @@ _PLAIN = {np.greater_equal: operator.ge, np.less_equal: operator.le, np.less: op
 
 
 class _OnlineScore(OnlineRule):
+    remembers = False
+
     def __init__(self, rule: ScoreRule, threshold: float) -> None:
         self.rule, self.threshold = rule, threshold
         self._compare = _PLAIN[rule.fires]
@@ -381,12 +385,6 @@ def first_firing(
 def up_to_exit(marked_NE: np.ndarray, exits_N: np.ndarray) -> np.ndarray:
     """Return the rows ``(N,)`` that are marked at the exit where they leave or at one before it."""
     return (marked_NE & (np.arange(marked_NE.shape[1]) <= exits_N[:, None])).any(1)
-
-
-def near_tie(logits: np.ndarray, tolerance: float | np.ndarray) -> np.ndarray:
-    """Mark answers whose two largest logits lie within the tolerance, ``(..., C) -> (...)``."""
-    second, first = np.moveaxis(np.partition(logits, -2, axis=-1)[..., -2:], -1, 0)
-    return first - second <= tolerance
 
 
 def doubt_grid(count: int) -> np.ndarray:

@@ -45,6 +45,8 @@ class Fixed(ExitRule):
 
 
 class _OnlineFixed(OnlineRule):
+    remembers = False
+
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
 

@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 
 from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules._softmax import near_tie
 from adaptive_inference.exit_rules.base import (
     TOLERANCE,
     ExitRule,
     OnlineStreak,
     first_firing,
-    near_tie,
     required,
     up_to_exit,
     whole_numbers,

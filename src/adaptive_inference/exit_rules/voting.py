@@ -7,12 +7,12 @@ from typing import Self
 
 import numpy as np
 
+from adaptive_inference.exit_rules._softmax import near_tie
 from adaptive_inference.exit_rules.base import (
     TOLERANCE,
     ExitRule,
     OnlineRule,
     first_firing,
-    near_tie,
     required,
     up_to_exit,
     whole_numbers,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,8 @@ _OPSET = 17
 #: Rows and tokens of the two batches that segments are tried on: a size that differs between them is free.
 _FORMS = ((2, 3), (4, 6))
 _FREE: dict[tuple[int, ...], str] = {(2, 4): ROWS, (3, 6): TOKENS}
-#: Columns of weights below which a product stays in floating point: a classifier's.
-_NARROW = 32
+#: A product of no more outputs stays in floating point if they are classes: rounding takes longer than multiplying.
+_FEW_CLASSES = 64
 #: Products with weights, before quantisation and after it.
 _PRODUCTS, _QUANTISED = ("MatMul", "Gemm"), "MatMulInteger"
 
@@ -167,7 +168,7 @@ def write_segments(model: MultiExitModel, deployment: Deployment, folder: Path) 
         graph = _traced(segment, examples)
         _drop_unread_inputs(graph)
         if deployment.quantisation is not None:
-            graph = _quantised(graph, deployment.quantisation)
+            graph = _quantised(graph, deployment.quantisation, model.schema.outputs)
         onnx.helper.set_model_props(graph, {WEIGHTS_KEY: deployment.weights})
         onnx.checker.check_model(graph)
         (folder / segment_file(place)).write_bytes(graph.SerializeToString(deterministic=True))
@@ -250,8 +251,8 @@ def _drop_unread_inputs(graph: ModelProto) -> None:
     graph.graph.input.extend(kept)
 
 
-def _quantised(graph: ModelProto, settings: Quantisation) -> ModelProto:
-    """Return the graph with its products of weights in 8 bits.
+def _quantised(graph: ModelProto, settings: Quantisation, classes: int) -> ModelProto:
+    """Return the graph with its products of weights in 8 bits, but those that give no more outputs than there are classes.
 
     Raises
     ------
@@ -261,14 +262,16 @@ def _quantised(graph: ModelProto, settings: Quantisation) -> ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    narrow = [node.name for node in graph.graph.node if _is_narrow(node, graph)]
+    sizes = {item.name: item.dims for item in graph.graph.initializer}
+    few = min(classes, _FEW_CLASSES)
+    classifiers = [node.name for node in graph.graph.node if _columns(node, sizes) <= few]
     add_pre_process_metadata(graph)  # else it advises steps on the root logger; shapes are told by the tracer
     with tempfile.TemporaryDirectory() as scratch:
         quantize_dynamic(
             graph,
             Path(scratch, "quantised.onnx"),
             op_types_to_quantize=list(_PRODUCTS),
-            nodes_to_exclude=narrow,
+            nodes_to_exclude=classifiers,
             per_channel=settings.per_channel,
             reduce_range=settings.reduce_range,
             weight_type=QuantType.QInt8,
@@ -282,19 +285,19 @@ def _quantised(graph: ModelProto, settings: Quantisation) -> ModelProto:
         if node.op_type in _PRODUCTS
         and len(node.input) > 1
         and node.input[1] in weights
-        and node.name not in narrow
+        and node.name not in classifiers
     ]
     if left or not any(node.op_type == _QUANTISED for node in found.graph.node):
         raise RuntimeError(f"quantisation skipped {left or 'all products'}")
     return found
 
 
-def _is_narrow(node: NodeProto, graph: ModelProto) -> bool:
-    """Whether a node is a product with weights of so few columns that rounding them would take longer than multiplying."""
-    if node.op_type not in _PRODUCTS:
-        return False
-    sizes = {item.name: list(item.dims) for item in graph.graph.initializer}
-    return min(sizes.get(node.input[1], [_NARROW])) < _NARROW
+def _columns(node: NodeProto, sizes: Mapping[str, Sequence[int]]) -> float:
+    """Return how many outputs a product with weights has; infinity of any other node."""
+    if node.op_type not in _PRODUCTS or node.input[1] not in sizes:
+        return inf
+    turned = any(item.name == "transB" and item.i for item in node.attribute)
+    return sizes[node.input[1]][0 if turned else -1]
 
 
 def cut_layers(exits: Sequence[int], deciding: Sequence[int]) -> tuple[list[int], list[list[int]]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptive_inference.calibration.operating_point import Setting
+from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
 from adaptive_inference.exits.deployment import FIX, open_deployment
@@ -139,6 +140,13 @@ class OnnxModel:
             lengths=np.array([feature["length"] for feature in features]),
             tiers=None if tiers is None else np.asarray(tiers),
         )
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """Return what rows are measured with: layers, since the FLOPs of the full model by itself are not kept."""
+        schema, classes = self.schema, self.schema.outputs
+        layers = (self.calibration or {}).get("num_layers", self.exits[-1])
+        return Yardstick(schema.metric, schema.kind, classes, layers, None, None)
 
     def check(self, setting: Setting) -> None:
         """Refuse a setting that can decide where the graphs cannot be stopped: the layers behind would be run for nothing.

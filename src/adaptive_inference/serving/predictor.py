@@ -289,24 +289,23 @@ def load_predictor(
     """
     from adaptive_inference.serving.hub import model_folder
 
-    home = model_folder(folder, revision)
-    saved = open_model(home)
+    return Predictor(load_on(model_folder(folder, revision), device, threads), rule, threshold)
+
+
+def load_on(folder: str | Path, device: str, threads: int | None = None) -> ExitModule | OnnxModel:
+    """Load a saved model, with weights onto a device; see `load_predictor`."""
+    saved = open_model(folder)
     if is_deployment(saved.home):
         if device not in ("auto", "cpu"):
             raise UserError(
                 f"device {device}: a model exported for ONNX Runtime answers on the cpu; leave it out"
             )
-        return Predictor(OnnxModel(saved, threads), rule, threshold)
+        return OnnxModel(saved, threads)
     if threads is not None:
         raise UserError(
             f"threads {threads} goes with a model exported for ONNX Runtime, and {folder} is run by PyTorch: set its "
             "threads by torch.set_num_threads, or OMP_NUM_THREADS"
         )
-    return Predictor(load_on(home, device), rule, threshold)
-
-
-def load_on(folder: str | Path, device: str) -> ExitModule:
-    """Load a saved model onto a device; see `load_predictor`."""
     from adaptive_inference.exits.load import load_model
 
     place = device_of(device)

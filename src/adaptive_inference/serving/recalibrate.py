@@ -23,7 +23,9 @@ from adaptive_inference.cost.flops import flops_speedup, layers_speedup
 from adaptive_inference.cost.yardstick import Yardstick
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
+from adaptive_inference.exits.deployment import WEIGHTS_KEY
 from adaptive_inference.serving.confidences import Confidences, answer_confidences
+from adaptive_inference.serving.onnx_model import OnnxModel
 from adaptive_inference.serving.setting import choose_setting, usable_points
 from adaptive_inference.settings.protocol import Goal
 from adaptive_inference.tasks.quality import quality
@@ -106,14 +108,15 @@ def rules_of(calibration: Mapping[str, Any] | None, schema: Schema, asked: Seque
 
 
 def recalibrate(
-    model: ExitModule, split: Split, rules: Sequence[str], max_loss: float, batch_size: int = 32
+    model: ExitModule | OnnxModel, split: Split, rules: Sequence[str], max_loss: float, batch_size: int = 32
 ) -> Recalibrated:
     """Fit temperatures, choose thresholds, and measure both on halves that did not take part.
 
     Parameters
     ----------
     model
-        With schema and tokenizer, on the device where it is to answer the rows.
+        With schema and tokenizer, on the device where it is to answer the rows; or an exported one, whose graphs are
+        stopped where they are cut, and whose full FLOPs are not known.
     split
         Labelled rows.
     rules
@@ -126,9 +129,9 @@ def recalibrate(
     Raises
     ------
     UserError
-        There are too few rows, or a rule reads certainty heads that the model does not have.
+        There are too few rows, or a rule reads certainty heads that the model does not have, or can decide where graphs are
+        not cut.
     """
-    from adaptive_inference.exits.outputs import collect_outputs
     from adaptive_inference.tasks.encode import encode
 
     if len(split) < FEWEST_ROWS:
@@ -136,9 +139,17 @@ def recalibrate(
     loaded = {name: load_rule(name) for name in rules}
     for rule in loaded.values():
         rule.check(model.schema.kind, model.has_certainty)
-    raw = collect_outputs(model, encode(split, model.tokenizer, model.schema.max_length), batch_size)
-    yardstick = _yardstick(model, raw)
-    return from_outputs(raw, yardstick, loaded, max_loss, model.schema, model.calibration)
+    features = encode(split, model.tokenizer, model.schema.max_length)
+    if isinstance(model, OnnxModel):
+        raw = model.collect(features)
+        found = from_outputs(raw, model.yardstick, loaded, max_loss, model.schema, model.calibration)
+        model.check(found.new)
+        body = found.calibration | {WEIGHTS_KEY: model.deployment.weights}
+        return replace(found, calibration=body)
+    from adaptive_inference.exits.outputs import collect_outputs
+
+    raw = collect_outputs(model, features, batch_size)
+    return from_outputs(raw, _yardstick(model, raw), loaded, max_loss, model.schema, model.calibration)
 
 
 def _yardstick(model: ExitModule, raw: ExitOutputs) -> Yardstick:
