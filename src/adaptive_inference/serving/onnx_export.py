@@ -265,6 +265,7 @@ def _quantised(graph: ModelProto, settings: Quantisation, classes: int) -> Model
     sizes = {item.name: item.dims for item in graph.graph.initializer}
     few = min(classes, _FEW_CLASSES)
     classifiers = [node.name for node in graph.graph.node if _columns(node, sizes) <= few]
+    classifiers += [f"{name}_MatMul" for name in classifiers]  # what the quantiser makes of a `Gemm` first
     add_pre_process_metadata(graph)  # else it advises steps on the root logger; shapes are told by the tracer
     with tempfile.TemporaryDirectory() as scratch:
         quantize_dynamic(
