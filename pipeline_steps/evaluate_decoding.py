@@ -1,13 +1,13 @@
 r"""Measure a method of decoding on the reported split: texts, blocks and FLOPs per token, and batch-1 wall-clock.
 
-Every threshold of the grid is run on `grid_prompts` rows, those that calibration chose on `prompts` rows; some rows are
-timed, interleaved with plain `generate` of the same weights, once as texts end by themselves and once at a fixed length. A
-killed run goes on with the requests that are left. `pictures/` shows texts with the depth of each token.
+The texts are those that `answer_texts` wrote. Some rows are timed, interleaved with plain `generate` of the same weights,
+once as texts end by themselves and once at a fixed length; a killed run goes on with the requests that are left.
+`pictures/` shows texts with the depth of each token.
 
     python pipeline_steps/evaluate_decoding.py --task transduce --model t5_small --seed 0 --method free
     python pipeline_steps/evaluate_decoding.py --params presets/smoke.yaml --task transduce --model t5_tiny --seed 0 \
         --method free --data splits --assigned free/assigned/model.json --decoding free/calibration/metrics.json \
-        --timings /tmp/timings.json --out /tmp/evaluation
+        --texts free/texts/answers.jsonl --timings /tmp/timings.json --out /tmp/evaluation
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from adaptive_pipeline.stage import Stage, run_stage
 
 
 def main(stage: Stage) -> None:
-    """Run, time, write."""
-    from adaptive_inference.files import write_json
-    from adaptive_inference.generation.journal import Journal
-    from adaptive_inference.generation.measure import answer_all
-    from adaptive_pipeline.decoding.at_hand import FULL, MethodAtHand, decoding_keys, journal_file, way_name
+    """Read, time, write."""
+    from adaptive_inference.files import read_jsonl, write_json
+    from adaptive_pipeline.decoding.at_hand import FULL, MethodAtHand, check_texts, decoding_keys, way_name
+    from adaptive_pipeline.decoding.seen import SEEN
     from adaptive_pipeline.decoding.times import time_chosen
-    from adaptive_pipeline.decoding.tokens import confidences_of, draw_texts, seen_tokens, shown_threshold
+    from adaptive_pipeline.decoding.tokens import confidences_of, draw_texts, shown_threshold
     from adaptive_pipeline.runs.environment import environment
     from adaptive_pipeline.runs.text_records import ChosenRow, DecodingCalibrationRecord
     from adaptive_pipeline.tracking.store import PICTURES
@@ -32,27 +31,22 @@ def main(stage: Stage) -> None:
     at_hand = MethodAtHand(stage, "evaluation", protocol.prompts)
     record = stage.begin(*decoding_keys(stage), made_from=at_hand.made_from)
     at_hand.fill(record)
-    most, plain = at_hand.schema.max_target, at_hand.plain()
-    grid = {way_name(threshold): at_hand.way(threshold) for threshold in at_hand.thresholds}
+    check_texts(stage, at_hand)
+    grid = [way_name(threshold) for threshold in at_hand.thresholds]
     chosen = list(dict.fromkeys(way_name(item.threshold) for item in calibrated.chosen))
-    first = at_hand.requests[: protocol.grid_prompts]
-    with Journal(journal_file(stage, "answers"), record.record_id) as journal:
-        answer_all([plain, *grid.values()], first, most, at_hand.cost, journal)
-        answer_all([plain, *(grid[name] for name in chosen)], at_hand.requests, most, at_hand.cost, journal)
-        if seen := seen_tokens(at_hand):
-            answer_all([seen], first, most, at_hand.cost, journal)
-    on_grid = [line for line in journal.lines if line["request"] < len(first)]
-    decoded = at_hand.decoded(on_grid, list(grid), seed)
+    lines = read_jsonl(stage.inputs["texts"])
+    rows_on_grid = len(at_hand.requests[: protocol.grid_prompts])
+    on_grid = [line for line in lines if line["request"] < rows_on_grid]
+    decoded = at_hand.decoded(on_grid, grid, seed)
     record.full, record.grid = decoded[FULL], [decoded[name] for name in grid]
-    on_all = at_hand.decoded(journal.lines, chosen, seed)
+    on_all = at_hand.decoded(lines, chosen, seed)
     record.chosen = [
         ChosenRow(choice=item, decoded=on_all[way_name(item.threshold)], full=on_all[FULL])
         for item in calibrated.chosen
     ]
     name = way_name(shown_threshold(calibrated.chosen))
     shown = [line for line in on_grid if line["way"] == name]
-    if seen:
-        told = [line for line in on_grid if line["way"] == seen.name]
+    if told := [line for line in on_grid if line["way"] == SEEN]:
         counts = confidences_of(told, shown, estimated=at_hand.method.adaptive is not None)
         write_json(stage.out / "confidences.json", counts.model_dump(mode="json"))
     draw_texts(at_hand, shown, stage.out / PICTURES)
@@ -75,7 +69,7 @@ if __name__ == "__main__":
     run_stage(
         main,
         __doc__ or "",
-        inputs=("data", "assigned", "decoding"),
+        inputs=("data", "assigned", "decoding", "texts"),
         per_method=True,
         texts=True,
         timings=True,

@@ -40,6 +40,7 @@ FAMILIES = {
     "continue_free": Family(6000, 1440, 16.0, gpu=True),
     "assign_model": Family(2000, 30, 4.0),
     "calibrate_decoding": Family(4000, 720, 60.0, gpu=True),
-    "evaluate_decoding": Family(4000, 720, 90.0, gpu=True, timed=True, end=True),
+    "answer_texts": Family(4000, 720, 90.0, gpu=True),
+    "evaluate_decoding": Family(4000, 720, 40.0, gpu=True, timed=True, end=True),
     "make_tables": Family(2000, 30, 10.0),
 }

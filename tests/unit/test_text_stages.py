@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 from smoke_params import ROOT, SMOKE
 
+import answer_texts
 import assign_model
 import calibrate_decoding
 import evaluate_decoding
@@ -69,6 +70,7 @@ class Runs:
             train_free: f"trainings/{name}/train",
             assign_model: f"{name}/assigned",
             calibrate_decoding: f"{name}/calibration",
+            answer_texts: f"{name}/texts",
             evaluate_decoding: f"{name}/evaluation",
         }
         out = self.root / folders[script]
@@ -96,14 +98,20 @@ class Runs:
         assigned = self.root / name / "assigned/model.json"
         return self.run(calibrate_decoding, name, data=self.splits, assigned=assigned, **more)
 
-    def evaluate(self, name, **more):
-        assigned, decoding = (
-            self.root / name / "assigned/model.json",
-            self.root / name / "calibration/metrics.json",
-        )
-        return self.run(
-            evaluate_decoding, name, data=self.splits, assigned=assigned, decoding=decoding, **more
-        )
+    def answer(self, name):
+        return self.run(answer_texts, name, **self._of_texts(name))
+
+    def evaluate(self, name):
+        texts = self.root / name / "texts/answers.jsonl"
+        return self.run(evaluate_decoding, name, texts=texts, **self._of_texts(name))
+
+    def _of_texts(self, name):
+        home = self.root / name
+        return {
+            "data": self.splits,
+            "assigned": home / "assigned/model.json",
+            "decoding": home / "calibration/metrics.json",
+        }
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +129,9 @@ def evaluated(runs):
     found = {}
     for method in TEXTS["methods"]:
         runs.assign(method)
-        found[method] = runs.calibrate(method), runs.evaluate(method)
+        calibrated = runs.calibrate(method)
+        runs.answer(method)
+        found[method] = calibrated, runs.evaluate(method)
     return found
 
 
@@ -279,6 +289,42 @@ def test_a_killed_calibration_goes_on_with_the_requests_that_are_left(evaluated,
     runs.calibrate("free")
     assert len(asked) == 4 * 30 - 39  # plain and three thresholds
     assert told(runs.root / "free/calibration/metrics.json") == before
+
+
+def test_texts_that_a_killed_run_wrote_in_another_order_are_the_same_bytes(evaluated, runs, monkeypatch):
+    file = runs.root / "free/texts/answers.jsonl"
+    before, real, asked = file.read_bytes(), measure._answer, []
+
+    def dies(*given):
+        asked.append(given)
+        if len(asked) == 20:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "_answer", dies)
+        with pytest.raises(KeyboardInterrupt):
+            runs.answer("free")
+    asked.clear()
+    monkeypatch.setattr(measure, "_answer", lambda *given: asked.append(given) or real(*given))
+    runs.answer("free")
+    ways = 1 + len({item.threshold for item in evaluated["free"][0].record.chosen})
+    # the grid, then plain and the chosen ones on the rows that are left, and what is seen
+    assert len(asked) == 4 * 6 + 3 * ways + 6 - 19
+    assert file.read_bytes() == before
+
+
+def test_texts_of_another_model_are_refused(evaluated, runs):
+    file = runs.root / "free/texts/metrics.json"
+    text = file.read_text()
+    body = json.loads(text)
+    body["inputs"]["model"] = "0" * 32
+    try:
+        file.write_text(json.dumps(body))
+        with pytest.raises(UserError, match=r"written by another model of free; run answer_texts again"):
+            runs.evaluate("free")
+    finally:
+        file.write_text(text)
 
 
 def told(file):

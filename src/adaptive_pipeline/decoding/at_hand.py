@@ -8,9 +8,11 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from adaptive_inference.errors import UserError
 from adaptive_inference.files import read_json
 from adaptive_pipeline.params.text_preflight import policy_of
 from adaptive_pipeline.runs.layout import TRAININGS_BESIDE
+from adaptive_pipeline.runs.record import Record
 from adaptive_pipeline.runs.text_records import Decoded, Decoding, TokenKind
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 #: The way that is the full model: plain ``generate`` of the same weights.
 FULL = "full"
 RESAMPLES = 1000  # of an interval over rows
+#: What `answer_texts` writes: a line for each way and request.
+ANSWERS = "answers.jsonl"
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -235,6 +239,21 @@ def decoding_keys(stage: Stage) -> tuple[str, ...]:
     """Return the params that decoding with a method depends on, dotted."""
     keys = (f"methods.{stage.cell.method}", "calibration", "evaluation")
     return (*(f"generation.{key}" for key in keys), "runtime")
+
+
+def check_texts(stage: Stage, at_hand: MethodAtHand) -> None:
+    """Refuse texts of another model than the one at hand.
+
+    Raises
+    ------
+    UserError
+        The input ``texts`` was written by another one.
+    """
+    wrote = Record.load(stage.inputs["texts"].parent)
+    if wrote.inputs.get("model") != at_hand.made_from["model"]:
+        raise UserError(
+            f"{stage.inputs['texts']} was written by another model of {at_hand.name}; run answer_texts again"
+        )
 
 
 def _assigned_model(stage: Stage) -> tuple[Path, dict[str, str]]:

@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from adaptive_pipeline.decoding.at_hand import Lines, MethodAtHand
 from adaptive_pipeline.reporting.generation.depths import Written, write_depth_page
 from adaptive_pipeline.runs.text_records import SHOWN_FIRST, ChosenThreshold, Confidences, Mixture
-
-if TYPE_CHECKING:
-    from adaptive_inference.generation.answers import Answering
 
 TEXTS = 12  #: texts on the page of depths
 FEWEST = 10  #: tokens of a class that a density is fitted to
@@ -21,20 +17,6 @@ FEWEST = 10  #: tokens of a class that a density is fitted to
 def shown_threshold(chosen: Sequence[ChosenThreshold]) -> float | None:
     """Return the threshold that stands for a method."""
     return min(chosen, key=lambda item: SHOWN_FIRST.index(item.goal)).threshold
-
-
-def seen_tokens(at_hand: MethodAtHand) -> Answering | None:
-    """Return a way in which all blocks see every token that the shallow model is tested on; None for other policies.
-
-    No token leaves early in it: one that did would be seen only where the blocks above catch up later.
-    """
-    from adaptive_inference.decoding.generate import EarlyExitDecoding
-    from adaptive_inference.decoding.policy import SHALLOW_DEEP
-    from adaptive_inference.generation.answers import Answering
-
-    if at_hand.method.policy not in SHALLOW_DEEP:
-        return None
-    return Answering("seen", at_hand.model, EarlyExitDecoding(at_hand.policy, observe=True))
 
 
 def confidences_of(seen: Lines, shown: Lines, estimated: bool) -> Confidences:

@@ -75,9 +75,13 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
         ("prepare_texts", "assign_model"),
         "runs every threshold on calibration rows, and chooses",
     ),
-    "evaluate_decoding": (
+    "answer_texts": (
         ("prepare_texts", "assign_model", "calibrate_decoding"),
-        "writes the evaluation rows' texts at every threshold, and times the chosen ones",
+        "writes the evaluation rows' texts at every threshold",
+    ),
+    "evaluate_decoding": (
+        ("prepare_texts", "assign_model", "calibrate_decoding", "answer_texts"),
+        "measures these texts, and times the chosen thresholds",
     ),
     "make_tables": (
         (

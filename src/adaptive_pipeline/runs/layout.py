@@ -33,6 +33,7 @@ INPUTS = {
     "trainings": "trainings",
     "assigned": "{method}/assigned/model.json",
     "decoding": "{method}/calibration/metrics.json",
+    "texts": "{method}/texts/answers.jsonl",
 }
 #: Inputs of which a stage reads parts that it finds out: those it adds and digests itself.
 WHOLE = ("methods", "trainings")
@@ -53,6 +54,7 @@ FOLDERS = {
     "train_free": "trainings/{method}/train",
     "assign_model": "{method}/assigned",
     "calibrate_decoding": "{method}/calibration",
+    "answer_texts": "{method}/texts",
     "evaluate_decoding": "{method}/evaluation",
 }
 #: From the folder that `assign_model` writes to that of all trainings of the seed.

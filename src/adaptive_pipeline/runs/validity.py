@@ -26,7 +26,9 @@ from adaptive_pipeline.runs.text_records import TextTrainingRecord
 #: Stages of a whole seed: the choice among its methods, the measuring of what was chosen, and its deployments.
 CHOICES = ("recommend", "evaluate_recommended", "export_model", "choose_deployment")
 #: Stages of the second grid.
-TEXT_STAGES = ("prepare_texts", "train_free", "assign_model", "calibrate_decoding", "evaluate_decoding")
+TEXT_STAGES = (
+    "prepare_texts", "train_free", "assign_model", "calibrate_decoding", "answer_texts", "evaluate_decoding",
+)  # fmt: skip
 
 
 def asked_for(stage: str, cell: Cell, params: Params) -> bool:
