@@ -83,7 +83,7 @@ class Deployed(Method):
     """A model in one deployment, with what leaving at each of its exits takes."""
 
     def __init__(self, name: str, answers: Path, rules: list[str], time_E: np.ndarray) -> None:
-        super().__init__(answers.parent, [*rules, "fixed"], answers)
+        super().__init__(answers.parent, list(dict.fromkeys([*rules, "fixed"])), answers)
         self.name, self.cascade, self._time_E = name, False, time_E
 
     def _families(self, outputs: ExitOutputs, yardstick: Yardstick, thresholds: int) -> tuple[Family, ...]:

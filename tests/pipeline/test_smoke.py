@@ -25,6 +25,7 @@ COMMON = (
     "src/adaptive_inference/evaluation/__init__.py",
     "src/adaptive_inference/evaluation/explained.py",  # as operating_point.py
     "src/adaptive_inference/files.py",
+    "src/adaptive_inference/machine.py",  # of what is told of a machine
     "src/adaptive_inference/own_code.py",
     "src/adaptive_inference/settings",
     "src/adaptive_pipeline/__init__.py",

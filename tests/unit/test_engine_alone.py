@@ -11,7 +11,8 @@ from onnx_deployments import build, deployed
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.engine import Engine
 from adaptive_inference.engine.torch_runner import TorchRun, TorchRunner
-from adaptive_inference.exit_rules import OnlineRule, load_rule
+from adaptive_inference.errors import UserError
+from adaptive_inference.exit_rules import OnlineRule, ScoreRule, load_rule
 
 RULES = (
     "confidence", "entropy", "margin", "uncertainty", "patience", "patience_confidence(patience=2)", "voting",
@@ -53,14 +54,38 @@ def test_scores_hold_alike(logits_EC):
 
 def test_a_rule_that_says_nothing_of_one_row_is_asked_with_arrays():
     class Sums(type(load_rule("confidence"))):
+        """Made of one that says something."""
+
         def score(self, logits, certainty=None):
             return logits.sum(-1)
 
-        score_one = type(load_rule("learning_to_exit")).__mro__[1].score_one  # that of `ScoreRule`
+    class Never(type(load_rule("patience").online(1.0))):
+        def holds(self, older, newer):
+            return np.zeros(len(newer), bool)
 
     rule = Sums().online(2.0)
     assert rule.leave_one(0, [1.0, 1.5])
     assert not rule.leave_one(0, [1.0, 0.5])
+    never = Never(load_rule("patience"), 1.0)
+    assert not any(never.leave_one(k, [1.0, 0.0]) for k in range(3))
+
+
+def test_a_rule_that_compares_otherwise_is_refused():
+    with pytest.raises(
+        UserError, match=r"`fires` of exit rule Strict is .*greater.*; allowed: numpy.greater_equal"
+    ):
+
+        class Strict(ScoreRule):
+            fires = np.greater
+
+
+@pytest.mark.parametrize("name", ["patience", "voting"])
+def test_what_is_no_number_wins_as_it_does_in_arrays(name):
+    rows = np.array([[1, np.nan, 0], [1, 0, 0], [0, np.nan, 1], [np.nan, 2, np.nan], [0, 1, 0]])
+    for threshold in (1.0, 2.0):
+        batch, one = load_rule(name).online(threshold), load_rule(name).online(threshold)
+        expected = _first(lambda k, rule=batch: rule.leave(k, rows[k : k + 1])[0])
+        assert _first(lambda k, rule=one: rule.leave_one(k, rows[k].tolist())) == expected
 
 
 def test_a_rule_that_remembers_without_saying_so_starts_anew_with_each_row(model):
@@ -114,7 +139,14 @@ def test_a_row_gets_what_it_gets_beside_another(model, runners, backend, name):
 
 @pytest.mark.parametrize(
     ("name", "threshold", "asked"),
-    [("fixed", 2.0, [2]), ("fixed", None, [3]), ("confidence", 1.01, [0, 1, 2, 3]), ("patience", 3.0, [3])],
+    [
+        ("fixed", 2.0, [2]),
+        ("fixed", None, [3]),
+        ("fixed", np.inf, [3]),
+        ("fixed", -1.0, [0]),
+        ("confidence", 1.01, [0, 1, 2, 3]),
+        ("patience", 3.0, [3]),
+    ],
 )
 def test_no_head_runs_that_decides_nothing(model, monkeypatch, name, threshold, asked):
     """A patience of 3 cannot end before the last of four exits, the first of which has none to compare with."""
@@ -127,6 +159,22 @@ def test_no_head_runs_that_decides_nothing(model, monkeypatch, name, threshold, 
     monkeypatch.setattr(TorchRun, "answer_one", counted)
     Engine(model, name, threshold, Calibrator.identity(4)).run(BATCH)
     assert seen == asked
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "most"), [("fixed", None, 1), ("confidence", 1.01, 1), ("patience", 1.0, 2)]
+)
+def test_states_that_nobody_will_ask_for_are_let_go(model, monkeypatch, name, threshold, most):
+    held, advance = [], TorchRun.advance
+
+    def watched(run, index, answers=()):
+        found = advance(run, index, answers)
+        held.append(len(run._forward._own))
+        return found
+
+    monkeypatch.setattr(TorchRun, "advance", watched)
+    Engine(model, name, threshold, Calibrator.identity(4)).run(BATCH)
+    assert max(held) <= most + 1
 
 
 def test_memory_goes_back_also_after_an_error(model, runners, monkeypatch):

@@ -177,7 +177,7 @@ class Labels:
         self.there, self.at, self.held = self.labels, -1, set()
         return self
 
-    def single(self, features):
+    def single(self, features, ascending):
         return One(self.start(features))
 
     def advance(self, index, answers=()):
@@ -219,6 +219,9 @@ class One:
             self.advance(index)
             self.found[index] = self.runner.answer([index])[index].logits[0].tolist()
         return self.found[index], None
+
+    def forget(self, oldest):
+        self.runner.release([k for k in self.runner.held if k < oldest])
 
     def close(self):
         pass

@@ -64,7 +64,7 @@ class Alone:
 
     def run(self, features: Mapping[str, Any]) -> Decisions:
         """Answer one row; see `Engine.run`."""
-        run = self._runner.single(features)
+        run = self._runner.single(features, not self._streak)
         try:
             online = self._online or self._rule.online(self._threshold)
             k, logits_C = (self._looked_back if self._streak else self._asked_in_turn)(run, online)
@@ -98,6 +98,7 @@ class Alone:
 
         while (due := broken + rule.needed) < self._last:
             due = int(due)
+            run.forget(broken)
             run.advance(due)
             for j in range(due, broken, -1):
                 newer = calibrated(j)

@@ -219,7 +219,7 @@ class OnnxRunner:
         finalize(run, self.free.extend, spaces)
         return run
 
-    def single(self, features: Mapping[str, Any]) -> OnnxSingle:
+    def single(self, features: Mapping[str, Any], ascending: bool) -> OnnxSingle:
         """See `Runner.single`."""
         return OnnxSingle(self, features)
 
@@ -255,6 +255,9 @@ class OnnxSingle:
 
     #: See `Single.advance`: where layers have run, heads have too.
     advance = answer
+
+    def forget(self, oldest: int) -> None:
+        """See `Single.forget`; a few numbers are all that is held."""
 
     def close(self) -> None:
         """See `Single.close`."""

@@ -75,6 +75,9 @@ class Single(Protocol):
     def answer(self, index: int) -> tuple[list[float], float | None]:
         """Run on to an exit, and return its logits and, where they are asked for, its certainty."""
 
+    def forget(self, oldest: int) -> None:
+        """Let go of exits before one that were passed and will not be asked."""
+
     def close(self) -> None:
         """Hand back what it uses, and leave what it entered."""
 
@@ -102,8 +105,16 @@ class Runner(Protocol):
     def inference(self) -> AbstractContextManager[Any]:
         """Return what is entered around all that is done with runs; no run is bound to the one it was started in."""
 
-    def single(self, features: Mapping[str, Any]) -> Single:
-        """Take in a batch of one row."""
+    def single(self, features: Mapping[str, Any], ascending: bool) -> Single:
+        """Take in a batch of one row.
+
+        Parameters
+        ----------
+        features
+            See `start`.
+        ascending
+            Whether exits are asked from the first on, so that none is asked that lies behind another.
+        """
 
     def start(self, features: Mapping[str, Any], alone: bool = True) -> Run:
         """Take in a batch, see `Engine.run`.

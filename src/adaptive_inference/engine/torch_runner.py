@@ -63,15 +63,16 @@ class TorchRunner:
         packed = self.packed and not (alone and rows == 1)
         return TorchRun(self.model.start(batch, packed=packed), self.certainty, self.device, lengths_B)
 
-    def single(self, features: Mapping[str, Any]) -> TorchSingle:
+    def single(self, features: Mapping[str, Any], ascending: bool) -> TorchSingle:
         """See `Runner.single`."""
-        return TorchSingle(self, features)
+        return TorchSingle(self, features, ascending)
 
 
 class TorchSingle:
     """One row under way; see `Single`."""
 
-    def __init__(self, runner: TorchRunner, features: Mapping[str, Any]) -> None:
+    def __init__(self, runner: TorchRunner, features: Mapping[str, Any], ascending: bool) -> None:
+        self._ascending, self._passed, self._held = ascending, -1, []
         self._mode = runner.inference()
         self._mode.__enter__()
         try:
@@ -88,14 +89,26 @@ class TorchSingle:
 
     def advance(self, index: int) -> None:
         """See `Single.advance`."""
-        self._run.advance(index)
+        for passed in range(self._passed + 1, index + 1):
+            self._run.advance(passed)
+            self._held.append(passed)
+            if self._ascending:
+                self.forget(passed)
+        self._passed = max(self._passed, index)
 
     def answer(self, index: int) -> tuple[list[float], float | None]:
         """See `Single.answer`."""
         if index not in self._found:
-            self._run.advance(index)
+            self.advance(index)
             self._found[index] = self._run.answer_one(index)
+            self._held.remove(index)
         return self._found[index]
+
+    def forget(self, oldest: int) -> None:
+        """See `Single.forget`."""
+        while self._held and self._held[0] < oldest:
+            self._run.release(self._held[:1])
+            del self._held[0]
 
     def close(self) -> None:
         """See `Single.close`; memory goes with it."""

@@ -19,6 +19,17 @@ def shifted_exponentials(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return z, np.exp(z)
 
 
+def plain_argmax(values: list[float]) -> int:
+    """Return the place of the largest, the first of equals, or of the first that is no number: as `numpy.argmax`."""
+    best = 0
+    for place, value in enumerate(values):
+        if value != value:
+            return place
+        if value > values[best]:
+            best = place
+    return best
+
+
 def plain_exponentials(logits: list[float]) -> tuple[list[float], list[float]]:
     """Return what `shifted_exponentials` does, of one row and in plain numbers."""
     most = max(logits)

@@ -36,7 +36,7 @@ class Fixed(ExitRule):
     def decides(self, threshold: float | None, num_exits: int) -> range:
         """Return the exit itself; see `ExitRule.decides`."""
         last = num_exits - 1
-        stop = last if threshold is None else min(int(np.ceil(threshold)), last)
+        stop = last if threshold is None else int(np.clip(np.ceil(threshold), 0, last))
         return range(stop, min(stop + 1, last))
 
     def online(self, threshold: float | None) -> OnlineRule:

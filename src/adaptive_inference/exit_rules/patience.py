@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from adaptive_inference.errors import UserError
-from adaptive_inference.exit_rules._softmax import near_tie
+from adaptive_inference.exit_rules._softmax import near_tie, plain_argmax
 from adaptive_inference.exit_rules.base import (
     TOLERANCE,
     ExitRule,
@@ -127,7 +127,7 @@ class _OnlinePatience(OnlineStreak):
     def holds_one(self, older: list[float], newer: list[float]) -> bool:
         if len(newer) == 1:
             return abs(newer[0] - older[0]) < self.rule.tolerance
-        return older.index(max(older)) == newer.index(max(newer))
+        return plain_argmax(older) == plain_argmax(newer)
 
 
 RULE = Patience()

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from adaptive_inference.exit_rules._softmax import near_tie
+from adaptive_inference.exit_rules._softmax import near_tie, plain_argmax
 from adaptive_inference.exit_rules.base import (
     TOLERANCE,
     ExitRule,
@@ -74,7 +74,7 @@ class _OnlineVoting(OnlineRule):
         return self.votes_BC.max(-1) >= self.threshold
 
     def leave_one(self, k: int, logits: list[float], certainty: float | None = None) -> bool:
-        self._votes_one.append(logits.index(max(logits)))
+        self._votes_one.append(plain_argmax(logits))
         return self._votes_one.count(self._votes_one[-1]) >= self.threshold
 
     def select(self, rows: np.ndarray) -> None:

@@ -64,7 +64,7 @@ _OPSET = 17
 #: Rows and tokens of the two batches that segments are tried on: a size that differs between them is free.
 _FORMS = ((2, 3), (4, 6))
 _FREE: dict[tuple[int, ...], str] = {(2, 4): ROWS, (3, 6): TOKENS}
-#: A product of no more outputs stays in floating point if they are classes: rounding takes longer than multiplying.
+#: Classes up to which a classifier stays in floating point: rounding would take longer than multiplying.
 _FEW_CLASSES = 64
 #: Products with weights, before quantisation and after it.
 _PRODUCTS, _QUANTISED = ("MatMul", "Gemm"), "MatMulInteger"
@@ -252,7 +252,7 @@ def _drop_unread_inputs(graph: ModelProto) -> None:
 
 
 def _quantised(graph: ModelProto, settings: Quantisation, classes: int) -> ModelProto:
-    """Return the graph with its products of weights in 8 bits, but those that give no more outputs than there are classes.
+    """Return the graph with its products of weights in 8 bits, but those of classifiers of few classes.
 
     Raises
     ------
@@ -263,8 +263,8 @@ def _quantised(graph: ModelProto, settings: Quantisation, classes: int) -> Model
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     sizes = {item.name: item.dims for item in graph.graph.initializer}
-    few = min(classes, _FEW_CLASSES)
-    classifiers = [node.name for node in graph.graph.node if _columns(node, sizes) <= few]
+    few = {classes, 1} if classes <= _FEW_CLASSES else {1}  # of the certainty
+    classifiers = [node.name for node in graph.graph.node if _columns(node, sizes) in few]
     classifiers += [f"{name}_MatMul" for name in classifiers]  # what the quantiser makes of a `Gemm` first
     add_pre_process_metadata(graph)  # else it advises steps on the root logger; shapes are told by the tracer
     with tempfile.TemporaryDirectory() as scratch:

@@ -39,7 +39,7 @@ class Candidate:
     why
         Why it is refused; None: it is not.
     agreement
-        Share of the texts that it answers as the model does in the form that it came in; of scores, their correlation.
+        Share of the texts that it answers as the model does in the form that it came in; of scores, see `_agreement`.
     median_ms, p95_ms
         Of one text, from its characters to the answer.
     speedup, low, high
@@ -134,10 +134,13 @@ def tune(model: Path, out: Path, trial: Trial, tell: Callable[[str], None]) -> l
         runs = [(place, predictor) for place, (_, predictor) in enumerate(found) if predictor is not None]
         rows = [row for row, _ in found]
         tell(f"timing {len(runs)} candidates on {len(trial.texts)} texts, {trial.rounds} rounds")
-        for (place, _), measured in zip(
-            runs, _measured([predictor for _, predictor in runs], trial), strict=True
-        ):
-            rows[place] = replace(rows[place], **measured)
+        for count in dict.fromkeys(rows[place].threads for place, _ in runs[1:]):
+            # apart: threads of ONNX Runtime go on waiting for a while, and would take time from what comes next
+            group = [runs[0], *(run for run in runs[1:] if rows[run[0]].threads == count)]
+            for (place, _), measured in zip(
+                group, _measured([predictor for _, predictor in group], trial), strict=True
+            ):
+                rows[place] = replace(rows[place], **measured)
         agreeing = [place for place, _ in runs if rows[place].agreement >= trial.agreement]
         best = max(agreeing, key=lambda place: rows[place].speedup)
         rows[best] = replace(rows[best], chosen=True)
@@ -190,12 +193,12 @@ def _measured(predictors: Sequence[Predictor], trial: Trial) -> list[dict[str, f
 
 
 def _agreement(first: Sequence[Any], other: Sequence[Any]) -> float:
-    """Return the share of equal labels, or the correlation of scores."""
+    """Return the share of equal labels; of scores the share of their variance that is the same (1 - squared error)."""
     if isinstance(first[0], str):
         return float(np.mean([one == another for one, another in zip(first, other, strict=True)]))
-    if np.ptp(first) == 0 or np.ptp(other) == 0:  # one score for all: no correlation, equal or not
-        return float(np.allclose(first, other))
-    return float(np.corrcoef(first, other)[0, 1])
+    scores, others = np.asarray(first), np.asarray(other)
+    spread = scores.var()
+    return float(1.0 - ((scores - others) ** 2).mean() / spread if spread else np.array_equal(scores, others))
 
 
 def _write(model: Path, scratch: Path, out: Path, rows: Sequence[Candidate], trial: Trial) -> None:

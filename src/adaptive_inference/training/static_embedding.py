@@ -1,6 +1,6 @@
 """A classifier without layers: the mean of a text's token embeddings, and one linear layer. The cheapest opponent.
 
-Trained in PyTorch, run by numpy. It begins with the token embeddings of an encoder, which are trained too.
+Trained in PyTorch, run by numpy. It begins with the token embeddings of the fine-tuned full model, which are trained too.
 
 Shapes: N tokens of a text, V tokens of the vocabulary, D width, C outputs.
 """
@@ -79,7 +79,7 @@ def fit_static_embedding(
     Parameters
     ----------
     table_VD
-        Token embeddings of an encoder. Those of tokens that no training row holds stay as they are.
+        Token embeddings to begin with. Those of tokens that no training row holds stay as they are.
     train, development
         Rows of `tasks.encode.encode`.
     schema

@@ -179,7 +179,11 @@ def _why_not_the_body(record: Record, runs: Runs, params: Params) -> str:
     The model's digest stands in the records of the stages that read it.
     """
     if isinstance(record, TextTrainingRecord):
-        methods = params.generation.methods
+        asked, methods = params.generation, params.generation.methods
+        if record.built_on != (
+            asked.pretrained if record.cell.method in asked.trained_by.continue_free else ""
+        ):
+            return f"{record.stage} of {record.cell.method} began with other weights; run it again"
         stage, name = "calibrate_decoding", "start"
         users = [method for method in methods if methods[method].training == record.built_on]
     elif isinstance(record, TrainingRecord):

@@ -24,8 +24,8 @@ NOTES = (
     "Speed-ups at batch 1, of one process in which all rows answer the same texts in turn: against the full model at full "
     "depth in PyTorch (stock), in the same deployment, and in int8 (static int8); with 95 % intervals over texts. They are "
     "of the machine named below the table, and so is the choice.",
-    "*Static embedding*: the mean of a text's token embeddings and a linear layer, no transformer at all, trained on the "
-    "same rows and run by numpy. It is never recommended; where it loses little, the task needs no transformer.",
+    "*Static embedding*: the mean of a text's token embeddings and a linear layer, run by numpy; it begins with the full "
+    "model's embeddings. It is never recommended; where it loses little, no layer of a transformer is needed to answer.",
     "Loss: against the full model in PyTorch, on the evaluation split, with its 95 % interval over rows.",
 )
 
