@@ -13,7 +13,6 @@ from adaptive_inference.calibration.operating_point import static_layers
 METHODS = {
     "full": ("Full model", "#000000"),
     "static": ("First K layers", "#7f7f7f"),
-    "static_embedding": ("Static embedding", ""),
     "early_exit": ("Early exit", "#0072B2"),
     "sweet": ("SWEET", "#D55E00"),
     "multi_model": ("Multi-Model", "#009E73"),
@@ -44,6 +43,7 @@ METHODS = {
     "free": ("FREE", ""),
     "free_adaptive": ("FREE (adaptive threshold)", ""),
     "free_verify": ("FREE (verify)", ""),
+    "static_embedding": ("Static embedding", "#A6A6A6"),
 }
 
 #: Rule key -> name, in table order.

@@ -101,6 +101,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
             "continue_free",
             "assign_model",
             "calibrate_decoding",
+            "answer_texts",
             "evaluate_decoding",
         ),
         "makes this page from the records of all",
