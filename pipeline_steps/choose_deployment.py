@@ -56,15 +56,15 @@ def main(stage: Stage) -> None:
     full, data = deployed[0], stage.inputs["data"]
     schema = load_schema(data)
 
-    def drawn(split: str) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def encoded(split: str) -> tuple[list[dict[str, Any]], np.ndarray]:
         features = encode(load_split(data, split), full.runs.tokenizer, schema.max_length)
-        rows = draw_rows(len(features), protocol.timed_examples, seed)
-        return rows, [features[row] for row in rows]
+        return features, draw_rows(len(features), protocol.timed_examples, seed)
 
     split = params.calibration.calibrate_on
     engines = [item.by_exit() for item in deployed]
     flat = [engine for own in engines for engine in own]
-    spent_KRN = time_engines(flat, drawn(split)[1], protocol, seed) / 1e6
+    calibrated_on, rows = encoded(split)
+    spent_KRN = time_engines(flat, [calibrated_on[row] for row in rows], protocol, seed) / 1e6
     spent = np.median(spent_KRN, axis=1).mean(1)  # one interrupted round moves nothing
     times = np.split(spent, np.cumsum([len(own) for own in engines])[:-1])
     full_ms = float(times[0][-1])
@@ -74,7 +74,8 @@ def main(stage: Stage) -> None:
     record.candidates, record.offer = chooser.candidates, chooser.offer()
     record.metric = full.answers[split].yardstick.metric
 
-    rows, features = drawn("evaluation")
+    evaluated, rows = encoded("evaluation")
+    features = [evaluated[row] for row in rows]
     running, keys_of = [], []
     for place, (group, setting) in enumerate(chooser.settings()):
         item, pick = group.item, chooser.pick
@@ -103,7 +104,6 @@ def main(stage: Stage) -> None:
         running.append(engine)
         keys_of.append((row.method, row.deployment))
     static, whole = StaticEmbedding.load(stage.inputs["deployed"]), Setting("fixed", 0.0)
-    evaluated = encode(load_split(data, "evaluation"), full.runs.tokenizer, schema.max_length)
     figures = lost(static.predictions(evaluated, schema.kind), full, protocol, seed)
     row = DeployedRow(method="static_embedding", deployment="numpy", adaptive=False, setting=whole, **figures)
     record.rows.append(row)

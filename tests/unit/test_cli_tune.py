@@ -83,6 +83,23 @@ def test_a_deployment_that_cannot_be_made_is_told_and_left_out(tmp_path, monkeyp
     assert rows[2].speedup is None
 
 
+def test_where_there_is_nothing_to_choose_from_it_is_timed_and_written_all_the_same(tmp_path, monkeypatch):
+    export(SAVED, tmp_path / "graphs", "onnx_int8")
+    (row,) = tune(tmp_path / "graphs", tmp_path / "one", Trial(TEXTS, [1]), lambda told: None)
+    assert (row.chosen, row.speedup, row.agreement) == (True, 1, 1)
+    assert deployment_of(tmp_path / "one") == "onnx_int8"
+
+    def refusing(model, folder, name="torch"):
+        if name != "torch":
+            raise UserError("it removes tokens")
+        export(model, folder, name)
+
+    monkeypatch.setattr(tuning, "export", refusing)
+    rows = tune(SAVED, tmp_path / "weights", Trial(TEXTS, [1]), lambda told: None)
+    assert [(row.chosen, row.why) for row in rows] == [(True, None), *[(False, "it removes tokens")] * 2]
+    assert deployment_of(tmp_path / "weights") == "torch"
+
+
 def test_agreement_of_scores_is_the_share_of_variance_that_is_the_same():
     assert tuning._agreement(["a", "b", "b", "a"], ["a", "b", "a", "a"]) == 0.75
     assert tuning._agreement([1.0, 2.0, 4.0], [1.0, 2.0, 4.0]) == 1

@@ -5,7 +5,7 @@ from memory: what takes 30 microseconds again and again takes 250 between layers
 int8. So a row by itself is no batch of one: no arrays are made for it, and the rule sees a few numbers
 (`OnlineRule.leave_one`).
 
-Shape suffixes: C classes, L layers.
+Shape suffixes: C classes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import numpy as np
 
 from adaptive_inference.calibration.calibrator import Calibrator
 from adaptive_inference.engine.runner import Runner, Single
-from adaptive_inference.engine.underway import Decisions
+from adaptive_inference.engine.underway import Decisions, Left, survivors_of
 from adaptive_inference.exit_rules import ExitRule, OnlineRule, OnlineStreak
+
+#: The place of the only row.
+_PLACE = np.zeros(1, np.int64)
 
 
 class Alone:
@@ -51,12 +54,11 @@ class Alone:
         lazy: bool,
     ) -> None:
         self._runner, self._rule, self._threshold, self._calibrator = runner, rule, threshold, calibrator
-        self._temperatures, self._last, self._layers = calibrator.temperatures, last, exits[-1]
+        self._temperatures, self._last, self._exits = calibrator.temperatures, last, exits
         online = rule.online(threshold)
         self._streak = lazy and runner.looks_back and isinstance(online, OnlineStreak)
-        self._online = (
-            None if online.remembers else online
-        )  # one for all rows, where it keeps nothing of them
+        # one for all rows, where it keeps nothing of them
+        self._online = None if online.remembers else online
         # what is remembered is of every exit, whether or not a row can leave there
         everywhere = not lazy or online.remembers
         self._asked = tuple(k for k in range(last) if everywhere or k in rule.decides(threshold, len(exits)))
@@ -69,8 +71,8 @@ class Alone:
             online = self._online or self._rule.online(self._threshold)
             k, logits_C = (self._looked_back if self._streak else self._asked_in_turn)(run, online)
             logits_1C = np.array([logits_C], np.float32)
-            survivors = None if run.survivors is None else self._survivors(run.survivors)
-            return Decisions(logits_1C, *self._said[k], survivors)
+            left = Left(_PLACE, k, logits_1C, run.survivors)
+            return Decisions(logits_1C, *self._said[k], survivors_of([left], self._exits))
         finally:
             run.close()
 
@@ -108,12 +110,6 @@ class Alone:
             else:
                 return due, run.answer(due)[0]
         return self._last, run.answer(self._last)[0]
-
-    def _survivors(self, ran: np.ndarray) -> np.ndarray:
-        """Return the tokens that each of the model's layers ran on, 0 for those that did not run."""
-        found = np.zeros((1, self._layers), dtype=np.int64)
-        found[:, : ran.shape[1]] = ran
-        return found
 
 
 def _constant(value: int) -> np.ndarray:

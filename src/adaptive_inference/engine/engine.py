@@ -101,8 +101,7 @@ class Engine:
             self._last = deepest
         self._alone = None  # a device is waited for once for several exits, which is `LookBack`'s to do
         if not runner.waits:
-            given = self.rule, threshold, self.calibrator, model.exits, self._last, lazy
-            self._alone = Alone(runner, *given)
+            self._alone = Alone(runner, self.rule, threshold, self.calibrator, model.exits, self._last, lazy)
 
     def run(self, features: Mapping[str, Any]) -> Decisions:
         """Answer a batch.

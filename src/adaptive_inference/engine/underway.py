@@ -145,18 +145,19 @@ def gather(parts: Sequence[Left], exits: np.ndarray) -> tuple[np.ndarray, Decisi
     first = parts[0]
     if len(parts) == 1:
         indices = np.full(len(first.places), first.exit)
-        return first.places, Decisions(first.logits, indices, exits[indices], _survivors(parts, exits))
+        return first.places, Decisions(first.logits, indices, exits[indices], survivors_of(parts, exits))
     places = np.concatenate([part.places for part in parts])
     order = places.argsort()
     indices = np.repeat([part.exit for part in parts], [len(part.places) for part in parts])[order]
     logits = np.concatenate([part.logits for part in parts])[order]
-    survivors = _survivors(parts, exits)
+    survivors = survivors_of(parts, exits)
     return places[order], Decisions(
         logits, indices, exits[indices], None if survivors is None else survivors[order]
     )
 
 
-def _survivors(parts: Sequence[Left], exits: np.ndarray) -> np.ndarray | None:
+def survivors_of(parts: Sequence[Left], exits: Sequence[int] | np.ndarray) -> np.ndarray | None:
+    """Return the tokens that each layer ran on of rows that left, (B, L), in their order, 0 for layers that did not run."""
     if parts[0].survivors is None:
         return None
     found = np.zeros((sum(len(part.places) for part in parts), exits[-1]), dtype=np.int64)

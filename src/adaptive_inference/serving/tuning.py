@@ -134,7 +134,7 @@ def tune(model: Path, out: Path, trial: Trial, tell: Callable[[str], None]) -> l
         runs = [(place, predictor) for place, (_, predictor) in enumerate(found) if predictor is not None]
         rows = [row for row, _ in found]
         tell(f"timing {len(runs)} candidates on {len(trial.texts)} texts, {trial.rounds} rounds")
-        for count in dict.fromkeys(rows[place].threads for place, _ in runs[1:]):
+        for count in dict.fromkeys(rows[place].threads for place, _ in runs[1:] or runs):
             # apart: threads of ONNX Runtime go on waiting for a while, and would take time from what comes next
             group = [runs[0], *(run for run in runs[1:] if rows[run[0]].threads == count)]
             for (place, _), measured in zip(
@@ -205,10 +205,9 @@ def _write(model: Path, scratch: Path, out: Path, rows: Sequence[Candidate], tri
     """Write the chosen deployment and what was found."""
     (chosen,) = (row for row in rows if row.chosen)
     made = scratch / chosen.deployment
-    if made.is_dir():
-        shutil.copytree(made, out, dirs_exist_ok=True)
-    elif is_deployment(home := open_model(model).home):
-        shutil.copytree(home, out, dirs_exist_ok=True)
+    graphs = made if made.is_dir() else open_model(model).home
+    if is_deployment(graphs):
+        shutil.copytree(graphs, out, dirs_exist_ok=True)
     else:
         export(model, out)
     told = {"texts": len(trial.texts), "rounds": trial.rounds, "agreement": trial.agreement}
