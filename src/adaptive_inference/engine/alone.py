@@ -71,8 +71,10 @@ class Alone:
             online = self._online or self._rule.online(self._threshold)
             k, logits_C = (self._looked_back if self._streak else self._asked_in_turn)(run, online)
             logits_1C = np.array([logits_C], np.float32)
-            left = Left(_PLACE, k, logits_1C, run.survivors)
-            return Decisions(logits_1C, *self._said[k], survivors_of([left], self._exits))
+            survivors = run.survivors
+            if survivors is not None:
+                survivors = survivors_of([Left(_PLACE, k, logits_1C, survivors)], self._exits)
+            return Decisions(logits_1C, *self._said[k], survivors)
         finally:
             run.close()
 
