@@ -6,7 +6,7 @@ from snakemake.utils import min_version
 
 min_version("9.20")
 
-from adaptive_pipeline import dvc_graph, one_run, progress, settings, summary
+from adaptive_pipeline import dvc_graph, one_run, prefork, progress, settings, summary
 
 one_run.use_this_environment(workflow.basedir)
 CORES = settings.cores(workflow)
@@ -46,6 +46,8 @@ onstart:
     stages = [stage for stage in STAGES if stage.name in asked]
     plan = progress.plan_run(stages, PARAMS, CORES, dvc_graph.built_by_another_version())
     logger.info(plan.announcement, extra={"plan": plan})
+    if len(stages) > 1:
+        prefork.start(PARAMS.runtime.threads)
 
 
 onsuccess:

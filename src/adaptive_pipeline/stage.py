@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.files import write_json
+from adaptive_pipeline import prefork
 from adaptive_pipeline.grid import Cell
 from adaptive_pipeline.params import Params, load_params, named
 from adaptive_pipeline.params.own_code import check_loaded
@@ -124,6 +125,7 @@ def run_stage(
     An input that was damaged since a stage wrote it is refused. A `UserError` is printed without traceback, exit
     status 2. No secret of the tracking store is printed.
     """
+    prefork.hand_over()
     script = sys.argv[0]
     mask_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
