@@ -101,12 +101,13 @@ def hand_over() -> None:
         answer = _receive(line, streams=False)
     if answer is None:
         print(
-            f"error: the process that runs stages was stopped; see {STATE / 'prefork.log'}", file=sys.stderr
+            f"error: the process that runs stages was killed; see {STATE / 'prefork.log'}", file=sys.stderr
         )
         raise SystemExit(1)
     status = os.waitstatus_to_exitcode(answer["status"])
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # of those that always end a process
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     raise SystemExit(status)
 

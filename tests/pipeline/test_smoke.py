@@ -32,6 +32,7 @@ COMMON = (
     "src/adaptive_pipeline/grid.py",
     "src/adaptive_pipeline/one_run.py",  # for where locks lie
     "src/adaptive_pipeline/params",
+    "src/adaptive_pipeline/prefork.py",  # for how a stage starts
     "src/adaptive_pipeline/presets.py",  # for the preset's name in MLflow
     "src/adaptive_pipeline/tracking",
 )

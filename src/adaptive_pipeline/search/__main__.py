@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 
 from adaptive_inference.errors import UserError, nearest
 from adaptive_inference.files import write_text
-from adaptive_pipeline import dvc_graph, one_run
+from adaptive_pipeline import dvc_graph, one_run, prefork
 from adaptive_pipeline.grid import as_name
 from adaptive_pipeline.params import load_params, parse_params
 from adaptive_pipeline.params.yaml_file import read_yaml
@@ -73,6 +73,7 @@ def run(name: str) -> None:
     dvc_graph.mend_lock_files()
     # On Ctrl-C DVC ends first. A handler, unlike SIG_IGN, is not what DVC and the trainings inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
+    prefork.start(load_params(CURRENT).runtime.threads)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]
     if status := subprocess.run(command, pass_fds=[lock], check=False).returncode:
         sys.exit(status)
