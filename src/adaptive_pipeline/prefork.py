@@ -24,11 +24,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from adaptive_pipeline.one_run import STATE
+from adaptive_pipeline.tracking.secrets import mask_output
 
 #: Environment variable: the path of the socket.
 ADDRESS = "ADAPTIVE_INFERENCE_PREFORK"
@@ -44,36 +46,44 @@ LIBRARIES = (
     "mlflow.tracking",
     "mlflow.store.tracking.sqlalchemy_store",
 )
+#: What the process itself says.
+LOG = STATE / "prefork.log"
 _STREAMS = (0, 1, 2)
 _LENGTH = 8  #: bytes before a message that say how long it is
 
 
-def start(threads: int) -> subprocess.Popen[bytes]:
+def start(threads: int) -> subprocess.Popen[bytes] | None:
     """Start the process, which loads the libraries while the first scripts wait for it; name its socket in `ADDRESS`.
 
-    It ends when this process has, and no stage runs any more.
+    It ends when this process has, and no stage runs any more. None where there can be none: scripts then run themselves.
 
     Parameters
     ----------
     threads
         Intra-op threads of every stage; numerical libraries read them when they are loaded.
     """
+    if sys.platform != "linux":  # elsewhere a process that has loaded system libraries may not be forked
+        return None
     folder = Path(tempfile.mkdtemp(prefix="adaptive-inference-"))  # nobody else may look into it
     path = folder / "socket"
-    with socket.socket(socket.AF_UNIX) as listener, _log() as log:
-        listener.bind(str(path))
-        listener.listen(64)
-        command = [sys.executable, "-m", __name__, str(listener.fileno()), str(folder)]
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        given = dict.fromkeys(names, str(threads)) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # closed when this process ends, however it does
-            stdout=log,
-            stderr=log,
-            pass_fds=[listener.fileno()],
-            env=os.environ | given,
-        )
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    given = dict.fromkeys(names, str(threads)) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    try:
+        STATE.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as listener, LOG.open("wb") as log:
+            listener.bind(str(path))
+            listener.listen(64)
+            process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(listener.fileno()), str(folder)],
+                stdin=subprocess.PIPE,  # closed when this process ends, however it does
+                stdout=log,
+                stderr=log,
+                pass_fds=[listener.fileno()],
+                env=os.environ | given,
+            )
+    except OSError:  # a temporary folder of a long name, or one that can hold no socket; another user's log
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
     os.environ[ADDRESS] = str(path)
     return process
 
@@ -83,26 +93,29 @@ def hand_over() -> None:
     path = os.environ.pop(ADDRESS, None)
     if not path:
         return
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    heeds = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    request = {
+        "argv": sys.argv,
+        "path": sys.path,
+        "folder": str(Path.cwd()),
+        "environment": dict(os.environ),
+        "heeds": heeds,
+    }
     with socket.socket(socket.AF_UNIX) as line:
         try:
             line.connect(path)
+            _send(line, request)
         except OSError:  # of a run that has ended, or on another machine
             return
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        request = {
-            "argv": sys.argv,
-            "path": sys.path,
-            "folder": str(Path.cwd()),
-            "environment": dict(os.environ),
-        }
-        _send(line, request)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the copy too, which then ends
-        answer = _receive(line, streams=False)
+        if _receive(line) is None:  # it ended before there was a copy
+            return
+        if heeds:  # what a terminal sends does not reach the copy, which is of a group of its own
+            signal.signal(signal.SIGINT, lambda *_: line.send(b"!"))
+        answer = _receive(line)
     if answer is None:
-        print(
-            f"error: the process that runs stages was killed; see {STATE / 'prefork.log'}", file=sys.stderr
-        )
+        print(f"error: the process that runs stages was killed; see {LOG}", file=sys.stderr)
         raise SystemExit(1)
     status = os.waitstatus_to_exitcode(answer["status"])
     if status < 0:
@@ -120,10 +133,13 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
     request
         In a forked process, what it was asked to become; None in this one.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the scripts
+    mask_output()  # what libraries write to from the start, too
     for name in LIBRARIES:
-        with contextlib.suppress(ImportError):  # an extra that is not installed
+        try:
             importlib.import_module(name)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is for the stages
+        except Exception:  # whatever it is: a stage that needs it will say so
+            traceback.print_exc()
     running: dict[int, socket.socket] = {}
     with listener, _ended_children() as ended, selectors.DefaultSelector() as selector:
         for source in (sys.stdin, listener, ended):
@@ -139,18 +155,30 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
                 open_for_more = False
             if listener in ready:
                 line, _ = listener.accept()
-                request = _receive(line, streams=True)
-                if request is None:  # who asked has gone
-                    line.close()
-                elif pid := os.fork():
-                    running[pid] = line
-                    for stream in request["streams"]:
-                        os.close(stream)
-                else:
+                request = _receive(line, streams=True, seconds=5)
+                pid = _fork() if request else None
+                if pid == 0 and request:
                     for other in running.values():
                         other.close()
                     return request | {"line": line}
+                if pid:
+                    running[pid] = line
+                else:  # who asked has gone, or does not get a copy, and runs itself
+                    line.close()
+                for stream in request["streams"] if request else []:
+                    os.close(stream)
     return None
+
+
+def _fork() -> int | None:
+    """Fork; None where the machine has no room for another process."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    try:
+        return os.fork()
+    except OSError:
+        traceback.print_exc()
+        return None
 
 
 @contextlib.contextmanager
@@ -168,22 +196,27 @@ def _ended_children() -> Iterator[socket.socket]:
 
 def _become(request: dict[str, Any]) -> None:
     """Be the script that was asked for."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgid(0, 0)
+    if request["heeds"]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for stream, own in zip(request["streams"], _STREAMS, strict=True):
         os.dup2(stream, own)
         os.close(stream)
-    threading.Thread(target=_end_with, args=(request["line"],), daemon=True).start()
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv[:], sys.path[:] = request["argv"], request["path"]
+    _send(request["line"], {"pid": os.getpid()}, streams=False)
+    threading.Thread(target=_follow, args=(request["line"],), daemon=True).start()
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _end_with(line: socket.socket) -> None:
-    """Wait until the script that asked is gone, which says nothing more before, and be killed as it was."""
+def _follow(line: socket.socket) -> None:
+    """Be interrupted when the script that asked was, and killed when it is gone."""
     with contextlib.suppress(OSError):
-        line.recv(1)
+        while line.recv(1):
+            os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -208,31 +241,36 @@ def _send(line: socket.socket, message: dict[str, Any], streams: bool = True) ->
     line.sendall(text)
 
 
-def _receive(line: socket.socket, streams: bool) -> dict[str, Any] | None:
+def _receive(
+    line: socket.socket, streams: bool = False, seconds: float | None = None
+) -> dict[str, Any] | None:
     """Return a message, with the descriptors of the streams that came with it; None if the other side has gone."""
+    descriptors: list[int] = []
+    line.settimeout(seconds)
     try:
         head, descriptors, _, _ = socket.recv_fds(line, _LENGTH, len(_STREAMS) if streams else 0)
-        if len(head) < _LENGTH:
-            return None
-        with line.makefile("rb") as reader:
-            text = reader.read(int.from_bytes(head, "big"))
-    except OSError:
+        length = int.from_bytes(head, "big") if len(head) == _LENGTH else 0
+        text = b""
+        while len(text) < length and (part := line.recv(length - len(text))):
+            text += part
+        message = {"streams": list(descriptors), **json.loads(text)}
+    except (OSError, ValueError):
+        for descriptor in descriptors:
+            os.close(descriptor)
         return None
-    return {"streams": list(descriptors), **json.loads(text)}
-
-
-@contextlib.contextmanager
-def _log() -> Iterator[IO[bytes]]:
-    STATE.mkdir(parents=True, exist_ok=True)
-    with (STATE / "prefork.log").open("wb") as log:
-        yield log
+    line.settimeout(None)
+    return message
 
 
 def _main() -> None:
-    if request := serve(socket.socket(fileno=int(sys.argv[1]))):
+    request = None
+    try:
+        request = serve(socket.socket(fileno=int(sys.argv[1])))
+    finally:
+        if request is None:
+            shutil.rmtree(sys.argv[2], ignore_errors=True)
+    if request:
         _become(request)
-    else:
-        shutil.rmtree(sys.argv[2], ignore_errors=True)
 
 
 if __name__ == "__main__":

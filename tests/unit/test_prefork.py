@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -48,7 +50,7 @@ def run(tmp_path_factory):
     os.chdir(before)
     address = os.environ.pop(prefork.ADDRESS)
 
-    def command(*arguments, forked=True, where=folder):
+    def command(*arguments, forked=True, where=folder, address=address):
         given = {"GIVEN": "here", "SEEN": str(folder / "seen")} | (
             {prefork.ADDRESS: address} if forked else {}
         )
@@ -72,6 +74,10 @@ def wait_for(condition, seconds=60):
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)
     return found
+
+
+def copy_of(seen):
+    return psutil.Process(int(wait_for(lambda: seen.is_file() and seen.read_text()).split()[0]))
 
 
 @pytest.mark.parametrize(
@@ -103,12 +109,55 @@ def test_the_copy_has_the_libraries_and_does_not_hand_itself_over_again(run):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_who_kills_the_script_kills_its_copy(run, how):
     process = run("wait")
-    copy = psutil.Process(int(wait_for(lambda: run.seen.is_file() and run.seen.read_text()).split()[0]))
+    copy = copy_of(run.seen)
     assert copy.ppid() == run.process.pid
     process.send_signal(how)
     process.communicate()
     assert process.returncode == -how
     wait_for(lambda: not copy.is_running())
+
+
+def test_an_interrupt_reaches_the_copy(run):
+    process = run("wait")
+    copy = copy_of(run.seen)
+    time.sleep(1)  # until it sleeps
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert errors.strip().endswith("KeyboardInterrupt")
+    wait_for(lambda: not copy.is_running())
+
+
+def test_who_asks_and_falls_silent_keeps_nobody_waiting_for_long(run):
+    silent = socket.socket(socket.AF_UNIX)
+    silent.connect(str(run.address))
+    silent.send(b"\0\0")
+    process = run("status", "4")
+    process.communicate()
+    silent.close()
+    assert process.returncode == 4
+    assert run.seen.read_text().split()[1] == "True"  # by a copy
+
+
+def test_a_script_runs_itself_where_the_process_ends_before_it_answers(run, tmp_path):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket"))
+    listener.listen()
+    process = run("status", "5", address=tmp_path / "socket")
+    listener.accept()[0].close()
+    listener.close()
+    process.communicate()
+    assert process.returncode == 5
+    assert run.seen.read_text().split()[1] == "False"
+
+
+def test_where_there_can_be_no_socket_there_is_no_process(tmp_path, monkeypatch):
+    (tmp_path / ("long" * 30)).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 30)))
+    monkeypatch.chdir(tmp_path)
+    assert prefork.start(1) is None
+    assert prefork.ADDRESS not in os.environ
+    assert not list((tmp_path / ("long" * 30)).iterdir())
 
 
 def test_scripts_run_side_by_side(run):
@@ -138,7 +187,7 @@ def test_a_stage_outlives_the_run_and_the_process_that_forked_it(tmp_path, monke
     stage = subprocess.Popen(
         [sys.executable, script, "wait"], env=environment, stderr=subprocess.PIPE, text=True
     )
-    copy = psutil.Process(int(wait_for(lambda: seen.is_file() and seen.read_text()).split()[0]))
+    copy = copy_of(seen)
     process.stdin.close()  # as when Snakemake was killed
     time.sleep(0.5)
     assert (process.poll(), stage.poll(), copy.is_running()) == (None, None, True)
