@@ -12,6 +12,7 @@ itself has to say is in ``.pipeline/prefork.log``.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -27,7 +28,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from adaptive_pipeline.one_run import STATE
 from adaptive_pipeline.tracking.secrets import mask_output
@@ -140,6 +141,7 @@ def serve(listener: socket.socket) -> dict[str, Any] | None:
             importlib.import_module(name)
         except Exception:  # whatever it is: a stage that needs it will say so
             traceback.print_exc()
+    gc.freeze()  # a copy's collector leaves alone what it shares
     running: dict[int, socket.socket] = {}
     with listener, _ended_children() as ended, selectors.DefaultSelector() as selector:
         for source in (sys.stdin, listener, ended):
@@ -194,8 +196,28 @@ def _ended_children() -> Iterator[socket.socket]:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _become(request: dict[str, Any]) -> None:
-    """Be the script that was asked for."""
+def _become(request: dict[str, Any]) -> NoReturn:
+    """Be the script that was asked for, and end with its status: at once, since taking down what is loaded takes seconds."""
+    status = 1
+    try:
+        _set_up(request)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        status = 0
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as an interpreter does that ends
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
+
+
+def _set_up(request: dict[str, Any]) -> None:
+    """Take streams, folder, environment and arguments of a script, and follow it from now on."""
     os.setpgid(0, 0)
     if request["heeds"]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -209,7 +231,6 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv[:], sys.path[:] = request["argv"], request["path"]
     _send(request["line"], {"pid": os.getpid()}, streams=False)
     threading.Thread(target=_follow, args=(request["line"],), daemon=True).start()
-    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def _follow(line: socket.socket) -> None:
