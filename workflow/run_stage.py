@@ -1,8 +1,8 @@
 """Bring one stage up to date: what a Snakemake job does.
 
-``dvc --wait-for-lock repro --single-item STAGE``, then the stage's receipt. Everything that DVC and the stage print goes to
-the log. A lock that lives exactly as long as this process or its DVC keeps a rerun after ``kill -9`` from colliding with
-a DVC that survived: DVC itself would refuse with "busy" instead of waiting.
+``dvc --wait-for-lock repro --single-item STAGE``, in this process, then the stage's receipt. Everything that DVC and the
+stage print goes to the log. A lock that lives as long as this process keeps a rerun after ``kill -9`` of Snakemake from
+colliding with it: DVC itself would refuse with "busy" instead of waiting.
 
     python workflow/run_stage.py make_tables receipts/make_tables.json logs/make_tables.log SIGNATURE
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +20,12 @@ from pathlib import Path
 from adaptive_pipeline import dvc_graph, progress
 from adaptive_pipeline.one_run import lock_file
 
+_STREAMS = (1, 2)
+
 
 @contextmanager
-def only_one(stage: str) -> Iterator[int]:
-    """Hold the lock of a stage; yield its file descriptor, for the child that must hold it too."""
+def only_one(stage: str) -> Iterator[None]:
+    """Hold the lock of a stage."""
     descriptor = lock_file(f"stages/{stage}")
     try:
         try:
@@ -32,7 +33,7 @@ def only_one(stage: str) -> Iterator[int]:
         except BlockingIOError:
             progress.say(f"{stage} is still running from a run that was killed; waiting for it to end")
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield descriptor
+        yield
     finally:
         os.close(descriptor)
 
@@ -40,15 +41,28 @@ def only_one(stage: str) -> Iterator[int]:
 def run_stage(stage: str, receipt: Path, log: Path, signature: str) -> int:
     """Run a stage if DVC finds it stale, and write its receipt; return DVC's exit status."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with only_one(stage) as lock, log.open("w", encoding="utf-8") as stream:
-        dvc_graph.mend_lock_files()  # another job's DVC may have been killed since the run began
-        command = ["dvc", "--wait-for-lock", "repro", "--single-item", stage]
-        status = subprocess.run(
-            command, stdout=stream, stderr=stream, pass_fds=[lock], check=False
-        ).returncode
+    with only_one(stage):
+        with printing_to(log):
+            dvc_graph.mend_lock_files()  # another job's DVC may have been killed since the run began
+            status = dvc_graph.reproduce(stage)
         if status == 0:
             dvc_graph.write_receipt(stage, receipt, signature)
     return status
+
+
+@contextmanager
+def printing_to(log: Path) -> Iterator[None]:
+    """Let all that this process and its children print go to a file."""
+    terminal = [os.dup(stream) for stream in _STREAMS]
+    with log.open("wb") as file:
+        for stream in _STREAMS:
+            os.dup2(file.fileno(), stream)
+    try:
+        yield
+    finally:
+        for stream, own in zip((sys.stdout, sys.stderr), _STREAMS, strict=True):
+            stream.flush()
+            os.dup2(terminal.pop(0), own)
 
 
 def main() -> None:

@@ -93,6 +93,13 @@ def mend_lock_files() -> None:
         pass
 
 
+def reproduce(stage: str) -> int:
+    """Run a stage if DVC finds it stale, as ``dvc repro`` does, and return DVC's exit status."""
+    from dvc.cli import main
+
+    return int(main(["--wait-for-lock", "repro", "--single-item", stage]))
+
+
 def stale_closure(nodes: list[StageNode]) -> list[str]:
     """Return the stages that would run: those stale by themselves and all that read from them."""
     run: set[str] = set()

@@ -53,7 +53,7 @@ def rebuilt(fresh, tmp_path_factory):
         if victim == "snakemake":
             os.kill(run.pid, signal.SIGKILL)
         else:
-            chosen = trainer if victim == "trainer" else processes_of(run, "bin/dvc")
+            chosen = trainer if victim == "trainer" else processes_of(run, "run_stage.py")
             for process in chosen:
                 process.kill()
         project.survivors[victim] = [process for process in trainer if at_work(process)]

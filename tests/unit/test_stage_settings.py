@@ -149,7 +149,7 @@ def test_a_clean_beside_a_stage_lets_no_second_process_of_it_start(tmp_path, mon
 
 KILLED_SEARCH = """
 from adaptive_pipeline.search import __main__ as search
-search.start = search.dvc_graph.mend_lock_files = lambda *_: None
+search.start = search.dvc_graph.mend_lock_files = search.prefork.start = lambda *_: None
 search.sys.executable = "./dvc"
 search.run("mine")
 """
@@ -159,6 +159,7 @@ def test_no_run_starts_beside_the_dvc_of_a_search_that_was_killed(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc").write_text("#!/bin/sh\necho $$ > pid.new && mv pid.new pid && exec sleep 60\n")
     (tmp_path / "dvc").chmod(0o755)
+    (tmp_path / "params.yaml").write_text((ROOT / "presets/smoke.yaml").read_text())
     killed = subprocess.Popen([sys.executable, "-c", KILLED_SEARCH])
     while not Path("pid").is_file():
         assert killed.poll() is None
