@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def run(name: str) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     prefork.start(load_params(CURRENT).runtime.threads)
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "search/dvc.yaml"]
-    if status := subprocess.run(command, pass_fds=[lock], check=False).returncode:
+    status = subprocess.run(command, pass_fds=[lock], check=False).returncode
+    os.environ.pop(prefork.ADDRESS, None)
+    if status:
         sys.exit(status)
     show(name)
 
