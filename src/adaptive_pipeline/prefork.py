@@ -11,6 +11,7 @@ itself has to say is in ``.pipeline/prefork.log``.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -209,7 +210,9 @@ def _become(request: dict[str, Any]) -> NoReturn:
             print(error.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as an interpreter does that ends
+    # As an interpreter does that ends, without taking down every module: wait for threads, call what was registered.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

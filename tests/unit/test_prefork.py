@@ -15,7 +15,7 @@ import pytest
 from adaptive_pipeline import prefork
 
 SCRIPT = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 from pathlib import Path
 from adaptive_pipeline import prefork
 prefork.hand_over()
@@ -25,6 +25,7 @@ how = sys.argv[1]
 if how == "say":
     print(Path.cwd(), sys.argv[1:], os.environ["GIVEN"], own, sys.stdin.read())
     print("to the other stream", file=sys.stderr)
+    atexit.register(print, "at the end")
 elif how == "raise":
     raise ValueError("a reason")
 elif how == "status":
