@@ -53,7 +53,7 @@ def test_every_family_learns(family, loss, tmp_path):
     assert progress.train_loss < progress.history[0]["loss"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "adafactor_scaled"])
 def test_optimisers_are_those_of_the_trainer(optimizer, tmp_path):
     loss = LossTraining(loss="ce")
     recipe = recipe_of(loss, optimizer=optimizer, weight_decay=0.1)
@@ -61,11 +61,12 @@ def test_optimisers_are_those_of_the_trainer(optimizer, tmp_path):
     progress = Progress(trained.loss.exits, lambda row, step: None)
     trainer = TextTrainer(trained, make_rows("t5"), recipe, tmp_path, progress)
     made = trainer.create_optimizer()
-    assert type(made).__name__.lower() == optimizer
+    assert type(made).__name__.lower() == optimizer.removesuffix("_scaled")
     assert {group["weight_decay"] for group in made.param_groups} == {0.0, 0.1}
     assert all(group["lr"] == 3e-3 for group in made.param_groups)
-    if optimizer == "adafactor":  # free.md section 2: a fixed rate, no scaling by the parameter
-        assert not any(group["relative_step"] or group["scale_parameter"] for group in made.param_groups)
+    if optimizer != "adamw":  # free.md section 2: a fixed rate, no scaling by the parameter
+        assert not any(group["relative_step"] for group in made.param_groups)
+        assert {group["scale_parameter"] for group in made.param_groups} == {optimizer == "adafactor_scaled"}
 
 
 def test_a_history_names_exits_and_the_development_figures(tmp_path):

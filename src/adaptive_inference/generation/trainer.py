@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.optimization import Adafactor
 
 from adaptive_inference.errors import UserError
 from adaptive_inference.exits.weights import save_weights
@@ -37,7 +38,7 @@ logger = logging.getLogger("adaptive_inference")
 TextFeature = Mapping[str, Any]
 Collate = Callable[[list[TextFeature]], dict[str, Tensor]]
 #: Optimisers by their names in transformers, whose defaults they keep: Adafactor at a fixed rate, without scaling.
-_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor"}
+_OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "adafactor_scaled": "adafactor"}
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,9 @@ class TextTrainer(CheckpointedTrainer):
             Pace(progress, training, steps, lambda rate: None),
             recipe.runtime,
         )
+        if recipe.settings.optimizer == "adafactor_scaled":  # nothing in the arguments reaches `scale_parameter`
+            rate = {"lr": training.learning_rate, "scale_parameter": True, "relative_step": False}
+            self.optimizer_cls_and_kwargs = (Adafactor, rate)
         self.rows, self.training = rows, training
         self._lengths = [len(row["input_ids"]) + len(row["labels"]) for row in rows.train]
 

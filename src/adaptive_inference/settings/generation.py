@@ -189,8 +189,10 @@ class TextTraining(Section):
     epochs: Epochs = Field(10, description="Passes over the training rows.")
     batch_size: Count = Field(32, description="Rows per batch.")
     gradient_accumulation: Count = Field(1, description="Batches summed up to one optimiser step.")
-    optimizer: Literal["adamw", "adafactor"] = Field(
-        "adamw", description="AdamW, or Adafactor at a fixed rate (FREE's)."
+    optimizer: Literal["adamw", "adafactor", "adafactor_scaled"] = Field(
+        "adamw",
+        description="AdamW; Adafactor at a fixed rate (FREE's); or Adafactor with steps relative to the size of each weight, "
+        "rates near 2e-2 (T5's own, for a T5 from scratch).",
     )
     learning_rate: Positive = Field(1e-3, description="Peak rate.")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Decay of the rate.")
