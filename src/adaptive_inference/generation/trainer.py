@@ -181,7 +181,9 @@ class TextTrainer(CheckpointedTrainer):
             Pace(progress, training, steps, lambda rate: None),
             recipe.runtime,
         )
-        if recipe.settings.optimizer == "adafactor_scaled":  # nothing in the arguments reaches `scale_parameter`
+        if (
+            recipe.settings.optimizer == "adafactor_scaled"
+        ):  # nothing in the arguments reaches `scale_parameter`
             rate = {"lr": training.learning_rate, "scale_parameter": True, "relative_step": False}
             self.optimizer_cls_and_kwargs = (Adafactor, rate)
         self.rows, self.training = rows, training

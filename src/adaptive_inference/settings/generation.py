@@ -191,8 +191,8 @@ class TextTraining(Section):
     gradient_accumulation: Count = Field(1, description="Batches summed up to one optimiser step.")
     optimizer: Literal["adamw", "adafactor", "adafactor_scaled"] = Field(
         "adamw",
-        description="AdamW; Adafactor at a fixed rate (FREE's); or Adafactor with steps relative to the size of each weight, "
-        "rates near 2e-2 (T5's own, for a T5 from scratch).",
+        description="AdamW; Adafactor at a fixed rate (FREE's); or Adafactor with steps relative to the size of each "
+        "weight, at rates near 2e-2 (T5's own, for a T5 from scratch).",
     )
     learning_rate: Positive = Field(1e-3, description="Peak rate.")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Decay of the rate.")
