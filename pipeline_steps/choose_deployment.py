@@ -1,11 +1,11 @@
 r"""Choose the fastest deployment on this machine of the full model and the recommended one, and time what is chosen.
 
-Candidates are both models in PyTorch and in each export that was not refused: by every rule and threshold, and left at each
-exit as a static model is. What a candidate costs is the mean, over the calibration rows, of the time that leaving at its
-exit takes here: the median of some rounds, at batch 1, in one process with the full PyTorch model. The choice is made as
-`recommend` makes it, on that cost, or by ``goal.max_latency_ms``. Then every deployment is measured and timed on the
-reported split, at its own best setting, as the very folder that would be handed out; the chosen one is kept in ``model``,
-unless it is PyTorch's.
+Candidates are both models in PyTorch and in each export that was not refused, and what `export_model` made of other methods:
+by every rule and threshold, and left at each exit as a static model is. What a candidate costs is the mean, over the
+calibration rows, of the time that leaving at its exit takes here: the median of some rounds, at batch 1, in one process with
+the full PyTorch model. The choice is made as `recommend` makes it, on that cost, or by ``goal.max_latency_ms``. Then every
+deployment is measured and timed on the reported split, at its own best setting, as the very folder that would be handed
+out; the chosen one is kept in ``model``, unless it is PyTorch's.
 
 The choice depends on the clock, and so does all that this stage writes: it is exempt from byte identity.
 
@@ -48,11 +48,11 @@ def main(stage: Stage) -> None:
     params, seed, folder = stage.params, stage.cell.seed, stage.inputs["methods"]
     goal, protocol, threads = params.goal, params.evaluation, params.runtime.threads
     choice = RecommendationRecord.load(stage.inputs["choice"])
-    models = deployables(folder, choice)
+    models = deployables(folder, choice, params)
     rules = {model.key: model.rules(params) for model in models}
     device = pick_device(params.runtime.device)
     deployed = all_deployed(models, stage.inputs["deployed"], device, threads)
-    record = begin(stage, models, "calibration", "goal", "evaluation", "runtime")
+    record = begin(stage, models, choice, "calibration", "goal", "evaluation", "deployments", "runtime")
     full, data = deployed[0], stage.inputs["data"]
     schema = load_schema(data)
 
@@ -70,7 +70,6 @@ def main(stage: Stage) -> None:
     full_ms = float(times[0][-1])
     relative = [item / full_ms for item in times]
     chooser = Chooser(deployed, relative, rules, split, params.calibration.thresholds, goal, full_ms, seed)
-    record.recommended = choice.offer.method, choice.offer.setting
     record.candidates, record.offer = chooser.candidates, chooser.offer()
     record.metric = full.answers[split].yardstick.metric
 

@@ -1,5 +1,7 @@
 r"""Export the full model and the recommended one for ONNX Runtime, in fp32 and int8, and calibrate each export.
 
+So is every other method, as what ``deployments`` of the params asks for.
+
 Each is a folder of graphs that can be stopped at every exit, with its answers to the calibration and the evaluation split
 and temperatures fitted on its own answers, since confidences move when weights are rounded. One whose full depth loses more
 than ``goal.deployment_loss`` points against the same model in PyTorch is refused: int8 is known to collapse on some models.
@@ -49,10 +51,9 @@ def main(stage: Stage) -> None:
 
     params, goal, seed = stage.params, stage.params.goal, stage.inputs["methods"]
     choice = RecommendationRecord.load(stage.inputs["choice"])
-    models = deployables(seed, choice)
+    models = deployables(seed, choice, params)
     rules = {model.key: model.rules(params) for model in models}  # before the code's digest is taken
-    record = begin(stage, models, "calibration", "goal", "runtime")
-    record.recommended = choice.offer.method, choice.offer.setting
+    record = begin(stage, models, choice, "calibration", "goal", "deployments", "runtime")
     data = stage.inputs["data"]
     split = params.calibration.calibrate_on
     reference = models[0].answers[split].outputs
@@ -60,7 +61,7 @@ def main(stage: Stage) -> None:
     for model in models:
         weights = stage.scratch / "weights" / model.key
         model.write(weights, model.calibration, None)
-        for name in ONNX:
+        for name in (item for item in ONNX if item in model.deployments):
             folder, exported = stage.out / model.key / name, Exported(method=model.key, deployment=name)
             record.models.append(exported)
             try:

@@ -22,6 +22,8 @@ SPEEDS = {
 }  # fmt: skip
 CHOSEN = ("sweet", "onnx_int8")
 SETTING = Setting("confidence", 0.8125)
+#: A method that `deployments` asks for besides.
+OTHER = ("early_exit", "onnx_int8")
 REFUSED = "at full depth it loses 3.20 points against PyTorch"
 
 
@@ -32,20 +34,22 @@ def write_deployments(
     *,
     chosen: tuple[str, str] = CHOSEN,
     refused: bool = False,
+    others: bool = False,
     recommended: Chosen | None = None,
     **offer: Any,
 ) -> None:
     """Write what `export_model` and `choose_deployment` leave for a task, backbone and seed below ``root``."""
     of = recommended or Chosen()
     given = {"recommended": (of.method, of.setting)}
+    speeds = SPEEDS | ({OTHER: 8.0} if others else {})
     models = [
         Exported(method=method, deployment=name, quality=0.9, loss=0.1, bytes=1000)
-        for method, name in SPEEDS
+        for method, name in speeds
         if name != "torch"
     ]
     if refused:
         models[1] = Exported(method="full", deployment="onnx_int8", quality=0.87, loss=3.2, why=REFUSED)
-    speeds = {key: speed for key, speed in SPEEDS.items() if not (refused and key == ("full", "onnx_int8"))}
+        speeds.pop(("full", "onnx_int8"))
     _save(root, "export_model", cell, params, models=models, **given)
     rows = [_row(key, chosen) for key in speeds]
     rows.append(DeployedRow(method="sweet", deployment="torch", adaptive=False, setting=None))

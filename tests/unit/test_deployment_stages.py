@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from calibrated_stages import make_folder, params_of
+from calibrated_stages import make_folder, params_of, run
 from recommended_stages import GENEROUS, recommended, stage
 
 import choose_deployment
@@ -20,8 +20,10 @@ from adaptive_inference.serving.onnx_model import OnnxModel
 from adaptive_inference.tasks.encode import encode
 from adaptive_inference.tasks.schema import load_split
 from adaptive_inference.training.static_embedding import FILE, StaticEmbedding
+from adaptive_pipeline.params import parse_params
 from adaptive_pipeline.runs.deployment_records import DeploymentRecord
 from adaptive_pipeline.runs.digests import digest_path
+from adaptive_pipeline.runs.records import RecommendationRecord, model_of
 
 #: The row of the classifier without layers.
 STATIC = ("static_embedding", "numpy")
@@ -209,6 +211,95 @@ def test_a_member_of_a_cascade_is_deployed_as_a_model_of_its_own(folder, tmp_pat
     fp32 = Answers.load(exported.out / key / "onnx_fp32/calibration.safetensors").outputs
     assert np.allclose(fp32.logits, torch_answers.alone(torch_answers.exits.index(member)).logits, atol=1e-4)
     assert key in {row.method for row in measured.record.rows}
+
+
+# ---- methods that `deployments` asks for ----------------------------------------------------------------------------
+
+
+def asking(params, *deployments):
+    """Return params that ask for deployments of all methods, some more of them in the grid."""
+    body = params.model_dump(mode="json")
+    for name, rules in (("early_exit", ["confidence"]), ("adapler", ["fixed"]), ("multi_model", ["fixed"])):
+        body["methods"][name] = {"train": {}, "rules": rules}
+        body["trained_by"]["train_sweet"].append(name)
+    return parse_params(body | {"deployments": list(deployments)})
+
+
+@pytest.fixture(scope="module")
+def grid(chosen, folder, tmp_path_factory):
+    """The seed of `chosen` with more methods; ``early_exit`` is SWEET's model once more."""
+    root, params, exported, measured = chosen
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        homes = {"early_exit": root}
+        for method in ("adapler", "multi_model"):
+            homes[method] = tmp_path_factory.mktemp(method)
+            run(folder, homes[method], monkeypatch, method, ("fixed",))
+    for method, home in homes.items():
+        model, there = "sweet" if method == "early_exit" else method, root / "seed0" / method
+        (there / "train").mkdir(parents=True)
+        (there / "train/model").symlink_to(folder / "classification" / model)
+        (there / "answers").symlink_to(home / "collect_answers")
+        (there / "calibration").symlink_to(home / "calibrate_thresholds")
+    return root, params, exported, measured
+
+
+def test_every_method_is_deployed_as_what_is_asked_for_and_chosen_among(grid, tmp_path):
+    root, params, exported, measured = grid
+    params = asking(params, "torch", "onnx_int8")
+    given = {"methods": root / "seed0", "choice": root / "recommend"}
+    more = stage(export_model, params, tmp_path, **given)
+    kept = [item for item in more.record.models if item.method in ("full", "sweet", "static_embedding")]
+    assert kept == exported.record.models
+    others = {(item.method, item.deployment): item.why for item in more.record.models if item not in kept}
+    assert list(others) == [(name, "onnx_int8") for name in ("adapler", "early_exit", "multi_model")]
+    assert "removes tokens" in others["adapler", "onnx_int8"]
+    assert "cascade" in others["multi_model", "onnx_int8"]
+    for split in ("calibration", "evaluation"):
+        answers = [
+            Answers.load(more.out / f"{name}/onnx_int8/{split}.safetensors")
+            for name in ("early_exit", "sweet")
+        ]
+        assert np.array_equal(answers[0].outputs.logits, answers[1].outputs.logits)
+    for part in ("full", "sweet"):
+        assert digest_path(more.out / part) == digest_path(exported.out / part)
+    assert more.record.params["deployments"] == ["torch", "onnx_int8"]
+    assert set(more.record.inputs) - set(exported.record.inputs) == {
+        model_of(name) for name in ("adapler", "early_exit", "multi_model")
+    }
+
+    found = stage(choose_deployment, params, tmp_path, deployed=more.out, **given)
+    rows = {(row.method, row.deployment, row.adaptive) for row in found.record.rows}
+    before = {(row.method, row.deployment, row.adaptive) for row in measured.record.rows}
+    assert rows - before == {("early_exit", "onnx_int8", True), ("early_exit", "onnx_int8", False)}
+    assert before <= rows
+    added = [item for item in found.timings["latency"] if item["method"] == "early_exit"]
+    assert [(item["deployment"], len(item["ms"])) for item in added] == [("onnx_int8", 3)]
+    timed = {(row["method"], row["deployment"]) for row in found.timings["rows"]}
+    assert {(row.method, row.deployment) for row in found.record.rows if row.setting} == timed
+    assert set(found.record.inputs) == set(more.record.inputs) | {"deployed"}
+
+
+def test_in_torch_alone_no_other_method_is_deployed(grid, tmp_path):
+    root, params, exported, _ = grid
+    given = {"methods": root / "seed0", "choice": root / "recommend"}
+    again = stage(export_model, asking(params, "torch"), tmp_path, **given)
+    assert again.record.model_dump(exclude={"code"}) == exported.record.model_dump(exclude={"code"})
+    assert not (again.out / "early_exit").exists()
+
+
+def test_where_the_full_model_is_recommended_no_other_passes_for_the_recommended_one(grid, tmp_path):
+    root, params, _, _ = grid
+    choice = RecommendationRecord.load(root / "recommend")
+    offer = choice.offer.model_copy(update={"method": None, "setting": None})
+    (tmp_path / "choice").mkdir()
+    choice.model_copy(update={"offer": offer}).save(tmp_path / "choice")
+    given = {"methods": root / "seed0", "choice": tmp_path / "choice"}
+    made = stage(export_model, asking(params, "torch", "onnx_fp32"), tmp_path, **given).record
+    assert [item.method for item in made.models if item.deployment == "onnx_int8"] == ["full"]
+    assert {item.method for item in made.models if not item.why} >= {"full", "early_exit", "sweet"}
+    assert model_of("sweet") in made.inputs
+    assert "model" not in made.inputs
+    assert made.recommended == (None, None)
 
 
 def test_scores_are_deployed_too(folder, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What `params.yaml` may say, and how it is told what it may not."""
 
 import copy
+from typing import get_args
 
 import pytest
 import yaml
@@ -8,6 +9,8 @@ from smoke_params import ROOT, SMOKE, changed, without_removal
 
 from adaptive_inference.by_name import module_names
 from adaptive_inference.errors import UserError
+from adaptive_inference.exits.deployment import DEPLOYMENTS
+from adaptive_inference.settings.protocol import DeploymentKind
 from adaptive_inference.settings.training import MethodTraining
 from adaptive_pipeline.params import load_params, parse_params
 
@@ -85,6 +88,19 @@ from adaptive_pipeline.params import load_params, parse_params
         ),
         ("evaluation.timed_seeds", [3], "not among seeds"),
         ("goal.min_speedup", [2, 2.0000001], "goal.min_speedup (2, 2) has a value twice"),
+        (
+            "deployments",
+            ["onnx_int8"],
+            "deployments [onnx_int8] lacks torch, in which every method is measured; allowed: torch, and onnx_fp32 and "
+            "onnx_int8 beside it; write [torch, onnx_int8]",
+        ),
+        ("deployments", [], "deployments [] lacks torch"),
+        ("deployments", ["torch", "torch"], "deployments [torch, torch] repeats; name each once: [torch]"),
+        (
+            "deployments",
+            ["torch", "onnx_int4"],
+            "deployments.1: Input should be 'torch', 'onnx_fp32' or 'onnx_int8' (given: 'onnx_int4')",
+        ),
         ("methods.full", None, "needs `full`"),
         ("tasks", None, "'tasks' is missing"),
         ("methods.early_exit.train", {"backward": "block_local"}, "needs gradient: blockwise"),
@@ -216,6 +232,11 @@ def test_the_packages_file_names_are_the_names_of_rules_and_objectives():
         module_names("exit_rules")
     )
     assert "base" not in module_names("objectives")
+
+
+def test_the_deployments_that_may_be_asked_for_are_those_that_there_are():
+    assert get_args(DeploymentKind) == DEPLOYMENTS
+    assert parse_params(changed("deployments", list(DEPLOYMENTS))).deployments == list(DEPLOYMENTS)
 
 
 def test_every_rule_and_objective_that_a_preset_names_is_a_dependency_of_its_stages():

@@ -121,7 +121,15 @@ def test_one_among_models_that_were_trained_again_since_is_not_reported(runs, pa
     change_record(runs / HOME / f"seed0/{method}/calibration", inputs={"model": "old"})
     assert why(runs, params) == ""
     change_record(runs / HOME / f"seed0/{method}/calibration", inputs={"model": "new"})
-    assert f"recommend chose among another model of {method} than was calibrated" in why(runs, params)
+    assert f"recommend read another model of {method} than was calibrated" in why(runs, params)
+
+
+def test_one_that_deployed_another_model_of_a_method_is_not_reported(runs, params):
+    change_record(runs / HOME / "recommended/seed0/evaluation", inputs={model_of("early_exit"): "old"})
+    change_record(runs / HOME / "seed0/early_exit/calibration", inputs={"model": "old"})
+    assert why(runs, params) == ""
+    change_record(runs / HOME / "seed0/early_exit/calibration", inputs={"model": "new"})
+    assert "evaluate_recommended read another model of early_exit than was calibrated" in why(runs, params)
 
 
 @pytest.mark.parametrize("method", ["sweet", "early_exit"])

@@ -7,7 +7,7 @@ import json
 
 import pytest
 from synthetic_choices import Chosen
-from synthetic_deployments import REFUSED, SETTING, write_deployments
+from synthetic_deployments import OTHER, REFUSED, SETTING, write_deployments
 from synthetic_records import invented_params, save_model, write_run
 
 from adaptive_inference.calibration.operating_point import Goal, OperatingPoint
@@ -88,6 +88,14 @@ def test_the_table_holds_every_model_in_every_deployment_and_what_was_refused(to
     assert f"- Full model as `onnx_int8`: {REFUSED}." in page
     assert "Test CPU" in page
     assert f"Refused: Full model as `onnx_int8` ({REFUSED})." in text_of(results, choices)
+
+
+def test_a_method_that_was_deployed_besides_has_its_row_and_may_be_the_answer(told):
+    results, choices = told(others=True, chosen=OTHER)
+    page = tables(results, choices, compare(results))["deployments.md"]
+    assert "| **Early exit** | **`onnx_int8`** | **confidence 0.8125** |" in page
+    assert "**Use the model trained as Early exit (seed 0), as `onnx_int8`" in text_of(results, choices)
+    assert choices[0].used.method == "early_exit"
 
 
 def test_the_full_model_in_int8_may_be_the_answer(told):

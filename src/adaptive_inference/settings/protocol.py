@@ -10,6 +10,8 @@ from adaptive_inference.settings.base import Count, OpenFraction, Section
 
 #: Kinds of scores of tokens; `attribution` makes them.
 ScoreKind = Literal["saliency", "integrated_gradients", "attention", "attention_rollout"]
+#: What a method may be deployed as: `exits.deployment.DEPLOYMENTS`, as editors and pydantic read it.
+DeploymentKind = Literal["torch", "onnx_fp32", "onnx_int8"]
 
 
 class Calibration(Section):

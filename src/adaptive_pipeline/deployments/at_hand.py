@@ -38,7 +38,7 @@ ONNX = ("onnx_fp32", "onnx_int8")
 
 @dataclass(frozen=True)
 class Deployable:
-    """A model that is deployed: the full one, or what is recommended.
+    """A model that is deployed, and what as; see `deployables`.
 
     Attributes
     ----------
@@ -46,6 +46,8 @@ class Deployable:
         Of its rows in tables: its method, or ``static_K`` of a cascade's member.
     method, member
         Whose run it is of, and the layers of the member that answers alone.
+    deployments
+        Those of `exits.deployment.DEPLOYMENTS` that it is deployed as.
     home
         Folder of its weights.
     calibration
@@ -57,18 +59,19 @@ class Deployable:
     key: str
     method: str
     member: int | None
+    deployments: tuple[str, ...]
     home: Path
     calibration: Mapping[str, Any]
     answers: Mapping[str, Answers]
 
     @classmethod
-    def of(cls, seed: Path, method: str, member: int | None) -> Deployable:
+    def of(cls, seed: Path, method: str, member: int | None, deployments: tuple[str, ...]) -> Deployable:
         """Read a method's run below the folder of its seed."""
         run = seed / method
         home, body = run / RUN_MODEL, read_json(run / RUN_CALIBRATION)
         answers = {name: Answers.load(run / f"answers/{name}.safetensors") for name in SPLITS}
         if member is None:
-            return cls(method, method, None, home, body, answers)
+            return cls(method, method, None, deployments, home, body, answers)
         k = answers[SPLITS[0]].outputs.exits.index(member)
         own = {
             name: replace(
@@ -76,7 +79,8 @@ class Deployable:
             )
             for name, item in answers.items()
         }
-        return cls(static_name(member), method, member, home / str(member), alone(body, member), own)
+        key, home = static_name(member), home / str(member)
+        return cls(key, method, member, deployments, home, alone(body, member), own)
 
     def rules(self, params: Params) -> dict[str, ExitRule]:
         """Return the rules that it may be run with: its method's, and leaving at a fixed exit, as a static model does."""
@@ -91,8 +95,11 @@ class Deployable:
         copy_model(self.home, folder, calibration_of(calibration, point))
 
 
-def deployables(seed: Path, choice: RecommendationRecord) -> list[Deployable]:
-    """Return the models of a seed that are deployed: the full one, what is recommended, and the best that can be exported.
+def deployables(seed: Path, choice: RecommendationRecord, params: Params) -> list[Deployable]:
+    """Return the models of a seed that are deployed, and what as.
+
+    The full one, what is recommended and the best that can be exported are deployed as everything. Every other method is
+    deployed as the graphs that ``params.deployments`` asks for: in PyTorch the main table has it.
 
     Parameters
     ----------
@@ -100,14 +107,19 @@ def deployables(seed: Path, choice: RecommendationRecord) -> list[Deployable]:
         Folder of a task, backbone and seed.
     choice
         The record of `recommend`.
+    params
+        Whose methods are deployed.
     """
-    offers = [choice.offer, choice.exportable]
-    own = [
-        Deployable.of(seed, offer.method, offer.setting.member)
-        for offer in offers
-        if offer is not None and offer.method is not None and offer.setting is not None
+    found: dict[tuple[str, int | None], tuple[str, ...]] = {("full", None): ("torch", *ONNX)}
+    for offer in (choice.offer, choice.exportable):
+        if offer is not None and offer.method is not None and offer.setting is not None:
+            found[offer.method, offer.setting.member] = ("torch", *ONNX)
+    if asked := tuple(name for name in ONNX if name in params.deployments):
+        for method in sorted(params.methods):  # DVC does not see their order
+            found.setdefault((method, None), asked)
+    return [
+        Deployable.of(seed, method, member, deployments) for (method, member), deployments in found.items()
     ]
-    return [Deployable.of(seed, "full", None), *own]
 
 
 @dataclass(frozen=True)
@@ -175,28 +187,30 @@ class Deployed:
         return scratch / "graphs", load_predictor(scratch / "graphs", threads=threads).engine
 
 
-def begin(stage: Stage, models: Sequence[Deployable], *keys: str) -> Any:
-    """Open a stage's record on the models that it deploys, as `deployables` returns them.
+def begin(stage: Stage, models: Sequence[Deployable], choice: RecommendationRecord, *keys: str) -> Any:
+    """Open a stage's record on the choice and the models that it deploys, as `deployables` returns them.
 
     What a killed run left in its scratch folder goes: half an export is none.
     """
     shutil.rmtree(stage.scratch, ignore_errors=True)
-    seed, (full, *own) = stage.inputs["methods"], models
+    assert choice.offer is not None
+    seed, names = stage.inputs["methods"], {choice.offer.method: "model", "full": "full"}
     made_from: dict[str, str] = {}
-    for model, name in zip(
-        [full, *own], ["full", "model", *(model_of(item.method) for item in own[1:])], strict=False
-    ):
+    for model in models:
+        name = names.get(model.method, model_of(model.method))
         stage.add_input(name, seed / model.method / RUN_MODEL)
         made = model.answers[SPLITS[0]].made_from
         made_from |= {"data": made["data"], "full": made["full"], name: made["model"]}
     stage.add_input("data", seed / "data/splits")
-    return stage.begin(*keys, made_from=made_from)
+    record: Any = stage.begin(*keys, made_from=made_from)
+    record.recommended = choice.offer.method, choice.offer.setting
+    return record
 
 
 def all_deployed(
     models: Sequence[Deployable], exported: Path, device: torch.device, threads: int
 ) -> list[Deployed]:
-    """Return models in all deployments that run them, in PyTorch first; refused ones are left out.
+    """Return models in all that they are deployed as, in PyTorch first; refused ones are left out.
 
     Parameters
     ----------
@@ -214,8 +228,9 @@ def all_deployed(
 
     found = []
     for model in models:
-        runs = load_model(model.home).to(device)
-        found.append(Deployed(model, "torch", runs, model.calibration, model.answers))
+        if "torch" in model.deployments:
+            runs = load_model(model.home).to(device)
+            found.append(Deployed(model, "torch", runs, model.calibration, model.answers))
         for item in ExportRecord.load(exported).models:
             if item.method != model.key or item.why:
                 continue

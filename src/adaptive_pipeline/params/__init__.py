@@ -19,6 +19,7 @@ from adaptive_inference.settings.generation import Generation
 from adaptive_inference.settings.inputs import Backbone, Task
 from adaptive_inference.settings.protocol import (
     Calibration,
+    DeploymentKind,
     Evaluation,
     Explanations,
     Goal,
@@ -77,6 +78,12 @@ class Params(Section):
     calibration: Calibration = Field(Calibration(), description="Temperatures and thresholds.")
     goal: Goal = Field(Goal(), description="Operating points.")
     evaluation: Evaluation = Field(Evaluation(), description="Protocol.")
+    deployments: list[DeploymentKind] = Field(
+        ["torch"],
+        description="What every method is deployed as, where it can be: `torch`, which is what the main table shows, and "
+        "what else is to stand in `deployments.md` and to be chosen among. The full and the recommended model are always "
+        "deployed as all three.",
+    )
     explanations: Explanations = Field(
         Explanations(), description="Which scores of tokens are held against rationales."
     )
@@ -91,6 +98,7 @@ class Params(Section):
         classifiers = whole_or_empty(axes)
         if not classifiers and not self.generation.tasks:
             raise ValueError(f"{', '.join(axes)} are empty, and so is `generation`: nothing would run")
+        self._check_deployments()
         self.grid.check_names()
         check_generation(self.generation, self.text_grid, {*self.tasks, *self.backbones})
         if classifiers and "full" not in self.methods:
@@ -142,6 +150,19 @@ class Params(Section):
             for rule in method.rules:
                 _require_module("exit_rules", rule.partition("(")[0], f"methods.{name}.rules")
         return self
+
+    def _check_deployments(self) -> None:
+        """Refuse a list without PyTorch, which every method is measured in, or with repeats."""
+        given = f"deployments [{', '.join(self.deployments)}]"
+        if "torch" not in self.deployments:
+            raise ValueError(
+                f"{given} lacks torch, in which every method is measured; allowed: torch, and onnx_fp32 and onnx_int8 "
+                f"beside it; write [{', '.join(['torch', *self.deployments])}]"
+            )
+        if len(set(self.deployments)) < len(self.deployments):
+            raise ValueError(
+                f"{given} repeats; name each once: [{', '.join(dict.fromkeys(self.deployments))}]"
+            )
 
     @property
     def _single_exits(self) -> tuple[str, ...]:

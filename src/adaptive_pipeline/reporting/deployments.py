@@ -1,4 +1,4 @@
-"""All deployments of the full and the recommended model: one row each, per task, backbone and seed."""
+"""All deployments: one row for each model and what it is deployed as, per task, backbone and seed."""
 
 from __future__ import annotations
 

@@ -119,9 +119,10 @@ def _why_not_the_choice(stage: str, cell: Cell, runs: Runs, params: Params) -> s
             return f"the record of calibrate_thresholds of {name} that it stands on is gone; run it again"
         if why := why_unusable(*key, runs, params):
             return why
-        read = choice.inputs.get(model_of(name)) if choice else None
-        if read and runs.records[key].inputs.get("model", read) != read:
-            return f"recommend chose among another model of {name} than was calibrated; run it again"
+        for record in filter(None, (choice, measured)):
+            read = record.inputs.get(model_of(name))
+            if read and runs.records[key].inputs.get("model", read) != read:
+                return f"{record.stage} read another model of {name} than was calibrated; run it again"
     if stage == "recommend" or not isinstance(choice, RecommendationRecord):
         return ""
     method, chosen = (choice.offer.method, choice.offer.setting) if choice.offer else (None, None)

@@ -1,4 +1,4 @@
-"""``deployments.md``: both models in every deployment, against the opponents that need no early exit."""
+"""``deployments.md``: models in every deployment, against the opponents that need no early exit."""
 
 # ruff: noqa: RUF001 - signs that readers see
 
