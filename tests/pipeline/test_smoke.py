@@ -65,18 +65,18 @@ def direct(status):
     return set(json.loads(status)) - {CHECK}
 
 
-def closure(project, names):
-    """Return the named stages and all downstream of them, by DVC's own graph."""
-    edges = dvc_edges(project)
+def closure(edges, names):
+    """Return the named stages and all downstream of them."""
     found = set(names)
     while more := {down for up, down in edges if up in found} - found:
         found |= more
     return found
 
 
-def dvc_edges(project):
+@pytest.fixture(scope="module")
+def edges(built):
     """Return the edges of DVC's graph, but those of the stage that all depend on."""
-    edges = re.findall(r'"(.+?)" -> "(.+?)"', project.run("dvc", "dag", "--dot"))
+    edges = re.findall(r'"(.+?)" -> "(.+?)"', built.run("dvc", "dag", "--dot"))
     return {(up, down) for up, down in edges if up != CHECK}
 
 
@@ -101,15 +101,15 @@ def test_a_second_run_has_nothing_to_do(built):
     assert built.run("dvc", "status", "--json").strip().endswith("{}")
 
 
-def test_the_two_graphs_are_equal(built):
+def test_the_two_graphs_are_equal(built, edges):
     dot = built.run("snakemake", "--rulegraph", "--forceall", "--quiet", "all")
     labels = dict(re.findall(r'(\d+)\[label = "(.+?)"', dot))
-    edges = {(labels[up], labels[down]) for up, down in re.findall(r"(\d+) -> (\d+)", dot)}
+    shown = {(labels[up], labels[down]) for up, down in re.findall(r"(\d+) -> (\d+)", dot)}
     on_top = {"all", "publish_records"}
-    assert {edge for edge in edges if not on_top.intersection(edge)} == dvc_edges(built)
+    assert {edge for edge in shown if not on_top.intersection(edge)} == edges
 
 
-def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_back_none(built):
+def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_back_none(built, edges):
     params = built.root / "params.yaml"
     text = params.read_text()
     try:
@@ -123,7 +123,7 @@ def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_ba
             f"{family}@tiers-tiny-sweet-0"
             for family in ("train_sweet", "collect_answers", "calibrate_thresholds", "evaluate_batch1")
         } | {f"{family}@tiers-tiny-0" for family in OF_A_SEED}
-        assert closure(built, status) == expected | {"make_tables"}
+        assert closure(edges, status) == expected | {"make_tables"}
         assert planned(built.run("snakemake", "-n")) == expected | {"make_tables"}
     finally:
         params.write_text(text)
@@ -240,14 +240,16 @@ def test_a_new_exit_rule_and_a_new_objective_make_no_stage_stale(built):
         ("adaptive_pipeline/params/messages.py", set()),
     ],
 )
-def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(built, edited, families):
+def test_an_edited_file_makes_the_stages_that_use_it_stale_in_both_and_no_other(
+    built, edges, edited, families
+):
     file = built.root / "src" / edited
     text = file.read_text()
     try:
         file.write_text(text + "\n# edited\n")
         status = direct(built.run("dvc", "status", "--json"))
         assert {name.partition("@")[0] for name in status} == families
-        assert planned(built.run("snakemake", "-n")) == closure(built, status)
+        assert planned(built.run("snakemake", "-n")) == closure(edges, status)
     finally:
         file.write_text(text)
 
