@@ -18,6 +18,8 @@ from adaptive_pipeline.runs.validity import why_unusable
 #: Presets with kept tables. A long one that is still being run in slices keeps its records alone, until the last.
 KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("*/tables"))
 
+#: Ends of the names of figures that git keeps: quality against cost, of classifiers and of texts.
+KEPT_FIGURES = ("-overview.png", "-quality_latency.png")
 #: Presets whose every cell was run.
 FINISHED = [
     "adapler-minilm",
@@ -25,6 +27,7 @@ FINISHED = [
     "adapler-tasks-minilm",
     "classifiers",
     "default",
+    "free-multi30k",
     "glue-small-cola",
     "glue-small-minilm",
     "glue-small-stsb",
@@ -53,14 +56,18 @@ def test_tables_and_recommendation_are_rebuilt_from_the_records_alone(preset, tm
         assert file.read_bytes() == other.read_bytes(), file.name
     for name in ("recommendation.md", "recommendation.json"):
         assert (tmp_path / name).read_bytes() == (PROJECT / kept / name).read_bytes(), name
-    drawn = {file.name for file in (tmp_path / "figures").glob("*-overview.png")}  # git keeps no other
-    assert drawn == {file.name for file in (PROJECT / kept / "figures").glob("*-overview.png")} != set()
+    drawn, there = (
+        {file.name for file in (folder / "figures").iterdir() if file.name.endswith(KEPT_FIGURES)}
+        for folder in (tmp_path, PROJECT / kept)
+    )
+    assert drawn == there != set()
 
 
 @pytest.mark.parametrize("preset", FINISHED)
 def test_every_cell_was_run(preset):
     params = load_params(PROJECT / f"presets/{preset}.yaml")
     assert read_csv(preset, "missing") == []
+    assert not params.generation.methods or read_csv(preset, "generation_missing") == []
     runs = open_runs(PROJECT / f"docs/results/{preset}/records")
     for cell in params.grid.cells():
         assert why_unusable("evaluate_batch1", cell, runs, params) == "", cell
@@ -72,11 +79,11 @@ def test_every_cell_was_run(preset):
 
 @pytest.mark.parametrize("preset", sorted(folder.name for folder in (PROJECT / "docs/results").iterdir()))
 def test_a_kept_preset_stays_small(preset):
-    """Figures but the overviews are drawn again and not kept (`.gitignore`)."""
+    """Figures but `KEPT_FIGURES` are drawn again and not kept (`.gitignore`)."""
     files = [file for file in (PROJECT / "docs/results" / preset).rglob("*") if file.is_file()]
     redrawn = ("report.html", "metrics.json")
     kept = [file for file in files if file.name not in redrawn]
-    kept = [file for file in kept if file.parent.name != "figures" or file.name.endswith("-overview.png")]
+    kept = [file for file in kept if file.parent.name != "figures" or file.name.endswith(KEPT_FIGURES)]
     assert len(kept) <= 45
     assert sum(file.stat().st_size for file in kept) <= 4e6
 
