@@ -106,6 +106,7 @@ def main(stage: Stage) -> None:
                 raw, calibrator, points, yardstick, reference, cost=goal.cost, calibrated_on=split
             )
             write_json(folder / CALIBRATION_FILE, body | {WEIGHTS_KEY: graphs.deployment.weights})
+        shutil.rmtree(weights)
 
     full, yardstick = MultiExitModel.from_pretrained(models[0].home), models[0].answers[split].yardstick
     rows = {

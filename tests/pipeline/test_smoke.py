@@ -131,6 +131,21 @@ def test_a_changed_hyper_parameter_makes_the_same_stages_stale_and_the_change_ba
     assert built.run("dvc", "status", "--json").strip().endswith("{}")
 
 
+def test_another_deployment_of_all_methods_makes_exports_and_their_choice_stale_and_nothing_else(
+    built, edges
+):
+    params = built.root / "params.yaml"
+    text = params.read_text()
+    try:
+        params.write_text(text.replace("deployments: [torch]", "deployments: [torch, onnx_int8]"))
+        status = direct(built.run("dvc", "status", "--json"))
+        stale = {"export_model@tiers-tiny-0", "choose_deployment@tiers-tiny-0"}
+        assert status - {"make_tables"} == stale
+        assert planned(built.run("snakemake", "-n")) == closure(edges, stale)
+    finally:
+        params.write_text(text)
+
+
 ADAPLER = "adapler: {train: {objective: adapler, epochs: 3, removal: {phi: 0.01, start: fine_tuned}}, rules: [fixed]}"
 
 

@@ -94,7 +94,9 @@ def test_a_method_that_was_deployed_besides_has_its_row_and_may_be_the_answer(to
     results, choices = told(others=True, chosen=OTHER)
     page = tables(results, choices, compare(results))["deployments.md"]
     assert "| **Early exit** | **`onnx_int8`** | **confidence 0.8125** |" in page
-    assert "**Use the model trained as Early exit (seed 0), as `onnx_int8`" in text_of(results, choices)
+    text = text_of(results, choices)
+    assert "**Use the model trained as Early exit (seed 0), as `onnx_int8`" in text
+    assert "In PyTorch another one was chosen, by layers: the model trained as SWEET" in text
     assert choices[0].used.method == "early_exit"
 
 

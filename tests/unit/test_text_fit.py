@@ -53,6 +53,12 @@ def test_every_family_learns(family, loss, tmp_path):
     assert progress.train_loss < progress.history[0]["loss"]
 
 
+def test_steps_relative_to_the_size_of_a_weight_learn_too(tmp_path):
+    more = {"optimizer": "adafactor_scaled", "learning_rate": 2e-2, "weight_decay": 0.1}
+    _, progress = run_fit("t5", WEIGHTED, tmp_path, epochs=4, **more)
+    assert progress.train_loss < progress.history[0]["loss"]
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "adafactor_scaled"])
 def test_optimisers_are_those_of_the_trainer(optimizer, tmp_path):
     loss = LossTraining(loss="ce")

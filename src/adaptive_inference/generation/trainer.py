@@ -37,7 +37,7 @@ logger = logging.getLogger("adaptive_inference")
 #: A row: ``input_ids``, ``labels`` and, for messages, ``id``.
 TextFeature = Mapping[str, Any]
 Collate = Callable[[list[TextFeature]], dict[str, Tensor]]
-#: Optimisers by their names in transformers, whose defaults they keep: Adafactor at a fixed rate, without scaling.
+#: Optimisers by their names in transformers, whose defaults they keep: Adafactor at a fixed rate. It scales where asked.
 _OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "adafactor_scaled": "adafactor"}
 
 
@@ -181,9 +181,8 @@ class TextTrainer(CheckpointedTrainer):
             Pace(progress, training, steps, lambda rate: None),
             recipe.runtime,
         )
-        if (
-            recipe.settings.optimizer == "adafactor_scaled"
-        ):  # nothing in the arguments reaches `scale_parameter`
+        if recipe.settings.optimizer == "adafactor_scaled":
+            # nothing in the arguments reaches `scale_parameter`
             rate = {"lr": training.learning_rate, "scale_parameter": True, "relative_step": False}
             self.optimizer_cls_and_kwargs = (Adafactor, rate)
         self.rows, self.training = rows, training

@@ -192,7 +192,7 @@ class TextTraining(Section):
     optimizer: Literal["adamw", "adafactor", "adafactor_scaled"] = Field(
         "adamw",
         description="AdamW; Adafactor at a fixed rate (FREE's); or Adafactor with steps relative to the size of each "
-        "weight, at rates near 2e-2 (T5's own, for a T5 from scratch).",
+        "weight (T5's own, for a T5 from scratch): then set `learning_rate` near 2e-2.",
     )
     learning_rate: Positive = Field(1e-3, description="Peak rate.")
     schedule: Literal["linear", "constant", "cosine"] = Field("linear", description="Decay of the rate.")

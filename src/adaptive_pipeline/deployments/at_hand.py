@@ -178,6 +178,7 @@ class Deployed:
 
         self.model.write(scratch / "weights", self.calibration, point)
         export(scratch / "weights", scratch / "graphs", self.deployment)
+        shutil.rmtree(scratch / "weights")
         # a server holds its confidences against those of this deployment, not of the PyTorch model
         file, outputs = (
             scratch / "graphs" / CALIBRATION_FILE,

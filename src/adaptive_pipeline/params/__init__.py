@@ -157,7 +157,7 @@ class Params(Section):
         if "torch" not in self.deployments:
             raise ValueError(
                 f"{given} lacks torch, in which every method is measured; allowed: torch, and onnx_fp32 and onnx_int8 "
-                f"beside it; write [{', '.join(['torch', *self.deployments])}]"
+                f"beside it; write [{', '.join(dict.fromkeys(['torch', *self.deployments]))}]"
             )
         if len(set(self.deployments)) < len(self.deployments):
             raise ValueError(

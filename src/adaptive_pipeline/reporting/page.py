@@ -58,7 +58,7 @@ GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "evaluate_recommended": (_OF_A_SEED, "measures and times what is recommended on the evaluation rows"),
     "export_model": (
         _OF_A_SEED,
-        "exports the full and the recommended model for ONNX Runtime, and calibrates each export",
+        "exports the full and the recommended model, and others where asked for, for ONNX Runtime; calibrates each export",
     ),
     "choose_deployment": (
         (*_OF_A_SEED, "export_model"),

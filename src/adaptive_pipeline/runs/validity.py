@@ -157,7 +157,10 @@ def why_unusable(stage: str, cell: Cell, runs: Runs, params: Params) -> str:
         if key not in runs.records:
             return f"the record of {key[0]} that it stands on is gone; run it again"
         record = runs.records[key]
-        changed = changed_params(record.params, params.echo(record.params))
+        given = record.params
+        if isinstance(record, ExportRecord | DeploymentRecord):
+            given = {"deployments": None} | given  # records of before the key was there have its default
+        changed = changed_params(given, params.echo(given))
         if changed:
             return f"{record.stage} was run with other params ({', '.join(changed)}); run it again"
         if isinstance(record, ScoresRecord):

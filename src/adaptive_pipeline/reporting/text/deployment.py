@@ -53,9 +53,11 @@ def _leaves(setting: Setting, found: Deployment) -> str:
     return f"every text leaves at the same exit ({found.row.layers_speedup:.2f}x fewer layers)"
 
 
-def deployment_lines(found: Deployment) -> list[str]:
-    """Return what is told of it, an item each."""
-    return [_promise(found), _measured(found), speed_line(found), *_refused(found)]
+def deployment_lines(choice: Choice) -> list[str]:
+    """Return what is told of the deployment that was chosen, an item each."""
+    found = choice.deployment
+    assert found is not None
+    return [_promise(found), _measured(found), speed_line(found), *_refused(choice, found)]
 
 
 def _promise(found: Deployment) -> str:
@@ -108,6 +110,8 @@ def _ratio(clock: Mapping[str, Any], name: str) -> str:
     return f"{clock[f'{name}_speedup']:.2f}x{between}"
 
 
-def _refused(found: Deployment) -> list[str]:
-    said = [f"{method_name(item.method)} as `{item.deployment}` ({item.why})" for item in found.refused]
+def _refused(choice: Choice, found: Deployment) -> list[str]:
+    """Say what was refused for its loss, or was recommended; ``deployments.md`` has the methods that have no graphs."""
+    told = [item for item in found.refused if item.loss is not None or item.method == choice.offer.method]
+    said = [f"{method_name(item.method)} as `{item.deployment}` ({item.why})" for item in told]
     return [f"Refused: {'; '.join(said)}."] if said else []

@@ -117,12 +117,7 @@ def choice_lines(choice: Choice, params: Params, root: str, there: bool) -> list
     if choice.faster:
         items = [_promise(choice), _measured(choice, params.goal.confidence), _speed(choice)]
     if choice.deployment:
-        chosen_in_torch = (
-            [f"The method was chosen in PyTorch, by {COST_WORDS[params.goal.cost]}: {_words(choice)}."]
-            if choice.faster
-            else []
-        )
-        items = [*deployment_lines(choice.deployment), *chosen_in_torch, *items]
+        items = [*deployment_lines(choice), *_in_torch(choice, params), *items]
     items += [_tied(choice), _others(choice, params), _more_rows(choice, params), _drift(choice)]
     if choice.chance:
         items.append(chance_sentence(choice.chance))
@@ -259,6 +254,15 @@ def _more_rows(choice: Choice, params: Params) -> str:
     )
 
 
+def _in_torch(choice: Choice, params: Params) -> list[str]:
+    """Return what was chosen before deployments were timed; what follows it is told of that model."""
+    if not choice.faster or not choice.deployment:
+        return []
+    same = choice.deployment.offer.method == choice.offer.method
+    said = "The method was chosen in PyTorch" if same else "In PyTorch another one was chosen"
+    return [f"{said}, by {COST_WORDS[params.goal.cost]}: {_words(choice)}."]
+
+
 def _drift(choice: Choice) -> str:
     drift = choice.measured.drift if choice.measured else None
     if drift is None or not drift.found:
@@ -278,7 +282,7 @@ def _points(value: float) -> str:
 def model_remarks(choice: Choice, params: Params) -> list[str]:
     """Return what a model card tells of the comparison that its model comes from."""
     if choice.deployment:
-        return [headline(choice), *deployment_lines(choice.deployment), _drift(choice)]
+        return [headline(choice), *deployment_lines(choice), _drift(choice)]
     if not choice.faster:
         return [headline(choice)] if choice.chosen else []
     return [_promise(choice), _measured(choice, params.goal.confidence), _speed(choice), _drift(choice)]
