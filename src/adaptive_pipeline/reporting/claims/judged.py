@@ -49,7 +49,7 @@ class Kept:
     missing
         Preset -> cells without a usable record.
     without
-        Presets of which nothing is kept.
+        Presets of whose classifiers nothing is kept.
     """
 
     runs: dict[str, list[Results]]
@@ -62,13 +62,14 @@ def read_kept_presets(presets: Iterable[str] | None = None) -> Kept:
     """Read the records of all presets, or of some, but of those that repeat another."""
     wanted = [name for name in (names() if presets is None else presets) if name not in REPEATED]
     there = [name for name in wanted if records_folder(name).is_dir()]
-    found = {name: _read(records_folder(name), preset_path(name)) for name in there}
+    read = {name: _read(records_folder(name), preset_path(name)) for name in there}
+    found = {name: results for name, results in read.items() if results.params.tasks}  # some only write texts
     chances = {name: [(one, against_chance(one)) for one in results.each] for name, results in found.items()}
     return Kept(
         {name: [one for one, chance in pairs if chance is None] for name, pairs in chances.items()},
         [f"{name}, {one.pair[0]}" for name, pairs in chances.items() for one, chance in pairs if chance],
         {name: results.missing for name, results in found.items() if results.missing},
-        [name for name in wanted if name not in there],
+        [name for name in wanted if name not in found],
     )
 
 

@@ -173,7 +173,7 @@ def _factor(item: Judged) -> int:
 def _missing(kept: Kept, judged: Sequence[Judged]) -> Iterator[str]:
     yield from ["## What is missing", ""]
     if kept.without:
-        yield f"- No records are kept of the presets {', '.join(kept.without)}."
+        yield f"- No records of classifiers are kept of the presets {', '.join(f'`{name}`' for name in kept.without)}."
     for name, other in REPEATED.items():
         yield f"- `{name}` trains some of what `{other}` trains, and is left out."
     if kept.unlearned:
@@ -189,6 +189,6 @@ def _missing(kept: Kept, judged: Sequence[Judged]) -> Iterator[str]:
         yield f"- Not tested, since {why}: {'; '.join(places)}."
     yield from [
         "",
-        "The claims of FREE and CALM come with these methods, and those of AdapLeR about speed.",
+        "Claims of FREE and CALM, and those of AdapLeR about speed, are not tested yet.",
         "",
     ]
