@@ -16,7 +16,7 @@ from adaptive_pipeline.reporting.report import make_report
 from adaptive_pipeline.runs.store import open_runs
 from adaptive_pipeline.runs.validity import why_unusable
 
-#: Presets with kept tables. A long one that is still being run in slices keeps its records alone, until the last.
+#: Presets with kept tables. A long one that is being run in slices may keep its records alone, until the last.
 KEPT = sorted(folder.parent.name for folder in (PROJECT / "docs/results").glob("*/tables"))
 
 #: Ends of the names of figures that git keeps: quality against cost, of classifiers and of texts.
