@@ -18,8 +18,8 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from encoders import EXITS, SCHEMA, backbone, chosen, leave_at, shapes, size_opt
 from paired import Group, Pair, Shape, Work, parser, run_alone
 
 from adaptive_inference.engine import Engine
-from adaptive_inference.engine.onnx_runner import IDS, MASK, TYPES, OnnxRunner
+from adaptive_inference.engine.onnx_graphs import IDS, MASK, TYPES
+from adaptive_inference.engine.onnx_runner import OnnxRunner
+from adaptive_inference.exits import MultiExitModel
 from adaptive_inference.exits.build import add_exits
 from adaptive_inference.exits.deployment import Deployment, Quantisation, Tokens
 from adaptive_inference.machine import has_vnni
@@ -49,17 +51,17 @@ def make(shape: Shape, threads: int) -> Work:
     """Return the ways of one shape."""
     (batch,), layers = tokens(shape), shape.layers
     batch = {name: item.numpy() for name, item in batch.items()}
-    encoder, half = backbone(layers, shape.width), max(1, layers // 2)
-    halves = sorted({max(1, layers // 3), half, layers})
+    half, size = max(1, layers // 2), (layers, shape.width)
+    halves = tuple(sorted({max(1, layers // 3), half, layers}))
     ways = {"stock": partial(stock(layers, shape.width), tokens(shape)[0])}
     pairs = []
     for name in ("onnx_fp32", "onnx_int8"):
         for depth, way in ((layers, name), (half, f"{name}_first_half")):
-            ways[way] = static(graphs(encoder, [depth], name, threads), batch)
-        model, runner = graphs(encoder, halves, name, threads)
+            ways[way] = static(graphs(*size, (depth,), name, threads)[1], batch)
+        model, runner = graphs(*size, halves, name, threads)
         at = leave_at(halves.index(half), len(halves))
         ways[f"{name}_leaves_half"] = partial(Engine(model, "confidence", 0.9, at, runner=runner).run, batch)
-        model, runner = graphs(encoder, EXITS[layers], name, threads)
+        model, runner = graphs(*size, EXITS[layers], name, threads)
         ways[f"{name}_never"] = partial(Engine(model, "confidence", NEVER, runner=runner).run, batch)
         pairs += [
             Pair(name, "stock"),
@@ -70,13 +72,21 @@ def make(shape: Shape, threads: int) -> Work:
     return Work(ways, pairs)
 
 
-def graphs(encoder: Any, exits: Sequence[int], name: str, threads: int) -> tuple[Any, OnnxRunner]:
+@lru_cache(maxsize=8)  # those of all lengths of a size: to write them takes longer than to measure them
+def graphs(
+    layers: int, width: int, exits: tuple[int, ...], name: str, threads: int
+) -> tuple[MultiExitModel, OnnxRunner]:
     """Return a model with fresh exits and the runner of its graphs, cut at each."""
-    model = add_exits(encoder, exits, SCHEMA, 0)
+    model = add_exits(backbone(layers, width), exits, SCHEMA, 0)
     with torch.no_grad():  # equal weights would be kept once in a graph, and read once
         for seed, head in enumerate(model.heads):
             head.dense.weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(seed))
-    cuts, segments = cut_layers(exits, range(len(exits) - 1))
+    return model, exported(model, name, threads)
+
+
+def exported(model: MultiExitModel, name: str, threads: int) -> OnnxRunner:
+    """Return the runner of a model's graphs, cut at each exit."""
+    cuts, segments = cut_layers(model.exits, range(len(model.exits) - 1))
     deployment = Deployment(
         deployment=name,
         weights="",
@@ -90,12 +100,12 @@ def graphs(encoder: Any, exits: Sequence[int], name: str, threads: int) -> tuple
     )
     with tempfile.TemporaryDirectory() as folder:
         write_segments(model, deployment, Path(folder))
-        return model, OnnxRunner(Path(folder), deployment, threads)
+        return OnnxRunner(Path(folder), deployment, threads)
 
 
-def static(made: tuple[Any, OnnxRunner], batch: dict[str, np.ndarray]) -> Callable[[], Any]:
+def static(runner: OnnxRunner, batch: dict[str, np.ndarray]) -> Callable[[], Any]:
     """Return a call of a model's only graph as any user of ONNX Runtime makes it."""
-    session = made[1].segments[0].session
+    session = runner.segments[0].session
     ids = batch[IDS]
     given = {IDS: ids, MASK: np.ones_like(ids), TYPES: np.zeros_like(ids)}
     given = {item.name: given[item.name] for item in session.get_inputs()}

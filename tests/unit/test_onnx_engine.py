@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from onnx_deployments import EXITS, INT8, build, deployed
 from token_batches import padded, texts
 
-from adaptive_inference.engine import Engine
+from adaptive_inference.engine import Engine, Stream
+from adaptive_inference.engine.underway import Decisions
 from adaptive_inference.errors import UserError
 from adaptive_inference.exit_rules import load_rule
 
@@ -63,17 +64,27 @@ def every_exit(model, rows):
     return torch.cat([out.logits for out in outs]).numpy(), sure
 
 
-def agree(model, runner, rule, threshold, rows, extra=0):
-    """Compare graphs in a batch with layers one by one; return the exits."""
+def agree(model, runner, rule, threshold, rows, extra=0, size=None):
+    """Compare graphs in a batch, or in a stream of batches of a size, with layers one by one; return the exits."""
     logits, sure = every_exit(model, rows)
     engine = Engine(model, rule, threshold, runner=runner)
-    found = engine.run(padded(rows, extra))
+    found = engine.run(padded(rows, extra)) if size is None else streamed(engine, size, rows)
     near = engine.rule.near_threshold(logits, sure, threshold, TOLERANCE)
     exits = engine.rule.exit_indices(logits, sure, None, np.array([threshold]))[0]
     np.testing.assert_array_equal(found.exit_indices[~near], exits[~near])
     answers = logits[np.arange(len(rows)), found.exit_indices]
     np.testing.assert_allclose(found.logits, answers, rtol=0, atol=TOLERANCE)
     return found.exit_indices
+
+
+def streamed(engine, size, rows):
+    """Return decisions on rows of a stream, in their order."""
+    stream = Stream(engine, size, lambda parts: padded([item["ids"] for item in parts]))
+    parts = list(stream.run({"ids": row, "length": len(row)} for row in rows))
+    order = np.concatenate([item.places for item in parts]).argsort()
+    logits = np.concatenate([item.decisions.logits for item in parts])[order]
+    indices = np.concatenate([item.decisions.exit_indices for item in parts])[order]
+    return Decisions(logits, indices, np.array(EXITS)[indices])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,6 +136,33 @@ def test_rows_do_not_see_their_batch(kind, rule, place, count, seed, extra):
     model, runner = pair(kind)
     grid = load_rule(rule).grid(3, 30, len(EXITS))
     agree(model, runner, rule, float(grid[round(place * (len(grid) - 1))]), texts(count, seed), extra)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    rule=st.sampled_from(RULES),
+    place=st.floats(0, 1),
+    count=st.integers(1, 25),
+    size=st.integers(1, 6),
+    seed=st.integers(0, 10_000),
+)
+def test_rows_of_a_stream_do_not_see_whom_they_are_merged_with(kind, rule, place, count, size, seed):
+    model, runner = pair(kind)
+    grid = load_rule(rule).grid(3, 30, len(EXITS))
+    threshold = float(grid[round(place * (len(grid) - 1))])
+    before = len(runner.free)
+    agree(model, runner, rule, threshold, texts(count, seed), size=size)
+    assert len(runner.free) <= max(before, 1)  # rows that wait hold no memory of the graphs
+
+
+def test_in_int8_rows_of_a_stream_are_answered_in_batches():
+    model, runner = pair("bert", quantised=True)
+    engine, rows = Engine(model, "confidence", 0.6, runner=runner), texts(16, 4)
+    assert not runner.merges
+    alone = [engine.run({"input_ids": row[None]}) for row in rows]
+    found = streamed(engine, 5, rows)
+    np.testing.assert_array_equal(found.logits, np.concatenate([item.logits for item in alone]))
 
 
 def test_a_rule_that_reads_certainty_finds_it():

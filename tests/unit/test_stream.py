@@ -71,6 +71,25 @@ def test_rows_of_a_stream_are_answered_as_alone(case, place, count, size, window
     assert layers.tolist() == [engine.model.exits[index] for index in indices]
 
 
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_rows_that_are_padded_no_more_after_a_merge_are_cut_down_as_others(kind):
+    model = model_of(kind)
+    batch = {
+        "input_ids": torch.full((3, 4), 7),
+        "attention_mask": torch.tensor([[1] * 4, [1] * 4, [1, 1, 0, 0]]),
+    }
+    runner = TorchRunner(model, False)
+    with runner.inference():
+        one, two, alone = (runner.start(batch, alone=False) for _ in range(3))
+        for run in (one, two, alone):
+            run.advance(0, [0])
+            run.select(np.arange(2))  # the padded row leaves
+        one.merge([two])
+        one.select(np.arange(3))
+        found, wanted = (run.advance(1, [1])[1].logits for run in (one, alone))
+    np.testing.assert_allclose(found, wanted[[0, 0, 0]], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_rows_that_lose_tokens_lose_the_same_in_a_stream(kind):
     model, rows, taken = MODELS[kind], texts(37, 4), set()

@@ -267,7 +267,7 @@ class Backbone(nn.Module):
         mask = create_bidirectional_mask(
             config=self.config, inputs_embeds=hidden_BNH, attention_mask=tokens_BN
         )
-        return Context(tokens_BN, {"attention": mask})
+        return Context(tokens_BN, {} if mask is None else {"attention": mask})  # None: there is no padding
 
     def _embeddings(self, batch: Batch) -> Tensor:
         return self.model.embeddings(input_ids=batch["input_ids"], token_type_ids=batch.get("token_type_ids"))

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 
 from adaptive_inference.backbones.packaged import WEIGHT_FILE
 from adaptive_inference.cost.flops import FlopCount
-from adaptive_inference.engine.onnx_runner import (
+from adaptive_inference.engine.onnx_graphs import (
     HIDDEN,
     IDS,
     MASK,
