@@ -18,7 +18,10 @@ dvc_graph.drop_false_receipts(STAGES)
 if WHOLE_RUN:
     progress.tell_of_other_versions(STAGES)
 MISSING = settings.unkept(STAGES, PARAMS)
-FIRST = settings.with_upstream(MISSING, STAGES)
+PRIORITIES = {}  # of a run, not of its jobs
+if WHOLE_RUN:
+    FIRST = settings.with_upstream(MISSING, STAGES)
+    PRIORITIES = settings.priorities(STAGES, FIRST, progress.longest_chains(STAGES, PARAMS))
 
 
 include: "workflow/rules/stages.smk"

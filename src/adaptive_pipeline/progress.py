@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,8 +125,7 @@ def plan_run(
 
     unknown = any(stage.stale is None for stage in stages)
     pending = {stage.name for stage in stages} if unknown else set(stale_closure(stages))
-    rows = {name: training_rows(task) for name, task in params.tasks.items()} if pending else {}
-    rows |= {name: text_rows(task) for name, task in params.generation.tasks.items()}
+    rows = _rows(params) if pending else {}
     entries = {
         stage.name: Entry(
             stage.name,
@@ -235,6 +234,25 @@ def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | No
     scheme = (own.weight_learning or WeightLearning()).scheme
     halved = own.objective == "weight_learning" and scheme != "slo"  # an epoch is half of the rows
     return rows[task] * training.epochs // (2 if halved else 1)
+
+
+def longest_chains(stages: Sequence[StageNode], params: Params) -> dict[str, float]:
+    """Return the seconds from the beginning of each stage to the end of the longest chain of stages that it begins.
+
+    Who has most of it before it starts first, so that no core waits at the end for a training that could have begun
+    earlier.
+    """
+    rows, chains = _rows(params), dict.fromkeys((stage.name for stage in stages), 0.0)
+    for stage in reversed(stages):
+        chains[stage.name] += guess(stage.name, examples(stage, params, rows))
+        for before in stage.upstream:
+            chains[before] = max(chains[before], chains[stage.name])
+    return chains
+
+
+def _rows(params: Params) -> dict[str, int]:
+    rows = {name: training_rows(task) for name, task in params.tasks.items()}
+    return rows | {name: text_rows(task) for name, task in params.generation.tasks.items()}
 
 
 def training_rows(task: Task) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,18 @@ def with_upstream(names: set[str], stages: list[StageNode]) -> set[str]:
         if stage.name in found:
             found.update(stage.upstream)
     return found
+
+
+def priorities(stages: list[StageNode], first: set[str], chains: Mapping[str, float]) -> dict[str, int]:
+    """Return each stage's priority: of those named ``first`` before all others, the one whose chain takes longest.
+
+    Parameters
+    ----------
+    chains
+        Seconds, see `progress.longest_chains`.
+    """
+    most = 1 + int(max(chains.values(), default=0.0))
+    return {stage.name: int(chains[stage.name]) + most * (stage.name in first) for stage in stages}
 
 
 def _cell(stage: StageNode) -> Cell:

@@ -138,6 +138,23 @@ def test_what_a_stage_took_before_is_scaled_to_what_it_reads_now(tmp_path, monke
     assert progress.guess("evaluate_batch1@a", None) == FAMILIES["evaluate_batch1"].seconds
 
 
+def test_chains_end_with_what_takes_longest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data, full, answers, end = (
+        node(family) for family in ("prepare_data", "finetune_backbone", "collect_answers", "recommend")
+    )
+    stages = [
+        data,
+        replace(full, upstream=(data.name,)),
+        replace(answers, upstream=(full.name,)),
+        replace(end, upstream=(data.name, answers.name)),
+    ]
+    for stage, seconds in zip(stages, (1.0, 50.0, 8.0, 2.0), strict=True):
+        progress.remember(entry(stage.name, seconds), seconds)
+    chains = progress.longest_chains(stages, DEFAULT)
+    assert [chains[stage.name] for stage in stages] == [61.0, 60.0, 10.0, 2.0]
+
+
 def test_while_an_earlier_runs_stage_still_works_nothing_is_called_computed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stages = [node("finetune_backbone"), node("prepare_data", stale=False)]

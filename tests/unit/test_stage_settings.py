@@ -180,6 +180,17 @@ def test_what_is_missing_takes_all_upstream_of_it_along():
     assert settings.with_upstream({train.name}, [data, train, other]) == {data.name, train.name}
 
 
+def test_longest_chains_start_first_and_before_them_what_is_missing():
+    data, train = a_stage("prepare_data"), a_stage("train_sweet")
+    other, short = a_stage("train_sweet", method="early_exit"), a_stage("collect_answers")
+    stages, chains = [data, train, other, short], [30.4, 20.0, 20.9, 3.0]
+    seconds = {stage.name: chain for stage, chain in zip(stages, chains, strict=True)}
+    given = settings.priorities(stages, {data.name, short.name}, seconds)
+    assert sorted(given, key=given.get, reverse=True)[:2] == [data.name, short.name]
+    assert given[other.name] == given[train.name] < given[short.name]
+    assert settings.priorities([], set(), {}) == {}
+
+
 def test_the_tools_of_this_environment_come_first(monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin")
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")

@@ -12,7 +12,7 @@ for stage in STAGES:
             stage.receipt,
         log:
             f"logs/{stage.name}.log",
-        priority: 10 if stage.name in FIRST else 0
+        priority: PRIORITIES.get(stage.name, 0)
         conda:
             "../../environment.yml"
         threads: settings.threads(stage, PARAMS, CORES)
