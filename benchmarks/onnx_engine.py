@@ -7,6 +7,7 @@ Interleaved in one process, on BERT's shapes with random weights, in fp32 and in
 * `..._leaves_half`: the rule (confidence) is asked at each exit and fires after half of the layers. Asked: at most 1.08
   times a graph of so many layers (`..._first_half`).
 * `..._never`: all exits of the presets are evaluated and none fires. Asked: at most 1.12 times the full model's graph.
+* `openvino_int8`: the full model in OpenVINO, where it is installed (`pip install openvino nncf`).
 * `stock`: the classifier of transformers, what all of it is compared with.
 
 The last line is one JSON object.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino_int8
 import torch
 from encoders import EXITS, SCHEMA, backbone, chosen, leave_at, shapes, size_options, stock, tokens
 from paired import Group, Pair, Shape, Work, parser, run_alone
@@ -69,6 +71,9 @@ def make(shape: Shape, threads: int) -> Work:
             Pair(f"{name}_leaves_half", f"{name}_first_half", 1.08),
             Pair(f"{name}_never", name, 1.12),
         ]
+    if openvino_int8.installed():
+        ways["openvino_int8"] = openvino_int8.static(*size, threads, batch[IDS])
+        pairs += [Pair("openvino_int8", "stock"), Pair("onnx_int8", "openvino_int8")]
     return Work(ways, pairs)
 
 

@@ -30,6 +30,9 @@ LABELS = {
     "onnx_fp32_leaves_half": "ONNX fp32, leaves after half",
     "onnx_int8": "ONNX int8, full",
     "onnx_int8_leaves_half": "ONNX int8, leaves after half",
+    "onnx_fp32_leaves": "ONNX fp32, rows leave",
+    "onnx_int8_leaves": "ONNX int8, rows leave",
+    "openvino_int8": "OpenVINO int8, full",
 }
 #: Against the stock full model, but no way to serve: what asking costs where nothing leaves.
 NO_CHOICE = ("torch_never", "onnx_fp32_never", "onnx_int8_never")

@@ -35,7 +35,7 @@ TINY = {
 #: They count what differs, and have no rounds.
 COUNTED = {"decoding_lossless"}
 #: What the others are made with; `test_paired_timing` tests them.
-HARNESS = {"encoders", "paired", "run_all", "speed_page"}
+HARNESS = {"encoders", "openvino_int8", "paired", "run_all", "speed_page"}
 
 
 def test_every_benchmark_is_run_here_or_needs_a_computed_project():

@@ -28,6 +28,7 @@ FINISHED = [
     "adapler-tasks-minilm",
     "classifiers",
     "default",
+    "deployments-minilm",
     "free-multi30k",
     "glue-small-cola",
     "glue-small-minilm",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -16,8 +15,7 @@ from adaptive_inference.engine.looks import EveryExit, Look
 from adaptive_inference.engine.runner import Run
 
 
-@dataclass(frozen=True)
-class Decisions:
+class Decisions(NamedTuple):
     """Where the rows of a batch left, in the order in which they came.
 
     Attributes

@@ -14,7 +14,7 @@ from adaptive_pipeline.reporting.frame import Missing, Results, collect
 from adaptive_pipeline.reporting.statistics.chance import against_chance
 
 #: Presets that train what another one trains too: counted once.
-REPEATED = {"default": "classifiers"}
+REPEATED = {"default": "classifiers", "deployments-minilm": "qnli-agnews-minilm"}
 
 
 @dataclass(frozen=True)
