@@ -268,16 +268,21 @@ def _quantised(graph: ModelProto, settings: Quantisation, classes: int) -> Model
     classifiers += [f"{name}_MatMul" for name in classifiers]  # what the quantiser makes of a `Gemm` first
     add_pre_process_metadata(graph)  # else it advises steps on the root logger; shapes are told by the tracer
     with tempfile.TemporaryDirectory() as scratch:
-        quantize_dynamic(
-            graph,
-            Path(scratch, "quantised.onnx"),
-            op_types_to_quantize=list(_PRODUCTS),
-            nodes_to_exclude=classifiers,
-            per_channel=settings.per_channel,
-            reduce_range=settings.reduce_range,
-            weight_type=QuantType.QInt8,
-            extra_options={"DefaultTensorType": TensorProto.FLOAT},
-        )
+        disabled = logging.root.manager.disable
+        logging.disable(logging.INFO)  # a line for each tensor that keeps its type, on the root logger
+        try:
+            quantize_dynamic(
+                graph,
+                Path(scratch, "quantised.onnx"),
+                op_types_to_quantize=list(_PRODUCTS),
+                nodes_to_exclude=classifiers,
+                per_channel=settings.per_channel,
+                reduce_range=settings.reduce_range,
+                weight_type=QuantType.QInt8,
+                extra_options={"DefaultTensorType": TensorProto.FLOAT},
+            )
+        finally:
+            logging.disable(disabled)
         found = onnx.load(f"{scratch}/quantised.onnx")
     weights = {item.name for item in found.graph.initializer}
     left = [
