@@ -47,6 +47,7 @@ def groups(extent: str) -> Iterator[Group]:
     """Yield all that `make bench` measures of this."""
     for shape, threads in shapes(extent, (1,)):
         yield Group(shape, threads, partial(make, shape, threads))
+    graphs.cache_clear()
 
 
 def make(shape: Shape, threads: int) -> Work:

@@ -1,4 +1,7 @@
-"""The full model in OpenVINO, 8-bit weights and activations: an optional opponent (`pip install openvino nncf`)."""
+"""The full model in OpenVINO, weights in 8 bits, activations quantised as they come: an optional opponent.
+
+The project does not install it (`pip install openvino nncf`), and no test of it runs without.
+"""
 
 from __future__ import annotations
 

@@ -120,11 +120,9 @@ def plan_run(
     built_elsewhere
         Stages that another version of this project built, see `dvc_graph.built_by_another_version`.
     """
-    from adaptive_pipeline.dvc_graph import stale_closure
     from adaptive_pipeline.settings import threads
 
-    unknown = any(stage.stale is None for stage in stages)
-    pending = {stage.name for stage in stages} if unknown else set(stale_closure(stages))
+    unknown, pending = any(stage.stale is None for stage in stages), _pending(stages)
     rows = _rows(params) if pending else {}
     entries = {
         stage.name: Entry(
@@ -237,17 +235,31 @@ def examples(stage: StageNode, params: Params, rows: dict[str, int]) -> int | No
 
 
 def longest_chains(stages: Sequence[StageNode], params: Params) -> dict[str, float]:
-    """Return the seconds from the beginning of each stage to the end of the longest chain of stages that it begins.
+    """Return, of each stage that is to run, the seconds of the longest chain of stages that begins with it.
 
-    Who has most of it before it starts first, so that no core waits at the end for a training that could have begun
-    earlier.
+    The longest chain is to start first, so that no core waits at the end for a training that could have begun earlier.
+
+    Parameters
+    ----------
+    stages
+        Upstream first.
     """
-    rows, chains = _rows(params), dict.fromkeys((stage.name for stage in stages), 0.0)
+    pending = _pending(stages)
+    rows, chains = _rows(params) if pending else {}, dict.fromkeys(pending, 0.0)
     for stage in reversed(stages):
-        chains[stage.name] += guess(stage.name, examples(stage, params, rows))
-        for before in stage.upstream:
-            chains[before] = max(chains[before], chains[stage.name])
+        if stage.name in pending:
+            chains[stage.name] += guess(stage.name, examples(stage, params, rows))
+            for before in pending.intersection(stage.upstream):
+                chains[before] = max(chains[before], chains[stage.name])
     return chains
+
+
+def _pending(stages: Sequence[StageNode]) -> set[str]:
+    """Return the stages that DVC would execute; all of them, where it does not answer."""
+    from adaptive_pipeline.dvc_graph import stale_closure
+
+    unknown = any(stage.stale is None for stage in stages)
+    return {stage.name for stage in stages} if unknown else set(stale_closure(list(stages)))
 
 
 def _rows(params: Params) -> dict[str, int]:

@@ -122,13 +122,16 @@ def with_upstream(names: set[str], stages: list[StageNode]) -> set[str]:
 def priorities(stages: list[StageNode], first: set[str], chains: Mapping[str, float]) -> dict[str, int]:
     """Return each stage's priority: of those named ``first`` before all others, the one whose chain takes longest.
 
+    Snakemake runs those together whose priorities have the largest sum, so one of the first outweighs all others.
+
     Parameters
     ----------
     chains
-        Seconds, see `progress.longest_chains`.
+        Seconds of the stages that are to run, see `progress.longest_chains`.
     """
-    most = 1 + int(max(chains.values(), default=0.0))
-    return {stage.name: int(chains[stage.name]) + most * (stage.name in first) for stage in stages}
+    ranks = {stage.name: int(chains.get(stage.name, 0.0)) for stage in stages}
+    step = 1 + sum(ranks.values())
+    return {name: rank + step * (name in first) for name, rank in ranks.items()}
 
 
 def _cell(stage: StageNode) -> Cell:

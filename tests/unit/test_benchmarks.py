@@ -34,7 +34,7 @@ TINY = {
 }
 #: They count what differs, and have no rounds.
 COUNTED = {"decoding_lossless"}
-#: What the others are made with; `test_paired_timing` tests them.
+#: What the others are made with, which `test_paired_timing` tests, and an opponent that is optional.
 HARNESS = {"encoders", "openvino_int8", "paired", "run_all", "speed_page"}
 
 

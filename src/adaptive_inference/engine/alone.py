@@ -57,7 +57,7 @@ class Alone:
         self._temperatures, self._last, self._exits = calibrator.temperatures, last, exits
         online = rule.online(threshold)
         self._streak = lazy and runner.looks_back and isinstance(online, OnlineStreak)
-        self._walk = self._looked_back if self._streak else self._asked_in_turn
+        self._walk = Alone._looked_back if self._streak else Alone._asked_in_turn
         # one for all rows, where it keeps nothing of them
         self._online = None if online.remembers else online
         # what is remembered is of every exit, whether or not a row can leave there
@@ -70,7 +70,7 @@ class Alone:
         run = self._runner.single(features, not self._streak)
         try:
             online = self._online or self._rule.online(self._threshold)
-            k, logits_C = self._walk(run, online)
+            k, logits_C = self._walk(self, run, online)
             logits_1C = np.array([logits_C], np.float32)
             survivors = run.survivors
             if survivors is not None:

@@ -132,7 +132,9 @@ class Workspace:
             self.forms[rows, tokens] = found
         return found
 
-    def state(self, form: Form, place: int, rows: np.ndarray, length: int | None) -> State:
+    def state(
+        self, form: Form, place: int, rows: np.ndarray | None = None, length: int | None = None
+    ) -> State:
         """Return what graphs from a place on read of some rows.
 
         Parameters
@@ -142,7 +144,7 @@ class Workspace:
         place
             Of a segment.
         rows
-            Indices, ascending.
+            Indices, ascending; None: all.
         length
             Columns to keep; None: all.
         """
@@ -204,7 +206,7 @@ def fill(arrays: Mapping[str, np.ndarray], columns: Mapping[str, Any]) -> None:
             array[...] = column
 
 
-def taken(array: np.ndarray, axes: Axes, rows: np.ndarray, length: int | None) -> np.ndarray:
-    """Return a copy of what some rows need of an array, with tokens up to a length; None: all."""
+def taken(array: np.ndarray, axes: Axes, rows: np.ndarray | None, length: int | None) -> np.ndarray:
+    """Return a copy of what some rows need of an array, with tokens up to a length; None: all of them."""
     taken = array[tuple(slice(length if axis == TOKENS else None) for axis in axes)]
-    return taken[rows] if axes[0] == ROWS else taken.copy()
+    return taken[rows] if axes[0] == ROWS and rows is not None else taken.copy()

@@ -78,7 +78,7 @@ class _Asked:
             del self._held[index]
 
     def select(self, rows: np.ndarray) -> None:
-        """See `Run.select`; padding that none of the rows needs goes too."""
+        """Keep the answers of some rows; see `Run.select`."""
         self._held = {
             index: Answer(logits[rows], None if sure is None else sure[rows])
             for index, (logits, sure) in self._held.items()
@@ -139,46 +139,47 @@ class MergingRun(_Asked):
 
     @classmethod
     def begin(cls, runner: Graphs, columns: Mapping[str, np.ndarray]) -> Self:
-        """Take in a batch, by the names of its columns (B, N)."""
-        ids_BN = columns[IDS]
-        state = {
-            name: (axes, np.empty(ids_BN.shape, dtype)) for name, axes, dtype in runner.segments[0].reads
-        }
+        """Take in a batch, by the names of its columns (B, N); padding that none of its rows needs is left out."""
+        ends_B = ends(columns.get(MASK), columns[IDS])
+        columns = {name: item[:, : ends_B.max()] for name, item in columns.items()}
+        shape = columns[IDS].shape
+        state = {name: (axes, np.empty(shape, dtype)) for name, axes, dtype in runner.segments[0].reads}
         fill({name: item for name, (_, item) in state.items()}, columns)
-        return cls(runner, 0, state, ends(columns.get(MASK), ids_BN))
+        return cls(runner, 0, state, ends_B)
 
     def _run_segment(self) -> Found:
         place, space = self._place, self._runner.workspace()
         try:
             form = space.load(self._state, place)
             found = answered(form.arrays[place], self._runner.segments[place], form.bindings[place])
-            self._state = space.state(form, place + 1, np.arange(len(found[0])), None)
+            self._state = space.state(form, place + 1)
         finally:
             self._runner.free.append(space)
         return found
 
     def select(self, rows: np.ndarray) -> None:
-        """See `Run.select`."""
-        kept = self.take(rows)
-        self._state, self._ends_B = kept._state, kept._ends_B
+        """See `Run.select`; padding that none of the rows needs goes too."""
+        self._state, self._ends_B = self._cut(rows)
         super().select(rows)
 
     def take(self, rows: np.ndarray) -> MergingRun:
         """See `Run.take`."""
+        return MergingRun(self._runner, self._place, *self._cut(rows))
+
+    def _cut(self, rows: np.ndarray) -> tuple[State, np.ndarray]:
         ends_B = self._ends_B[rows]
         length = int(ends_B.max())
         state = {name: (axes, taken(item, axes, rows, length)) for name, (axes, item) in self._state.items()}
-        return MergingRun(self._runner, self._place, state, ends_B)
+        return state, ends_B
 
     def merge(self, others: Sequence[MergingRun]) -> None:
         """See `Run.merge`."""
         every = [self, *others]
         longest = max(every, key=lambda item: item._ends_B.max())
-        self._ends_B = np.concatenate([item._ends_B for item in every])
-        tokens, merged = int(self._ends_B.max()), {}
+        self._ends_B, merged = np.concatenate([item._ends_B for item in every]), {}
         for name, (axes, item) in longest._state.items():
             if axes[0] == ROWS:
-                item = np.concatenate([_padded(name, run._state[name][1], axes, tokens) for run in every])
+                item = _below_each_other([run._state[name][1] for run in every], axes, _hides(name, item))
             merged[name] = axes, item  # what all rows share: that of the longest holds those of the others
         self._state = merged
 
@@ -196,10 +197,18 @@ def ends(mask_BN: np.ndarray | None, ids_BN: np.ndarray) -> np.ndarray:
     return np.full(rows, columns) if mask_BN is None else columns - mask_BN[:, ::-1].argmax(1)
 
 
-def _padded(name: str, array: np.ndarray, axes: Axes, tokens: int) -> np.ndarray:
-    """Return what rows need, with columns for more tokens, which are hidden where a mask says so."""
-    missing = [
-        (0, tokens - size if axis == TOKENS else 0) for size, axis in zip(array.shape, axes, strict=True)
-    ]
-    added = name.startswith(OF_ROWS) and array.dtype == np.float32  # to scores: the least number hides
-    return np.pad(array, missing, constant_values=np.finfo(np.float32).min if added else 0)
+def _below_each_other(parts: Sequence[np.ndarray], axes: Axes, filler: float) -> np.ndarray:
+    """Return all rows of some arrays, where they have fewer tokens than others filled up on the right."""
+    tokens = max(part.shape[at] for part in parts for at, axis in enumerate(axes) if axis == TOKENS)
+    shape = [tokens if axis == TOKENS else size for size, axis in zip(parts[0].shape, axes, strict=True)]
+    whole = np.full([sum(map(len, parts)), *shape[1:]], filler, parts[0].dtype)
+    at = 0
+    for part in parts:
+        whole[(slice(at, at + len(part)), *map(slice, part.shape[1:]))] = part
+        at += len(part)
+    return whole
+
+
+def _hides(name: str, array: np.ndarray) -> float:
+    """Return what hides a column in a mask: 0, or, in one that is added to scores, the least number."""
+    return float(np.finfo(np.float32).min) if name.startswith(OF_ROWS) and array.dtype == np.float32 else 0

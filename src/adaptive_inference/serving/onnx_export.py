@@ -269,7 +269,9 @@ def _quantised(graph: ModelProto, settings: Quantisation, classes: int) -> Model
     add_pre_process_metadata(graph)  # else it advises steps on the root logger; shapes are told by the tracer
     with tempfile.TemporaryDirectory() as scratch:
         disabled = logging.root.manager.disable
-        logging.disable(logging.INFO)  # a line for each tensor that keeps its type, on the root logger
+        logging.disable(
+            max(disabled, logging.INFO)
+        )  # a line for each tensor that keeps its type, on the root logger
         try:
             quantize_dynamic(
                 graph,

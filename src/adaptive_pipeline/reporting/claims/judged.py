@@ -13,7 +13,7 @@ from adaptive_pipeline.reporting.claims.verdict import Finding, Verdict, decide,
 from adaptive_pipeline.reporting.frame import Missing, Results, collect
 from adaptive_pipeline.reporting.statistics.chance import against_chance
 
-#: Presets that train what another one trains too: counted once.
+#: Presets that train what another one trains too: counted once. What else `deployments-minilm` has is a seed of SST-2.
 REPEATED = {"default": "classifiers", "deployments-minilm": "qnli-agnews-minilm"}
 
 
