@@ -29,6 +29,7 @@ FINISHED = [
     "classifiers",
     "default",
     "deployments-minilm",
+    "deployments-mpnet",
     "free-multi30k",
     "glue-small-cola",
     "glue-small-minilm",
