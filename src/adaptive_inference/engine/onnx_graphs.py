@@ -74,6 +74,8 @@ class Segment:
         options = SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads or 0, 1
         options.log_severity_level = 3  # what it warns of is how it places constants
+        # each graph has threads of its own, which would go on waiting busily while the next graph wants their cores
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if not file.is_file():
             raise UserError(f"{file} is missing; {FIX}")
         try:
