@@ -41,8 +41,8 @@ from adaptive_inference.exits import MultiExitModel
 from adaptive_inference.exits.build import add_exits
 
 BATCHES, STREAM = {32: 1 / 1.7}, {32: 1 / 1.85}  #: Limits by batch.
-#: Tokens of one round, at least, of encoders up to `STREAMED` wide; others run one batch.
-ROUND = 8192
+#: Batches and tokens of one round, at most, of encoders up to `STREAMED` wide; others run one batch.
+MOST_BATCHES, ROUND = 8, 8192
 #: Wider encoders take too long for a stream of many batches.
 STREAMED = 384
 
@@ -59,7 +59,8 @@ def groups(extent: str) -> Iterator[Group]:
 def make(shape: Shape, threads: int, rule: str = "confidence", layers_speedup: float = 2.0) -> Work:
     """Return the ways of one shape, each at the threshold whose speed-up in layers is nearest to the wanted one."""
     streams = shape.width <= STREAMED
-    batches = tokens(shape, -(-ROUND // (shape.batch * shape.length)) if streams else 1)
+    fitting = max(1, ROUND // (shape.batch * shape.length))
+    batches = tokens(shape, min(MOST_BATCHES, fitting) if streams else 1)
     size = shape.layers, shape.width
     model = fresh_model(*size, EXITS[shape.layers])
     facts: dict[str, Any] = {"rule": rule, "rows": len(batches) * shape.batch}
