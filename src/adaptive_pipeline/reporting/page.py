@@ -16,9 +16,7 @@ from adaptive_pipeline.reporting.text.html import page
 
 TRAININGS = ("finetune_backbone", *TRAINING_STAGES)
 #: What stages read of which the graph does not know the method.
-_OF_A_SEED = (
-    "prepare_data", *TRAININGS, "collect_answers", "calibrate_thresholds", "evaluate_batch1", "recommend"
-)  # fmt: skip
+_OF_A_SEED = ("prepare_data", "calibrate_thresholds", "recommend")
 #: Stage -> the stages whose outputs it reads, as in ``dvc.yaml`` (a test compares), and what it does.
 GRAPH: dict[str, tuple[tuple[str, ...], str]] = {
     "prepare_data": ((), "draws the four splits"),

@@ -11,8 +11,7 @@ from adaptive_pipeline.grid import TRAINING_STAGES, Cell
 RUNS = Path("runs")
 #: What `extract_saliencies` writes into its folder, beside its record.
 SCORES_FILE = "scores.safetensors"
-#: Beside the seeds, since `evaluate_recommended` reads its seed's folder whole: what serves a whole seed, and what it must
-#: not depend on.
+#: Beside the seeds, whose folders hold methods: what serves a whole seed.
 _RECOMMENDED = "../recommended/seed{seed}"
 _TOKEN_SCORES = "../token_scores/seed{seed}"
 #: Input of a stage -> its path from the folder of task, backbone and seed.
