@@ -34,7 +34,7 @@ class Effort(NamedTuple):
 
 
 #: What `make bench` can be asked for.
-EFFORTS = {"quick": Effort(2, 2, 0.0), "default": Effort(5, 150, 15.0), "full": Effort(25, 300, 45.0)}
+EFFORTS = {"quick": Effort(2, 2, 0.0), "default": Effort(5, 150, 12.0), "full": Effort(25, 300, 45.0)}
 
 
 class Shape(NamedTuple):
