@@ -128,7 +128,8 @@ def test_a_stage_reads_and_writes_where_dvc_yaml_says(stage):
     beside.add(layout.timings_path(stage, cell).as_posix())
     assert outs - {layout.out_path(stage, cell).as_posix()} <= beside
     inputs = re.findall(r'"(\w+)"', re.search(r"inputs=\((.*?)\)", script)[1])
-    read = {layout.input_path(name, cell, "P").as_posix() for name in inputs if name in layout.INPUTS}
+    declared = [other for name in inputs for other in layout.STAND_FOR.get(name, (name,))]
+    read = {layout.input_path(name, cell, "P").as_posix() for name in declared if name in layout.INPUTS}
     assert {dep for dep in deps if dep.startswith("runs/")} == read
 
 

@@ -36,6 +36,8 @@ INPUTS = {
 }
 #: Inputs of which a stage reads parts that it finds out: those it adds and digests itself.
 WHOLE = ("methods", "trainings")
+#: Input -> what stands for it in ``dvc.yaml``: candidates name, by digest, the models and answers they were made from.
+STAND_FOR = {"methods": ("data", "candidates")}
 #: Stage -> the folder that it writes, from there.
 FOLDERS = {
     "prepare_data": "data",
